@@ -1,0 +1,47 @@
+// core/error.hpp: the one exception of the library, and the two helpers that make its messages.
+#pragma once
+#include <ftlib/core/version.hpp>
+
+#include <sstream>      // std::ostringstream
+#include <stdexcept>    // std::runtime_error
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+
+namespace ft::inline FTLIB_ABI {
+
+/// What every function of ftlib throws. `what()` is "message\n  hint: ..."; the message names the op or the file,
+/// the shapes or the byte offset, and the hint says what to do next (it may be empty).
+class Error : public std::runtime_error {
+ public:
+  explicit Error(std::string message, std::string hint = {})
+      : std::runtime_error(hint.empty() ? message : message + "\n  hint: " + hint),
+        message_(std::move(message)),
+        hint_(std::move(hint)) {}
+
+  const std::string& message() const noexcept { return message_; }
+  const std::string& hint() const noexcept { return hint_; }
+
+ private:
+  std::string message_, hint_;
+};
+
+/// Thrown where a caller's stop request (a signal, a callback) ends work early but in order.
+class Interrupted : public Error {
+ public:
+  using Error::Error;
+};
+
+/// All arguments written one after the other, as operator<< writes them.
+template <class... Args> std::string str(const Args&... args) {
+  std::ostringstream out;
+  (out << ... << args);
+  return std::move(out).str();
+}
+
+/// Throws Error{message, hint} unless `condition` holds. For messages that cost something to make, use `if (!...)
+/// throw`.
+inline void require(bool condition, std::string_view message, std::string_view hint = {}) {
+  if (!condition) throw Error(std::string(message), std::string(hint));
+}
+
+}  // namespace ft::inline FTLIB_ABI
