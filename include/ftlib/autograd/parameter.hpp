@@ -10,14 +10,17 @@ namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> class Adapter;  // nn/adapter.hpp: LoRA and its kin, hung onto a Parameter
 
+/// What a weight is used for; adapters and weight decay go by it.
+enum class WeightKind { vector, linear, embedding, head };
+
 /// A named weight. Either `value` holds it in the compute type, or `stored` in the type of its file; a stored weight is
 /// frozen. Gradients are added to `grad`, which is empty until the first one.
 template <Scalar T, Device D> struct Parameter {
-  std::string name;                            // as in the Hugging Face checkpoint, without a trailing ".weight" lost
+  std::string name;                            // as in the Hugging Face checkpoint
   Tensor<T, D> value;                          // in the compute type; empty where `stored` is used
   Stored<D> stored;                            // in the file's type; empty where `value` is used
+  WeightKind kind = WeightKind::vector;        // vectors (norms, biases) are not decayed
   bool trainable = false;                      // gradients are wanted
-  bool decay = true;                           // weight decay applies: false for norms and biases
   Tensor<accumulate_t<T>, D> grad;             // of value's shape
   std::shared_ptr<ft::Adapter<T, D>> adapter;  // replaces x W^T by what it makes of W
 
@@ -25,6 +28,8 @@ template <Scalar T, Device D> struct Parameter {
   Parameter(std::string name_, Tensor<T, D> value_, bool trainable_ = true)
       : name(std::move(name_)), value(std::move(value_)), trainable(trainable_) {}
 
+  /// Weight decay is for matrices.
+  bool decays() const { return kind != WeightKind::vector; }
   const Shape& shape() const { return value ? value.shape() : stored.shape; }
   explicit operator bool() const { return value || stored; }
   /// The weight as the matrix product and the embedding read it.

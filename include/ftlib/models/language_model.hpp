@@ -1,0 +1,123 @@
+// models/language_model.hpp: what all language models have in common: packed tokens in, hidden states out, a KV cache.
+#pragma once
+#include <ftlib/nn/adapter.hpp>         // project
+#include <ftlib/ops/attention.hpp>      // Segment
+#include <ftlib/ops/cross_entropy.hpp>  // linear_cross_entropy, ignored_target
+
+#include <functional>         // std::function
+#include <nlohmann/json.hpp>  // nlohmann::json
+#include <vector>             // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+/// Sequences of unequal length, one after the other, without padding.
+struct PackedTokens {
+  std::vector<int32_t> ids;       // (N)    tokens of all sequences
+  std::vector<int64_t> starts{0};  // (B+1)  sequence i is [starts[i], starts[i + 1])
+  std::vector<int32_t> targets;   // (N)    the token that should follow, or ignored_target; empty where no loss is asked
+
+  int64_t sequences() const { return static_cast<int64_t>(starts.size()) - 1; }
+  int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
+  /// Appends a sequence; tokens of it before `loss_from` are read but not learned.
+  void add(const std::vector<int32_t>& sequence, std::size_t loss_from = 0) {
+    ids.insert(ids.end(), sequence.begin(), sequence.end());
+    for (std::size_t i = 0; i < sequence.size(); ++i)
+      targets.push_back(i + 1 < sequence.size() && i + 1 >= loss_from ? sequence[i + 1] : ignored_target);
+    starts.push_back(static_cast<int64_t>(ids.size()));
+  }
+  int64_t target_count() const {
+    int64_t n = 0;
+    for (const int32_t t : targets) n += t != ignored_target;
+    return n;
+  }
+};
+
+/// The keys and values of tokens that were read before: one (slots * capacity, KV, hd) pair a layer.
+template <Scalar T, Device D> class KvCache {
+ public:
+  struct Layer {
+    Tensor<T, D> k, v;
+  };
+  /// Room for `slots` sequences of at most `capacity` tokens each.
+  KvCache(Context<D>& ctx, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t slots, int64_t capacity)
+      : capacity_(capacity), lengths_(static_cast<std::size_t>(slots), 0) {
+    for (int64_t i = 0; i < layers; ++i)
+      layers_.push_back({Tensor<T, D>(ctx, {slots * capacity, kv_heads, head_dim}), Tensor<T, D>(ctx, {slots * capacity, kv_heads, head_dim})});
+  }
+  Layer& layer(int64_t i) { return layers_[static_cast<std::size_t>(i)]; }
+  int64_t capacity() const { return capacity_; }
+  int64_t slots() const { return static_cast<int64_t>(lengths_.size()); }
+  int64_t& length(int64_t slot) { return lengths_[static_cast<std::size_t>(slot)]; }
+
+ private:
+  int64_t capacity_;
+  std::vector<int64_t> lengths_;  // tokens held, a slot
+  std::vector<Layer> layers_;
+};
+
+/// Where each token of a packed batch stands: made once a forward pass, used by every layer.
+struct Placement {
+  std::vector<int32_t> positions;   // (N)  within its sequence, earlier cached tokens counted
+  std::vector<Segment> segments;    // which keys each sequence's queries see
+  std::vector<int32_t> cache_rows;  // (N)  the cache's row for each token; empty without a cache
+};
+
+template <Scalar T, Device D> struct ForwardOptions {
+  KvCache<T, D>* cache = nullptr;   // sequence i is read on from slot slots[i] (or i)
+  std::vector<int64_t> slots;       // which slot of the cache each sequence has; empty: 0, 1, 2 ...
+  int64_t layers = -1;              // stop after so many blocks and return their hidden state, without the last norm
+  bool recompute = false;           // keep only each block's input, and run blocks again in backward
+};
+
+/// Lays out a packed batch; with a cache, makes room in it. Throws Error where a sequence does not fit.
+template <Scalar T, Device D> Placement place(const PackedTokens& batch, const ForwardOptions<T, D>& options) {
+  Placement p;
+  for (int64_t i = 0; i < batch.sequences(); ++i) {
+    const int64_t begin = batch.starts[static_cast<std::size_t>(i)], end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
+    if (!options.cache) {
+      for (int64_t j = 0; j < n; ++j) p.positions.push_back(static_cast<int32_t>(j));
+      p.segments.push_back({begin, end, begin, end});
+      continue;
+    }
+    const int64_t slot = options.slots.empty() ? i : options.slots[static_cast<std::size_t>(i)];
+    const int64_t before = options.cache->length(slot), base = slot * options.cache->capacity();
+    if (before + n > options.cache->capacity())
+      throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()), "ask for fewer new tokens, or a larger context.");
+    for (int64_t j = 0; j < n; ++j) {
+      p.positions.push_back(static_cast<int32_t>(before + j));
+      p.cache_rows.push_back(static_cast<int32_t>(base + before + j));
+    }
+    p.segments.push_back({begin, end, base, base + before + n});
+    options.cache->length(slot) += n;
+  }
+  return p;
+}
+
+/// A causal language model of any architecture.
+template <Scalar T, Device D> class LanguageModel {
+ public:
+  virtual ~LanguageModel() = default;
+
+  /// The hidden states that the LM head reads, after the last norm: N tokens -> (N, C).
+  virtual Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) = 0;
+  /// The LM head's matrix (V, C); the embedding's where they are tied.
+  virtual Parameter<T, D>& head() = 0;
+  /// Every parameter once, in the checkpoint's order; adapters' not among them.
+  virtual void visit(const std::function<void(Parameter<T, D>&)>& f) = 0;
+  virtual KvCache<T, D> make_cache(Context<D>& ctx, int64_t slots, int64_t capacity) = 0;
+  /// The configuration, in the words of Hugging Face's config.json.
+  virtual nlohmann::json config() const = 0;
+  /// The longest sequence the model was made for, in tokens.
+  virtual int64_t context_length() const = 0;
+
+  /// (N, V). Large: for losses use nll_sum, for generation ask the rows that are needed.
+  Tensor<T, D> logits(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options = {}) {
+    return linear(ctx, hidden(ctx, batch, options), head());
+  }
+  /// The sum over targets of -log p(target): a scalar.
+  Tensor<T, D> nll_sum(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options = {}) {
+    return linear_cross_entropy(ctx, hidden(ctx, batch, options), head(), batch.targets);
+  }
+};
+
+}  // namespace ft::inline FTLIB_ABI
