@@ -1,0 +1,230 @@
+// text/scores.hpp: exact match and F1 of an answer against the accepted ones, by SQuAD's rules and by KorQuAD's.
+#pragma once
+#include <ftlib/core/version.hpp>
+
+#include <algorithm>    // std::max, std::sort, std::set_intersection
+#include <cstddef>      // std::size_t
+#include <iterator>     // std::back_inserter
+#include <string>       // std::string, std::u32string
+#include <string_view>  // std::string_view
+#include <vector>       // std::vector
+
+namespace ft::inline FTLIB_ABI {
+namespace text {
+
+/// Whose evaluation script is followed: SQuAD's evaluate-v2.0.py (v1.1 differs only where nothing is left of an
+/// answer), arXiv:1606.05250 and 1806.03822; KorQuAD v1.0's, arXiv:1909.07005.
+enum class Rules { squad, korquad };
+
+/// KorQuAD's rules for "ko", SQuAD's for every other language.
+inline Rules rules_for(std::string_view lang) { return lang == "ko" ? Rules::korquad : Rules::squad; }
+
+namespace detail {
+
+/// UTF-8 to code points; a byte that begins none becomes U+FFFD.
+inline std::u32string code_points(std::string_view text) {
+  std::u32string out;
+  for (std::size_t i = 0; i < text.size();) {
+    const auto first = static_cast<unsigned char>(text[i]);
+    const std::size_t length = first < 0x80   ? 1
+                               : first < 0xC2 ? 0
+                               : first < 0xE0 ? 2
+                               : first < 0xF0 ? 3
+                               : first < 0xF5 ? 4
+                                              : 0;
+    char32_t c = length < 2 ? first : first & (0x7Fu >> length);
+    std::size_t k = 1;
+    for (; k < length && i + k < text.size() && (static_cast<unsigned char>(text[i + k]) & 0xC0u) == 0x80u; ++k)
+      c = (c << 6) | (static_cast<unsigned char>(text[i + k]) & 0x3Fu);
+    const bool good = length > 0 && k == length;
+    out.push_back(good ? c : U'\uFFFD');
+    i += good ? length : 1;
+  }
+  return out;
+}
+
+inline std::string utf8(std::u32string_view text) {
+  std::string out;
+  for (const char32_t c : text) {
+    const auto put = [&](char32_t byte) { out.push_back(static_cast<char>(static_cast<unsigned char>(byte))); };
+    if (c < 0x80) {
+      put(c);
+    } else if (c < 0x800) {
+      put(0xC0 | (c >> 6)), put(0x80 | (c & 0x3F));
+    } else if (c < 0x10000) {
+      put(0xE0 | (c >> 12)), put(0x80 | ((c >> 6) & 0x3F)), put(0x80 | (c & 0x3F));
+    } else {
+      put(0xF0 | (c >> 18)), put(0x80 | ((c >> 12) & 0x3F)), put(0x80 | ((c >> 6) & 0x3F)), put(0x80 | (c & 0x3F));
+    }
+  }
+  return out;
+}
+
+/// Lower case in the scripts whose capitals a short rule covers: Latin, Greek, Cyrillic, Armenian, full-width.
+inline char32_t lower(char32_t c) {
+  const auto in = [c](char32_t first, char32_t last) { return first <= c && c <= last; };
+  const auto even_is_upper = [&] { return (c & 1) == 0 ? c + 1 : c; };
+  const auto odd_is_upper = [&] { return (c & 1) == 1 ? c + 1 : c; };
+  if (c < 0x80) return in('A', 'Z') ? c + 32 : c;
+  if ((in(0xC0, 0xDE) && c != 0xD7) || in(0x391, 0x3A1) || in(0x3A3, 0x3AB) || in(0x410, 0x42F) || in(0xFF21, 0xFF3A))
+    return c + 32;
+  if (in(0x139, 0x148) || in(0x179, 0x17E)) return odd_is_upper();
+  if ((in(0x100, 0x137) && c != 0x130 && c != 0x131) || in(0x14A, 0x177)) return even_is_upper();
+  if (in(0x1E00, 0x1E95) || in(0x1EA0, 0x1EFF) || in(0x460, 0x481) || in(0x48A, 0x4BF) || in(0x4D0, 0x52F))
+    return even_is_upper();
+  if (in(0x400, 0x40F)) return c + 80;
+  if (in(0x531, 0x556)) return c + 48;
+  if (in(0x388, 0x38A)) return c + 37;
+  if (in(0x1CD, 0x1DC)) return odd_is_upper();
+  switch (c) {
+    case 0x178:
+      return 0xFF;  // Y with diaeresis
+    case 0x1A0:
+      return 0x1A1;  // O with horn
+    case 0x1AF:
+      return 0x1B0;  // U with horn
+    case 0x218:
+      return 0x219;  // S with comma
+    case 0x21A:
+      return 0x21B;  // T with comma
+    case 0x386:
+      return 0x3AC;  // alpha with tonos
+    case 0x38C:
+      return 0x3CC;  // omicron with tonos
+    case 0x38E:
+      return 0x3CD;  // upsilon with tonos
+    case 0x38F:
+      return 0x3CE;  // omega with tonos
+    case 0x1E9E:
+      return 0xDF;  // sharp s
+    default:
+      return c;
+  }
+}
+
+/// What Python's str.split() splits at.
+inline bool is_space(char32_t c) {
+  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
+}
+
+/// Python's string.punctuation: ASCII's.
+inline bool is_punctuation(char32_t c) {
+  return (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) || (c >= 0x7B && c <= 0x7E);
+}
+
+/// A letter or digit for the word boundary before and after an article: all but spaces, punctuation and symbols.
+inline bool is_word(char32_t c) {
+  if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
+  if (c < 0xC0)
+    return c == 0xAA || c == 0xB2 || c == 0xB3 || c == 0xB5 || c == 0xB9 || c == 0xBA || (c >= 0xBC && c <= 0xBE);
+  return c != 0xD7 && c != 0xF7 && !(c >= 0x300 && c <= 0x36F) && !(c >= 0x2000 && c <= 0x206F) &&
+         !(c >= 0x20A0 && c <= 0x20FF) && !(c >= 0x2190 && c <= 0x245F) && !(c >= 0x2500 && c <= 0x2775) &&
+         !(c >= 0x3000 && c <= 0x3004) && !(c >= 0x3008 && c <= 0x3020) && !(c >= 0xFF01 && c <= 0xFF0F) &&
+         !(c >= 0xFF1A && c <= 0xFF20) && c != 0xFFFD && !(c >= 0x1F000 && c <= 0x1FAFF);
+}
+
+/// The marks that KorQuAD's script turns into spaces before it strips punctuation.
+inline bool is_korquad_mark(char32_t c) {
+  return std::u32string_view(U"'\"<>()\u300A\u300B\u3008\u3009\u2018\u2019").find(c) != std::u32string_view::npos;
+}
+
+/// \b(a|an|the)\b replaced by a space.
+inline std::u32string without_articles(const std::u32string& text) {
+  std::u32string out;
+  for (std::size_t i = 0; i < text.size();) {
+    std::size_t end = i;
+    while (end < text.size() && is_word(text[end])) ++end;
+    const auto word = std::u32string_view(text).substr(i, end - i);
+    if (word == U"a" || word == U"an" || word == U"the") out.push_back(U' ');
+    else out.append(word);
+    if (end < text.size()) out.push_back(text[end++]);
+    i = end;
+  }
+  return out;
+}
+
+/// The normalised answer's words.
+inline std::vector<std::u32string> answer_words(std::string_view answer, Rules rules) {
+  std::u32string kept;
+  for (const char32_t c : code_points(answer)) {
+    if (rules == Rules::korquad && is_korquad_mark(c)) kept.push_back(U' ');
+    else if (!is_punctuation(c)) kept.push_back(lower(c));
+  }
+  if (rules == Rules::squad) kept = without_articles(kept);
+  std::vector<std::u32string> words;
+  bool inside = false;
+  for (const char32_t c : kept) {
+    if (!is_space(c)) {
+      if (!inside) words.emplace_back();
+      words.back().push_back(c);
+    }
+    inside = !is_space(c);
+  }
+  return words;
+}
+
+template <class Token> double bag_f1(std::vector<Token> prediction, std::vector<Token> gold) {
+  std::sort(prediction.begin(), prediction.end());
+  std::sort(gold.begin(), gold.end());
+  std::vector<Token> common;  // of each token the smaller count
+  std::set_intersection(prediction.begin(), prediction.end(), gold.begin(), gold.end(), std::back_inserter(common));
+  if (common.empty()) return 0;
+  const double same = static_cast<double>(common.size());
+  const double precision = same / static_cast<double>(prediction.size()),
+               recall = same / static_cast<double>(gold.size());
+  return 2 * precision * recall / (precision + recall);
+}
+
+/// SQuAD's script leaves out the accepted answers of which nothing is left, and if that is all of them, the answer is
+/// "".
+inline std::vector<std::vector<std::u32string>> gold_words(const std::vector<std::string>& golds, Rules rules) {
+  std::vector<std::vector<std::u32string>> words;
+  for (const auto& gold : golds) {
+    words.push_back(answer_words(gold, rules));
+    if (rules == Rules::squad && words.back().empty()) words.pop_back();
+  }
+  if (rules == Rules::squad && words.empty()) words.emplace_back();
+  return words;
+}
+
+}  // namespace detail
+
+/// An answer in the form in which it is compared. SQuAD: lower case, ASCII punctuation and the articles a, an, the
+/// gone. KorQuAD: quotes and brackets to spaces, lower case, ASCII punctuation gone. Both: single spaces, none at the
+/// ends.
+inline std::string normalize_answer(std::string_view answer, Rules rules) {
+  std::string out;
+  for (const auto& word : detail::answer_words(answer, rules)) {
+    if (!out.empty()) out += ' ';
+    out += detail::utf8(word);
+  }
+  return out;
+}
+
+/// Whether the prediction is one of the accepted answers, once both are normalised.
+inline bool exact_match(std::string_view prediction, const std::vector<std::string>& golds, Rules rules) {
+  const auto words = detail::answer_words(prediction, rules);
+  const auto accepted = detail::gold_words(golds, rules);
+  return std::find(accepted.begin(), accepted.end(), words) != accepted.end();
+}
+
+/// F1 in [0, 1] of the prediction's bag of tokens against an accepted answer's, the best over the accepted answers.
+/// Tokens are words for SQuAD, characters for KorQuAD. Nothing against nothing is 1 for SQuAD, 0 for KorQuAD.
+inline double f1(std::string_view prediction, const std::vector<std::string>& golds, Rules rules) {
+  const auto characters = [](const std::vector<std::u32string>& words) {
+    std::vector<char32_t> out;
+    for (const auto& word : words) out.insert(out.end(), word.begin(), word.end());
+    return out;
+  };
+  const auto words = detail::answer_words(prediction, rules);
+  double best = 0;
+  for (const auto& gold : detail::gold_words(golds, rules)) {
+    if (rules == Rules::korquad) best = std::max(best, detail::bag_f1(characters(words), characters(gold)));
+    else best = std::max(best, words.empty() && gold.empty() ? 1.0 : detail::bag_f1(words, gold));
+  }
+  return best;
+}
+
+}  // namespace text
+}  // namespace ft::inline FTLIB_ABI
