@@ -1,0 +1,233 @@
+// tensor/quantised.hpp: ggml's quantised blocks: how they lie in memory, what they stand for, and how they are made.
+#pragma once
+#include <ftlib/core/dtype.hpp>  // DType, half, bfloat16
+
+#include <algorithm>  // std::min, std::max
+#include <cmath>      // std::round, std::isfinite
+#include <cstring>    // std::memcpy
+
+// On a function that host and device code may both call.
+#ifndef FTLIB_HD
+#ifdef __CUDACC__
+#define FTLIB_HD __host__ __device__
+#else
+#define FTLIB_HD
+#endif
+#endif
+
+namespace ft::inline FTLIB_ABI {
+
+// The blocks of ggml (ggml-common.h), little-endian, without padding. In a block of 32, the low nibble of q[i] is
+// element i and the high one element i + 16; the fifth bit of element i is bit i of `high`. In a file a block may lie
+// at any address: memcpy it into one of these.
+
+struct BlockQ8_0 {  // d q
+  half d;
+  int8_t q[32];
+};
+struct BlockQ4_0 {  // d (q - 8)
+  half d;
+  uint8_t q[16];
+};
+struct BlockQ4_1 {  // d q + m
+  half d, m;
+  uint8_t q[16];
+};
+struct BlockQ5_0 {  // d (q - 16)
+  half d;
+  uint8_t high[4], q[16];
+};
+struct BlockQ5_1 {  // d q + m
+  half d, m;
+  uint8_t high[4], q[16];
+};
+struct BlockQ4_K {  // d scale q - dmin min, a scale and a min of six bits for each 32 elements
+  half d, dmin;
+  uint8_t scales[12], q[128];  // q[32 j + i]: low nibble element 64 j + i, high nibble element 64 j + 32 + i
+};
+struct BlockQ5_K {  // as Q4_K, and bit j of high[i] is the fifth bit of element 32 j + i
+  half d, dmin;
+  uint8_t scales[12], high[32], q[128];
+};
+struct BlockQ6_K {  // d scale (q - 32), a scale for each 16 elements
+  uint8_t low[128], high[64];
+  int8_t scales[16];
+  half d;
+};
+static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 &&
+              sizeof(BlockQ5_0) == 22 && sizeof(BlockQ5_1) == 24 && sizeof(BlockQ4_K) == 144 &&
+              sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
+
+namespace detail {
+template <DType type> struct BlockOf;
+template <> struct BlockOf<DType::q8_0> { using Block = BlockQ8_0; };
+template <> struct BlockOf<DType::q4_0> { using Block = BlockQ4_0; };
+template <> struct BlockOf<DType::q4_1> { using Block = BlockQ4_1; };
+template <> struct BlockOf<DType::q5_0> { using Block = BlockQ5_0; };
+template <> struct BlockOf<DType::q5_1> { using Block = BlockQ5_1; };
+template <> struct BlockOf<DType::q4_k> { using Block = BlockQ4_K; };
+template <> struct BlockOf<DType::q5_k> { using Block = BlockQ5_K; };
+template <> struct BlockOf<DType::q6_k> { using Block = BlockQ6_K; };
+template <> struct BlockOf<DType::f32> { using Block = float; };
+template <> struct BlockOf<DType::f64> { using Block = double; };
+template <> struct BlockOf<DType::f16> { using Block = half; };
+template <> struct BlockOf<DType::bf16> { using Block = bfloat16; };
+
+FTLIB_HD inline int nibble(const uint8_t* q, int i) { return i < 16 ? q[i] & 15 : q[i - 16] >> 4; }
+FTLIB_HD inline int fifth_bit(const uint8_t* high, int i) { return ((high[i / 8] >> (i % 8)) & 1) << 4; }
+
+/// The six-bit scale and min of group j (of eight) of a Q4_K or Q5_K block.
+FTLIB_HD inline int k_scale(const uint8_t* s, int j) {
+  return j < 4 ? s[j] & 63 : (s[j + 4] & 15) | ((s[j - 4] >> 6) << 4);
+}
+FTLIB_HD inline int k_min(const uint8_t* s, int j) {
+  return j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
+}
+}  // namespace detail
+
+/// The value of element i of a block. Every product below is exact in float (11 bits of d, 6 of a scale, at most 8 of
+/// q), so the results are ggml's to the last bit, whether or not a compiler fuses the multiplication and the addition.
+FTLIB_HD inline float dequantise(const BlockQ8_0& b, int i) {
+  return static_cast<float>(b.d) * static_cast<float>(b.q[i]);
+}
+FTLIB_HD inline float dequantise(const BlockQ4_0& b, int i) {
+  return static_cast<float>(b.d) * static_cast<float>(detail::nibble(b.q, i) - 8);
+}
+FTLIB_HD inline float dequantise(const BlockQ4_1& b, int i) {
+  return static_cast<float>(b.d) * static_cast<float>(detail::nibble(b.q, i)) + static_cast<float>(b.m);
+}
+FTLIB_HD inline float dequantise(const BlockQ5_0& b, int i) {
+  return static_cast<float>(b.d) * static_cast<float>((detail::nibble(b.q, i) | detail::fifth_bit(b.high, i)) - 16);
+}
+FTLIB_HD inline float dequantise(const BlockQ5_1& b, int i) {
+  return static_cast<float>(b.d) * static_cast<float>(detail::nibble(b.q, i) | detail::fifth_bit(b.high, i)) +
+         static_cast<float>(b.m);
+}
+FTLIB_HD inline float dequantise(const BlockQ4_K& b, int i) {
+  const int j = i / 32, q = (b.q[i / 64 * 32 + i % 32] >> (j % 2 * 4)) & 15;
+  return static_cast<float>(b.d) * static_cast<float>(detail::k_scale(b.scales, j)) * static_cast<float>(q) -
+         static_cast<float>(b.dmin) * static_cast<float>(detail::k_min(b.scales, j));
+}
+FTLIB_HD inline float dequantise(const BlockQ5_K& b, int i) {
+  const int j = i / 32, low = (b.q[i / 64 * 32 + i % 32] >> (j % 2 * 4)) & 15, high = (b.high[i % 32] >> j) & 1;
+  return static_cast<float>(b.d) * static_cast<float>(detail::k_scale(b.scales, j)) *
+             static_cast<float>(low | (high << 4)) -
+         static_cast<float>(b.dmin) * static_cast<float>(detail::k_min(b.scales, j));
+}
+FTLIB_HD inline float dequantise(const BlockQ6_K& b, int i) {
+  const int half_block = i / 128, j = i % 128 / 32, l = i % 32;  // four groups of 32 share 32 bytes of high bits
+  const int low = (b.low[half_block * 64 + j % 2 * 32 + l] >> (j / 2 * 4)) & 15;
+  const int high = (b.high[half_block * 32 + l] >> (2 * j)) & 3;
+  return static_cast<float>(b.d) * static_cast<float>(b.scales[i / 16]) * static_cast<float>((low | (high << 4)) - 32);
+}
+FTLIB_HD inline float dequantise(float b, int) { return b; }
+FTLIB_HD inline double dequantise(double b, int) { return b; }
+FTLIB_HD inline float dequantise(half b, int) { return static_cast<float>(b); }
+FTLIB_HD inline float dequantise(bfloat16 b, int) { return static_cast<float>(b); }
+
+namespace detail {
+/// f.template operator()<type>() for the run-time `type`.
+template <class F> decltype(auto) with_dtype(DType type, F&& f) {
+  switch (type) {
+    case DType::f32:
+      return f.template operator()<DType::f32>();
+    case DType::f64:
+      return f.template operator()<DType::f64>();
+    case DType::f16:
+      return f.template operator()<DType::f16>();
+    case DType::bf16:
+      return f.template operator()<DType::bf16>();
+    case DType::q8_0:
+      return f.template operator()<DType::q8_0>();
+    case DType::q4_0:
+      return f.template operator()<DType::q4_0>();
+    case DType::q4_1:
+      return f.template operator()<DType::q4_1>();
+    case DType::q5_0:
+      return f.template operator()<DType::q5_0>();
+    case DType::q5_1:
+      return f.template operator()<DType::q5_1>();
+    case DType::q4_k:
+      return f.template operator()<DType::q4_k>();
+    case DType::q5_k:
+      return f.template operator()<DType::q5_k>();
+    case DType::q6_k:
+      return f.template operator()<DType::q6_k>();
+  }
+  throw Error(str("dtype: no such type ", static_cast<int>(type)));
+}
+}  // namespace detail
+
+/// out[i] = element first + i of a stored row, i in [0, count). Reads only the blocks that hold these elements, at any
+/// alignment. Values are rounded to float (double for f64) before they become T.
+template <Scalar T> void dequantise_row(DType type, const std::byte* row, int64_t first, int64_t count, T* out) {
+  detail::with_dtype(type, [&]<DType D>() {
+    using Block = typename detail::BlockOf<D>::Block;
+    constexpr int64_t size = info(D).block;
+    for (int64_t i = first; i < first + count;) {
+      const int64_t begin = i % size, end = std::min(size, begin + first + count - i);
+      Block block;
+      std::memcpy(&block, row + i / size * info(D).bytes, sizeof block);
+      for (int64_t j = begin; j < end; ++j)
+        *out++ = static_cast<T>(static_cast<accumulate_t<T>>(dequantise(block, static_cast<int>(j))));
+      i += end - begin;
+    }
+  });
+}
+
+namespace detail {
+/// x y rounded to float, never fused with an addition that follows: ggml's and gguf-py's rounding depends on it.
+inline float product(float x, float y) { return static_cast<float>(static_cast<double>(x) * y); }
+inline uint8_t clip_nibble(float x) { return static_cast<uint8_t>(std::min(15.0f, std::max(0.0f, x))); }
+
+inline void quantise(const float* x, BlockQ8_0& b) {
+  float largest = 0;
+  for (int i = 0; i < 32; ++i) largest = std::max(largest, std::abs(x[i]));
+  const float d = largest / 127, inverse = d != 0 ? 1 / d : 0;
+  b.d = half(d);
+  for (int i = 0; i < 32; ++i)
+    b.q[i] = static_cast<int8_t>(std::min(127.0f, std::max(-128.0f, std::round(product(x[i], inverse)))));
+}
+inline void quantise(const float* x, BlockQ4_0& b) {
+  float extreme = 0;  // of largest magnitude, with its sign: it becomes -8
+  for (int i = 0; i < 32; ++i)
+    if (std::abs(x[i]) > std::abs(extreme)) extreme = x[i];
+  const float d = extreme / -8, inverse = d != 0 ? 1 / d : 0;
+  b.d = half(d);
+  for (int i = 0; i < 16; ++i)
+    b.q[i] = static_cast<uint8_t>(clip_nibble(product(x[i], inverse) + 8.5f) |
+                                  (clip_nibble(product(x[i + 16], inverse) + 8.5f) << 4));
+}
+inline void quantise(const float* x, BlockQ4_1& b) {
+  const auto [low, high] = std::minmax_element(x, x + 32);
+  const float m = *low, d = (*high - m) / 15, inverse = d != 0 ? 1 / d : 0;
+  b.d = half(d);
+  b.m = half(m);
+  for (int i = 0; i < 16; ++i)
+    b.q[i] = static_cast<uint8_t>(clip_nibble(product(x[i] - m, inverse) + 0.5f) |
+                                  (clip_nibble(product(x[i + 16] - m, inverse) + 0.5f) << 4));
+}
+}  // namespace detail
+
+/// Stores count values as `type` (f32, f64, f16, bf16, Q8_0, Q4_0 or Q4_1), rounded as ggml's reference does it.
+/// Throws Error for another type, for a count that is not whole blocks, and for a value that is not finite.
+inline void quantise_row(DType type, const float* x, int64_t count, std::byte* row) {
+  if (count % info(type).block != 0)
+    throw Error(str("quantise_row: ", count, " values are not whole ", type, " blocks of ", info(type).block));
+  detail::with_dtype(type, [&]<DType D>() {
+    using Block = typename detail::BlockOf<D>::Block;
+    constexpr int64_t size = info(D).block;
+    for (int64_t i = 0; i < count; i += size, row += sizeof(Block)) {
+      Block block{};
+      if constexpr (size == 1) block = static_cast<Block>(x[i]);
+      else if constexpr (requires { detail::quantise(x, block); }) {
+        for (int64_t j = i; j < i + size; ++j)
+          if (!std::isfinite(x[j])) throw Error(str("quantise_row: value ", j, " is ", x[j]));
+        detail::quantise(x + i, block);
+      } else throw Error(str("quantise_row: ", type, " can be read, not written"), "use Q8_0, Q4_0 or Q4_1.");
+      std::memcpy(row, &block, sizeof block);
+    }
+  });
+}
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,50 @@
+#!/usr/bin/env python3
+"""Writes tests/data/quantised: blocks of each type and what gguf-py (package gguf) makes of them.
+
+    python tools/make_quantised_fixtures.py tests/data/quantised
+
+<type>.blocks  random bytes as blocks, the scales' exponents kept finite
+<type>.f32     their values by gguf.quants.dequantize
+values.f32     numbers to quantise; values.<type> is gguf.quants.quantize of them
+"""
+import pathlib
+import sys
+
+import numpy as np
+from gguf import quants
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as Type
+
+ELEMENTS = 1024
+SCALES = {  # byte offsets of a block's float16 fields
+    Type.Q8_0: [0], Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2],
+    Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
+}
+
+
+def main(folder: pathlib.Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    random = np.random.default_rng(7)
+    for kind, offsets in SCALES.items():
+        block, size = GGML_QUANT_SIZES[kind]
+        blocks = random.integers(0, 256, (ELEMENTS // block, size), dtype=np.uint8)
+        for offset in offsets:
+            scales = random.integers(0, 1 << 16, len(blocks), dtype=np.uint16)
+            scales[(scales & 0x7C00) == 0x7C00] ^= 0x4000  # neither infinite nor NaN; subnormals and signs stay
+            scales[0] = 0x0003  # one subnormal for certain
+            blocks[:, offset:offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+        name = kind.name.lower()
+        (folder / f"{name}.blocks").write_bytes(blocks.tobytes())
+        (folder / f"{name}.f32").write_bytes(quants.dequantize(blocks.reshape(-1), kind).astype("<f4").tobytes())
+
+    values = random.standard_normal(ELEMENTS).astype(np.float32)
+    values[:32] = 0
+    values[32:64] = 0.25  # max = min
+    values[64:96] = np.arange(-16, 16) * 0.5  # many ties
+    values[96] = 300.0
+    (folder / "values.f32").write_bytes(values.astype("<f4").tobytes())
+    for kind in (Type.Q8_0, Type.Q4_0, Type.Q4_1):
+        (folder / f"values.{kind.name.lower()}").write_bytes(quants.quantize(values, kind).tobytes())
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))
