@@ -1,0 +1,626 @@
+#!/usr/bin/env python3
+"""Makes tests/data/models/: tiny random models and what transformers and peft compute with them.
+
+    make_model_fixtures.py                        all fixtures, in place
+    make_model_fixtures.py --only llama_tiny      one of them
+    make_model_fixtures.py --check                remakes them in a temporary folder and compares, within 2e-5
+    make_model_fixtures.py --real MODEL.gguf OUT.json   the same for a real file, which is not committed
+
+Hugging Face folders (llama_tiny, llama_untied, gemma3_tiny) hold
+    config.json, *.safetensors       the model, as transformers 5 writes it; config.v4.json: the same as 4.x wrote it
+    adapter_initial, adapter_trained peft folders (README.md left out): LoRA before and after the ten steps
+    expected.json                    ids, masks, losses, norms, generated ids, checksums
+    expected.safetensors             logits.N (S, V) of sequence N; hidden.0 (embedding) .. hidden.L (after layer L),
+                                     hidden.norm; grad.<parameter>; full.logits, lora.logits after ten steps
+GGUF models are NAME.gguf with NAME.expected.json and NAME.expected.safetensors beside them.
+
+`targets` is aligned with `tokens`: targets[i] = 1 says that token i is predicted, from position i - 1, and counts.
+
+Traps these fixtures are made to catch:
+ - head_dim that is not hidden / heads (gemma3_tiny: 12, not 10); query_pre_attn_scalar that is not head_dim (16).
+ - rope_theta sits in config.json's `rope_parameters` since transformers 5, at top level before; Gemma's has one entry a
+   kind of layer there, and was rope_theta with rope_local_base_freq before.
+ - sliding_window 8 sees 8 tokens, its own among them: i - j < 8. Local layers use the local theta, global ones the other.
+ - layer_types says which layers are global; older files have sliding_window_pattern instead, some neither (6 then).
+   gemma3_tiny's config.json has both, and its `_sliding_window_pattern` of 6 (as transformers writes it) is not true.
+ - transformers' own hidden_states[-1] is after the last norm; hidden.L here is before it.
+ - Gemma's norms are (1 + w), and GGUF has the 1 added already; its embedding is scaled by sqrt(width), its tied head not.
+ - In tied models a tensor lm_head.weight is absent from the file, and the embedding's gradient has both shares.
+ - Sequence 0 is one token long: no target at all, loss 0, not NaN.
+ - Loss of a step is a sum over targets divided by their number over the whole batch, not a mean of means.
+ - clip_grad_norm_ scales by min(1, max_norm / (norm + 1e-6)); the norm reported is the one before clipping.
+ - AdamW: decay on matrices (embedding and LoRA among them) and none on norms; eps outside the root; bias-corrected.
+ - LoRA: B = 0, so A's first gradient is exactly zero; alpha / r scales; 'all-linear' leaves lm_head out.
+ - repetition_penalty counts the prompt's tokens; positive logits are divided, negative ones multiplied.
+ - llama's q and k rows are permuted in GGUF, by their own head counts (kv heads for k).
+ - llama_untied's rope (llama3): factor 8, original length 32, so that all three bands of frequencies occur.
+ - GGUF scalars are float32: eps is 9.99999974e-06 there, 1e-5 in config.json.
+"""
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+os.environ["HF_HUB_OFFLINE"] = "1"
+from reference_gguf import (GEMMA3_BLOCK, LLAMA_BLOCK, chosen_nll, formula_lora, gguf, need, np, open_model,
+                            open_tokenizer, permute, torch, transformers)
+
+peft, safetensors_torch = need("peft", "safetensors.torch")
+
+ROOT = Path(__file__).resolve().parent.parent / "tests" / "data" / "models"
+LENGTHS, PREFIXES = (1, 7, 23), (0, 3, 9)
+STEPS, NEW_TOKENS = 10, 20
+OPTIMIZER = {"name": "AdamW", "lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01,
+             "decay_on": "matrices", "clip_norm": 1.0}
+
+
+def seeded(name):
+    torch.manual_seed(zlib.crc32(name.encode()))
+
+
+def write_json(path, value):
+    """One key a line down to lists, which stay on one line: small, and readable in a diff."""
+    def text(v, indent):
+        pad = " " * indent
+        if isinstance(v, dict):
+            return "{\n" + ",\n".join(f"{pad} {json.dumps(k)}: {text(x, indent + 1)}" for k, x in v.items()) + f"\n{pad}}}"
+        if isinstance(v, list) and v and isinstance(v[0], (dict, list)):
+            return "[\n" + ",\n".join(f"{pad} {text(x, indent + 1) if isinstance(x, list) else json.dumps(x)}" for x in v) \
+                + f"\n{pad}]"
+        return json.dumps(v)
+    path.write_text(text(value, 0) + "\n")
+
+
+def made_by():
+    return {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__,
+            "gguf": "0.19.0"}
+
+
+# ---- models ----------------------------------------------------------------------------------------------------------
+
+def randomise(model, embedding_std):
+    """Norms away from one, matrices so large that logits vary."""
+    gemma = model.config.model_type == "gemma3_text"
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if gemma and "post_" in name:
+                p.uniform_(0.2, 2.0)  # what a block adds outweighs the embedding: tied models else repeat their input
+            elif p.dim() == 1:
+                p.uniform_(-0.5, 0.6) if gemma else p.uniform_(0.5, 1.6)
+            else:
+                p.normal_(0, embedding_std if "embed" in name or "lm_head" in name else 1.5 / math.sqrt(p.shape[1]))
+    return model.float().eval()
+
+
+def llama_tiny():
+    c = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, attn_implementation="eager")
+    old = {"rope_theta": 1e5, "rope_scaling": None}
+    return randomise(transformers.LlamaForCausalLM(c), 0.35), old, "10GB"
+
+
+def llama_untied():
+    rope = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 32}
+    c = transformers.LlamaConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=44, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        rope_parameters={**rope, "rope_theta": 10000.0}, attn_implementation="eager")
+    return randomise(transformers.LlamaForCausalLM(c), 0.5), {"rope_theta": 10000.0, "rope_scaling": rope}, "24KB"
+
+
+def gemma3_tiny():
+    pattern = 3
+    c = transformers.Gemma3TextConfig(
+        vocab_size=101, hidden_size=20, intermediate_size=36, num_hidden_layers=4, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=12, query_pre_attn_scalar=16, max_position_embeddings=256, rms_norm_eps=1e-6,
+        sliding_window=8, layer_types=["full_attention" if (i + 1) % pattern == 0 else "sliding_attention"
+                                       for i in range(4)],
+        rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+        tie_word_embeddings=True, attn_implementation="eager")
+    old = {"rope_theta": 1e6, "rope_local_base_freq": 1e4, "rope_scaling": None, "sliding_window_pattern": pattern,
+           "layer_types": None, "cache_implementation": "hybrid"}
+    return randomise(transformers.Gemma3ForCausalLM(c), 0.25), old, "10GB"
+
+
+FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, gemma3_tiny)}
+
+
+# ---- what transformers says ------------------------------------------------------------------------------------------
+
+def draw_sequence(length, prefix, vocab):
+    tokens = torch.randint(3, vocab, (length,)).tolist()  # 0..2 are left to pad, bos, eos
+    return {"tokens": tokens, "targets": [int(i >= max(prefix, 1)) for i in range(length)]}
+
+
+def logits_of(model, tokens):
+    return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+
+
+def hidden_states(model, tokens):
+    """Embedding's and each layer's output, then the last norm's, by hooks: what each module truly returned."""
+    inner, found, hooks = model.model, {}, []
+
+    def keep(name):
+        return lambda module, inputs, output: found.__setitem__(
+            name, (output[0] if isinstance(output, tuple) else output)[0].detach().clone())
+    modules = [("hidden.0", inner.embed_tokens), ("hidden.norm", inner.norm)]
+    modules += [(f"hidden.{i + 1}", layer) for i, layer in enumerate(inner.layers)]
+    for name, module in modules:
+        hooks.append(module.register_forward_hook(keep(name)))
+    with torch.no_grad():
+        logits_of(model, tokens)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def generate(model, prompt, penalty):
+    """-> ids, and the least gap between the best and the second logit: what float noise would have to reach."""
+    out = model.generate(torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+                         do_sample=False, max_new_tokens=NEW_TOKENS, eos_token_id=None, pad_token_id=0,
+                         repetition_penalty=penalty, output_scores=True, return_dict_in_generate=True)
+    best = [s[0].topk(2).values for s in out.scores]
+    return out.sequences[0, len(prompt):].tolist(), min(float(b[0] - b[1]) for b in best)
+
+
+def train(model, batches, optimizer=OPTIMIZER):
+    """The loop to be reproduced; sequences run one by one, so that no padding is involved."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [{"params": [p for _, p in named if p.dim() >= 2], "weight_decay": optimizer["weight_decay"]},
+              {"params": [p for _, p in named if p.dim() < 2], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=optimizer["lr"], betas=optimizer["betas"], eps=optimizer["eps"],
+                              foreach=False)
+    losses, norms = [], []
+    for batch in batches:
+        adamw.zero_grad()
+        count = sum(sum(s["targets"]) for s in batch)
+        loss = 0.0
+        for s in batch:
+            part = chosen_nll(logits_of(model, s["tokens"]), s["tokens"], s["targets"]) / count
+            part.backward()
+            loss += float(part.detach())
+        losses.append(loss)
+        norms.append(float(torch.nn.utils.clip_grad_norm_([p for _, p in named], optimizer["clip_norm"])))
+        adamw.step()
+    return losses, norms
+
+
+def checksums(named):
+    return {n: {"sum": float(p.detach().double().sum()), "abs_sum": float(p.detach().double().abs().sum())}
+            for n, p in named}
+
+
+def save_adapter(model, folder, base_name):
+    model.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = base_name
+    config["target_modules"] = sorted(config["target_modules"])  # a set in peft: its order changes from run to run
+    (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def adapted(model, rank, alpha):
+    return peft.get_peft_model(model, peft.LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0, bias="none", use_rslora=False,
+        task_type="CAUSAL_LM"))
+
+
+def lora_parameters(model):
+    return [(n.replace(".default", ""), p) for n, p in model.named_parameters() if p.requires_grad]
+
+
+def expectations(model, sequences):
+    """Everything about the untouched model."""
+    json_part = {"made_by": made_by(), "sequences": sequences}
+    tensors = {}
+    sums, counts = [], []
+    with torch.no_grad():
+        for n, s in enumerate(sequences):
+            tensors[f"logits.{n}"] = logits_of(model, s["tokens"]).clone()
+            sums.append(float(chosen_nll(tensors[f"logits.{n}"], s["tokens"], s["targets"])))
+            counts.append(sum(s["targets"]))
+    json_part["loss"] = {"sum": sums, "mean": [a / c if c else 0.0 for a, c in zip(sums, counts)],
+                         "targets": counts, "total_sum": sum(sums), "total_mean": sum(sums) / sum(counts)}
+    last = sequences[-1]
+    labels = torch.tensor([[t if m else -100 for t, m in zip(last["tokens"], last["targets"])]])
+    theirs = float(model(input_ids=torch.tensor([last["tokens"]]), labels=labels).loss.detach())
+    assert abs(theirs - json_part["loss"]["mean"][-1]) < 1e-5, "our reading of `labels` is not transformers'"
+    json_part["generation"] = []
+    for s in sequences:
+        row = {"prompt": s["tokens"]}
+        row["greedy"], margin = generate(model, s["tokens"], 1.0)
+        row["greedy_repetition_penalty_1.3"], penalised = generate(model, s["tokens"], 1.3)
+        row["least_margin"] = min(margin, penalised)
+        assert row["least_margin"] > 5e-4, f"greedy choice is too close to call: {row['least_margin']}; change the seed"
+        json_part["generation"].append(row)
+    return json_part, tensors
+
+
+def draw_batches(vocab):
+    lengths = ((5, 9), (12, 3, 17), (2, 21, 6), (11, 14))  # seen again and again, so that the loss falls
+    rows = [[draw_sequence(n, n // 3, vocab) for n in row] for row in lengths]
+    return [rows[step % len(rows)] for step in range(STEPS)]
+
+
+def make_folder(name, out):
+    seeded(name)
+    model, old_config, shard = FOLDERS[name]()
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    model.save_pretrained(folder, max_shard_size=shard)
+
+    config = json.loads((folder / "config.json").read_text())  # the same, as transformers 4 wrote it
+    old = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")} | old_config | {"torch_dtype": "float32"}
+    if old.get("layer_types", 0) is None:
+        del old["layer_types"]
+    (folder / "config.v4.json").write_text(json.dumps(old, indent=2, sort_keys=True) + "\n")
+
+    sequences = [draw_sequence(n, p, model.config.vocab_size) for n, p in zip(LENGTHS, PREFIXES)]
+    batches = draw_batches(model.config.vocab_size)
+    expected, tensors = expectations(model, sequences)
+    longest = sequences[-1]
+    tensors |= hidden_states(model, longest["tokens"])
+
+    model.zero_grad()
+    (chosen_nll(logits_of(model, longest["tokens"]), longest["tokens"], longest["targets"])
+     / sum(longest["targets"])).backward()
+    for n, p in model.named_parameters():
+        tensors[f"grad.{n}"] = p.grad.clone()
+    expected["gradient"] = {"sequence": len(sequences) - 1, "loss": "mean over its targets",
+                            "norm": float(torch.stack([p.grad.norm() for p in model.parameters()]).norm())}
+    expected["hidden"] = {"sequence": len(sequences) - 1}
+    model.zero_grad()
+
+    expected["training"] = {"optimizer": OPTIMIZER, "batches": batches}
+
+    def fresh(attention="eager"):
+        kind = type(model)
+        return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
+
+    tuned = fresh()
+    losses, norms = train(tuned, batches)
+    again, _ = train(fresh("sdpa"), batches)
+    expected["training"]["full"] = {
+        "losses": losses, "grad_norms": norms, "noise": max(abs(a - b) for a, b in zip(losses, again)),
+        "final": checksums(tuned.named_parameters())}
+    with torch.no_grad():
+        tensors["full.logits"] = logits_of(tuned, longest["tokens"]).clone()
+
+    seeded(name + "/lora")
+    lora = adapted(fresh(), rank=4, alpha=8)
+    base_name = f"tests/data/models/{name}"
+    save_adapter(lora, folder / "adapter_initial", base_name)
+    losses, norms = train(lora, batches)
+    save_adapter(lora, folder / "adapter_trained", base_name)
+    again, _ = train(peft.PeftModel.from_pretrained(fresh("sdpa"), folder / "adapter_initial", is_trainable=True), batches)
+    expected["training"]["lora"] = {
+        "rank": 4, "alpha": 8, "losses": losses, "grad_norms": norms,
+        "noise": max(abs(a - b) for a, b in zip(losses, again)), "final": checksums(lora_parameters(lora))}
+    with torch.no_grad():
+        tensors["lora.logits"] = logits_of(lora, longest["tokens"]).clone()
+        reread = peft.PeftModel.from_pretrained(fresh(), folder / "adapter_trained").eval()
+        assert torch.equal(tensors["lora.logits"], logits_of(reread, longest["tokens"])), "peft does not read what it wrote"
+        check_old_config(type(model), folder, tensors["logits.2"], longest["tokens"])
+
+    write_json(folder / "expected.json", expected)
+    save_tensors(tensors, folder / "expected.safetensors")
+    return folder
+
+
+def check_old_config(kind, folder, logits, tokens):
+    with tempfile.TemporaryDirectory() as scratch:
+        for f in folder.glob("*.safetensors*"):
+            if not f.name.startswith("expected"):
+                shutil.copy(f, scratch)
+        shutil.copy(folder / "config.v4.json", Path(scratch) / "config.json")
+        model = kind.from_pretrained(scratch, dtype=torch.float32, attn_implementation="eager").eval()
+        assert torch.allclose(logits, logits_of(model, tokens), atol=1e-6), "config.v4.json is another model"
+
+
+def save_tensors(tensors, path):
+    safetensors_torch.save_file({k: v.detach().contiguous() for k, v in tensors.items()}, path, metadata={"format": "pt"})
+
+
+# ---- GGUF ------------------------------------------------------------------------------------------------------------
+
+def byte_symbols():
+    """GPT-2's printable stand-ins for the 256 bytes."""
+    kept = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    table, extra = {}, 0
+    for b in range(256):
+        table[b] = chr(b) if b in kept else chr(256 + extra)
+        extra += b not in kept
+    return [table[b] for b in range(256)]
+
+
+def random_blocks(shape, kind, std):
+    """Any bits are valid weights: random ones reach every scale and every quant, which a quantiser would not.
+    The float16 scales are then set so that values have about the deviation asked for."""
+    rows, blocks = shape[0], shape[1] // 256
+    size = gguf.GGML_QUANT_SIZES[kind][1]
+    raw = torch.randint(0, 256, (rows, blocks, size), dtype=torch.uint8).numpy()
+
+    def half(values):
+        return np.ascontiguousarray(values.astype(np.float16)).view(np.uint8).reshape(rows, blocks, 2)
+    jitter = torch.empty(rows, blocks, 1).uniform_(0.7, 1.3).numpy()
+    T = gguf.GGMLQuantizationType
+    if kind == T.Q6_K:      # d sc (q - 32): sc is int8 over its whole range
+        raw[..., 208:210] = half(jitter * std / (74 * 18.5))
+    else:                   # d sc q - dmin m: sc and m are 0 .. 63; dmin takes the mean of q away
+        mean, spread = {T.Q4_K: (7.5, 4.6), T.Q5_K: (15.5, 9.2)}[kind]
+        d = std / (36 * math.hypot(spread, mean * 0.7))
+        raw[..., 0:2], raw[..., 2:4] = half(jitter * d), half(jitter * d * mean)
+    return raw.reshape(rows, blocks * size)
+
+
+def tensor_kinds(name, architecture):
+    """Which type each tensor gets: all of those that ftlib reads, over the two files."""
+    T = gguf.GGMLQuantizationType
+    if "norm" in name:
+        return T.F32
+    if architecture == "llama":
+        if name.startswith("token_embd"):
+            return T.Q8_0
+        return T.Q4_0 if name in ("blk.1.attn_v.weight", "blk.1.ffn_up.weight") else T.Q4_1
+    if name.startswith("token_embd"):
+        return T.Q8_0
+    block, part = int(name.split(".")[1]), name.split(".")[2]
+    wide = (T.Q4_K, T.Q6_K, T.Q5_K)          # these need a width that 256 divides: all that read the residual stream
+    narrow = (T.Q5_0, T.Q8_0, T.F16, T.Q5_1, T.BF16, T.F32)
+    if part in ("attn_output", "ffn_down"):
+        return narrow[(block + (part == "ffn_down")) % len(narrow)]
+    return wide[(block + ("attn_q", "attn_k", "attn_v", "ffn_gate", "ffn_up").index(part)) % len(wide)]
+
+
+def write_gguf(path, model, architecture):
+    T = gguf.GGMLQuantizationType
+    c = model.config
+    w = gguf.GGUFWriter(str(path), architecture)
+    w.add_name(path.stem)
+    w.add_context_length(c.max_position_embeddings)
+    w.add_embedding_length(c.hidden_size)
+    w.add_block_count(c.num_hidden_layers)
+    w.add_feed_forward_length(c.intermediate_size)
+    w.add_head_count(c.num_attention_heads)
+    w.add_head_count_kv(c.num_key_value_heads)
+    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    symbols = byte_symbols()
+    if architecture == "llama":
+        w.add_vocab_size(c.vocab_size)
+        w.add_rope_dimension_count(c.head_dim)
+        w.add_rope_freq_base(c.rope_parameters["rope_theta"])
+        merged = ["th", "the", "Ġthe", "in", "ing"]
+        w.add_tokenizer_model("gpt2")
+        w.add_tokenizer_pre("smollm")
+        w.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *symbols, *merged])
+        w.add_token_types([3, 3, 3] + [1] * (256 + len(merged)))
+        w.add_token_merges(["t h", "th e", "Ġ the", "i n", "in g"])
+        ids = dict(bos=1, eos=2, unk=0, pad=2)
+    else:
+        w.add_key_length(c.head_dim)
+        w.add_value_length(c.head_dim)
+        w.add_rope_freq_base(c.rope_parameters["full_attention"]["rope_theta"])
+        w.add_sliding_window(c.sliding_window)
+        merged = ["th", "the", "▁the", "in", "ing", "▁", *"aeinth"]
+        w.add_tokenizer_model("llama")
+        w.add_tokenizer_pre("default")
+        w.add_token_list(["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{b:02X}>" for b in range(256)), *merged])
+        w.add_token_scores([-1000.0] * 260 + [-float(i) for i in range(len(merged))])
+        w.add_token_types([3, 3, 3, 2] + [6] * 256 + [1] * len(merged))
+        ids = dict(bos=2, eos=1, unk=3, pad=0)
+    w.add_add_bos_token(architecture == "gemma3")
+    w.add_add_space_prefix(False)
+    w.add_bos_token_id(ids["bos"])
+    w.add_eos_token_id(ids["eos"])
+    w.add_unk_token_id(ids["unk"])
+    w.add_pad_token_id(ids["pad"])
+    w.add_quantization_version(2)
+
+    state = {k: v.detach().numpy() for k, v in model.state_dict().items() if k != "lm_head.weight"}
+    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
+    block = {v: k for k, v in (LLAMA_BLOCK if architecture == "llama" else GEMMA3_BLOCK).items()}
+    for name, value in state.items():
+        stem = name.removesuffix(".weight")
+        ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
+        ours += ".weight"
+        kind = tensor_kinds(ours, architecture)
+        if architecture == "llama" and ".attn_q." in ours:
+            value = permute(value, c.num_attention_heads)
+        if architecture == "llama" and ".attn_k." in ours:
+            value = permute(value, c.num_key_value_heads)
+        if architecture == "gemma3" and value.ndim == 1:
+            value = value + np.float32(1)
+        if kind in (T.Q4_K, T.Q5_K, T.Q6_K):
+            data = random_blocks(value.shape, kind, float(value.std()))
+        else:
+            data = gguf.quants.quantize(np.ascontiguousarray(value), kind)
+        w.add_tensor(ours, data, raw_dtype=kind)
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.write_tensors_to_file()
+    w.close()
+
+
+def llama_q4_1():
+    c = transformers.LlamaConfig(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5})
+    return randomise(transformers.LlamaForCausalLM(c), 0.2), "llama"
+
+
+def gemma3_q4_k():
+    c = transformers.Gemma3TextConfig(
+        vocab_size=272, hidden_size=256, intermediate_size=64, num_hidden_layers=6, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=32, query_pre_attn_scalar=32, max_position_embeddings=256, sliding_window=8,
+        rms_norm_eps=1e-6, tie_word_embeddings=True,
+        rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 1e6},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}})
+    return randomise(transformers.Gemma3ForCausalLM(c), 0.05), "gemma3"
+
+
+GGUFS = {f.__name__: f for f in (llama_q4_1, gemma3_q4_k)}
+
+
+def make_gguf(name, out):
+    seeded(name)
+    model, architecture = GGUFS[name]()
+    path = out / f"{name}.gguf"
+    write_gguf(path, model, architecture)
+    model = open_model(path)
+    sequences = [draw_sequence(n, p, model.config.vocab_size) for n, p in zip(LENGTHS, PREFIXES)]
+    batches = draw_batches(model.config.vocab_size)
+    expected, tensors = expectations(model, sequences)
+    lora = adapted(model, rank=4, alpha=8)  # the frozen base is the file's quantised one
+    formula_lora(lora)
+    losses, norms = train(lora, batches)
+    expected["training"] = {"optimizer": OPTIMIZER, "batches": batches,
+                            "lora": {"rank": 4, "alpha": 8, "initial": "A[i][j] = ((31 i + 17 j) mod 64 - 32) / 1024, B = 0",
+                                     "losses": losses, "grad_norms": norms, "final": checksums(lora_parameters(lora))}}
+    with torch.no_grad():
+        tensors["lora.logits"] = logits_of(lora, sequences[-1]["tokens"]).clone()
+    write_json(out / f"{name}.expected.json", expected)
+    save_tensors(tensors, out / f"{name}.expected.safetensors")
+    check_with_llama_cpp(path, sequences, tensors)
+    return path
+
+
+def check_with_llama_cpp(path, sequences, tensors):
+    """llama.cpp reads the file too, and agrees as far as its 8-bit activations let it."""
+    try:
+        import llama_cpp
+    except ImportError:
+        print(f"{path.name}: not compared with llama.cpp (llama-cpp-python is not installed)")
+        return
+    llm = llama_cpp.Llama(str(path), n_ctx=64, n_threads=1, n_threads_batch=1, logits_all=True, verbose=False)
+    for n, s in enumerate(sequences):
+        llm.reset()
+        llm.eval(s["tokens"])
+        theirs = torch.tensor(np.array(llm.scores[:len(s["tokens"])]))
+        ours = tensors[f"logits.{n}"]
+        error = float((theirs - ours).pow(2).mean() / ours.pow(2).mean())
+        print(f"{path.name}: sequence {n}: normalised squared error to llama.cpp {error:.1e}")
+        assert error < 3e-3, "llama.cpp reads another model from this file"
+    llm.close()
+
+
+# ---- a real file -----------------------------------------------------------------------------------------------------
+
+TEXTS = ["The highest mountain on Earth is Mount Everest, which rises above the Himalayas.",
+         "def add(a, b):\n    return a + b\n",
+         "지구에서 가장 높은 산은 무엇인가요?"]
+FACTS = [("What is the highest mountain on Earth?", "Mount Everest"),
+         ("Which planet is the largest in the solar system?", "Jupiter"),
+         ("What is the chemical symbol for gold?", "Au"),
+         ("지구에서 가장 높은 산은 무엇인가요?", "에베레스트산"),
+         ("Who wrote Romeo and Juliet?", "William Shakespeare"),
+         ("What is the capital of France?", "Paris")]
+
+
+def make_real(path, out):
+    encode = open_tokenizer(path)
+    model = open_model(path)
+    bos = [model.config.bos_token_id] if model.config.model_type == "gemma3_text" else []
+    result = {"made_by": made_by(), "file": path.name, "bytes": path.stat().st_size, "texts": []}
+    with torch.no_grad():
+        for text in TEXTS:
+            ids = bos + encode(text)
+            logits = logits_of(model, ids)
+            top = logits[-1].topk(20)
+            targets = [int(i > 0) for i in range(len(ids))]
+            row = {"text": text, "tokens": ids, "top_ids": top.indices.tolist(), "top_logits": top.values.tolist(),
+                   "last_sum": float(logits[-1].double().sum()), "last_abs_sum": float(logits[-1].double().abs().sum()),
+                   "all_sum": float(logits.double().sum()), "all_abs_sum": float(logits.double().abs().sum()),
+                   "target_logits": [float(logits[i - 1, t]) for i, t in enumerate(ids) if i > 0],
+                   "mean_loss": float(chosen_nll(logits, ids, targets)) / sum(targets)}
+            row["greedy"] = model.generate(
+                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
+                max_new_tokens=16, eos_token_id=None, pad_token_id=0)[0, len(ids):].tolist()
+            result["texts"].append(row)
+    records = []
+    for question, answer in FACTS:
+        prompt = bos + encode(f"Q: {question}\nA:")
+        ids = prompt + encode(f" {answer}") + [model.config.eos_token_id]
+        records.append({"tokens": ids, "targets": [int(i >= len(prompt)) for i in range(len(ids))]})
+    batches = [[records[(2 * step + k) % len(records)] for k in range(2 + step % 2)] for step in range(STEPS)]
+    optimizer = OPTIMIZER | {"lr": 5e-4}
+    lora = adapted(model, rank=16, alpha=32)
+    formula_lora(lora)
+    losses, norms = train(lora, batches, optimizer)
+    result["training"] = {"optimizer": optimizer, "batches": batches,
+                          "lora": {"rank": 16, "alpha": 32, "losses": losses, "grad_norms": norms,
+                                   "initial": "A[i][j] = ((31 i + 17 j) mod 64 - 32) / 1024, B = 0"}}
+    write_json(out, result)
+
+
+# ---- command line ----------------------------------------------------------------------------------------------------
+
+def make(names, out):
+    for name in names:
+        path = make_folder(name, out) if name in FOLDERS else make_gguf(name, out)
+        files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else list(out.glob(f"{name}.*"))
+        for f in files:
+            f.chmod(0o644)
+        print(f"{name}: {sum(f.stat().st_size for f in files):,} bytes in {len(files)} files", flush=True)
+
+
+def differences(a, b, where=""):
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return [d for k in a if k != "made_by" for d in differences(a[k], b[k], f"{where}.{k}")]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for i, (x, y) in enumerate(zip(a, b)) for d in differences(x, y, f"{where}[{i}]")]
+    if isinstance(a, float) and isinstance(b, float):
+        return [] if abs(a - b) <= 2e-5 * max(1.0, abs(a)) else [f"{where}: {a} and {b}"]
+    return [] if a == b else [f"{where}: {a} and {b}"]
+
+
+def check(names):
+    wrong = []
+    with tempfile.TemporaryDirectory() as scratch:
+        make(names, Path(scratch))
+        for new in sorted(f for f in Path(scratch).rglob("*") if f.is_file()):
+            old = ROOT / new.relative_to(scratch)
+            if not old.is_file():
+                wrong.append(f"{old}: missing")
+            elif new.suffix == ".json":
+                wrong += differences(json.loads(old.read_text()), json.loads(new.read_text()), new.name)
+            elif new.suffix == ".safetensors":
+                a, b = (safetensors_torch.load_file(f) for f in (old, new))
+                wrong += [f"{old}: {k}" for k in a.keys() | b.keys()
+                          if k not in a or k not in b or not torch.allclose(a[k], b[k], rtol=2e-5, atol=2e-5)]
+            elif old.read_bytes() != new.read_bytes():
+                wrong.append(f"{old}: other bytes")
+    print("\n".join(wrong) if wrong else "all as committed")
+    return 1 if wrong else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=[*FOLDERS, *GGUFS], action="append", help="make this one alone")
+    parser.add_argument("--out", type=Path, default=ROOT, help=f"folder to write to (default {ROOT})")
+    parser.add_argument("--check", action="store_true", help="remake and compare with what is committed")
+    parser.add_argument("--real", nargs=2, type=Path, metavar=("MODEL.gguf", "OUT.json"), help="expectations of a real file")
+    args = parser.parse_args()
+    torch.set_num_threads(2 if args.real else 1)
+    torch.use_deterministic_algorithms(True)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    if args.real:
+        return make_real(*args.real)
+    names = args.only or [*FOLDERS, *GGUFS]
+    return check(names) if args.check else make(names, args.out)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
