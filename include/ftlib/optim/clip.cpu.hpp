@@ -1,0 +1,49 @@
+// optim/clip.cpu.hpp: the sum of squares over a list of arrays, and their scaling, on the CPU.
+#pragma once
+#include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
+#include <ftlib/tensor/view.hpp>         // View
+
+#include <algorithm>   // std::min
+#include <Eigen/Core>  // vectorised sums
+#include <span>        // std::span
+#include <vector>      // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+/// body(block, first element, count) for blocks of fixed size over all arrays, shared among threads. Blocks, unlike
+/// threads' shares, do not depend on the number of threads.
+template <Scalar A, class Body>
+void for_each_block(Context<Cpu>& ctx, std::span<const View<A>> xs, std::vector<double>* sums, Body body) {
+  constexpr int64_t block = 4096;
+  struct Piece {
+    A* data;
+    int64_t count;
+  };
+  std::vector<Piece> pieces;
+  for (const View<A>& x : xs)
+    for (int64_t i = 0; i < x.count(); i += block) pieces.push_back({x.data + i, std::min(block, x.count() - i)});
+  if (sums) sums->assign(pieces.size(), 0.0);
+  parallel_for(ctx.pool(), static_cast<int64_t>(pieces.size()), 8, [&](int64_t begin, int64_t end) {
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
+      body(i, Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>(pieces[i].data, pieces[i].count));
+  });
+}
+}  // namespace detail
+
+/// The sum of x^2 over all elements of all `xs` (contiguous), in double, in an order that depends on sizes alone.
+template <Scalar A> double sum_of_squares(Context<Cpu>& ctx, std::span<const View<A>> xs) {
+  std::vector<double> sums;
+  detail::for_each_block(ctx, xs, &sums,
+                         [&](std::size_t i, const auto& x) { sums[i] = x.template cast<double>().square().sum(); });
+  double sum = 0;
+  for (const double s : sums) sum += s;
+  return sum;
+}
+
+/// x *= factor for all `xs` (contiguous).
+template <Scalar A> void scale_all(Context<Cpu>& ctx, std::span<const View<A>> xs, double factor) {
+  detail::for_each_block(ctx, xs, nullptr, [&](std::size_t, auto x) { x *= static_cast<A>(factor); });
+}
+
+}  // namespace ft::inline FTLIB_ABI

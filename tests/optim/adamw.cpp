@@ -1,0 +1,179 @@
+// tests/optim/adamw.cpp: twenty steps against torch.optim.AdamW, state out and in, and what is refused.
+#include <doctest/doctest.h>
+#include <ftlib/optim/adamw.hpp>
+
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+using namespace ft;
+
+namespace {
+nlohmann::json fixture() {
+  std::ifstream file(FTLIB_TEST_DATA "/optim/adamw.json");
+  REQUIRE(file);
+  return nlohmann::json::parse(file);
+}
+
+template <class T> struct Model {
+  std::vector<Parameter<T, Cpu>> params;
+  std::vector<Parameter<T, Cpu>*> pointers;
+
+  Model(Context<Cpu>& ctx, const nlohmann::json& description) {
+    std::size_t index = 0;
+    for (const auto& p : description) {
+      const auto sizes = p.at("shape").get<std::vector<int64_t>>();
+      const Shape shape{std::span<const int64_t>(sizes)};
+      std::vector<T> values;
+      for (int64_t i = 0; i < shape.count(); ++i)
+        values.push_back(static_cast<float>(std::cos(0.37 * static_cast<double>(i) + static_cast<double>(index))));
+      params.emplace_back(p.at("name").get<std::string>(), Tensor<T, Cpu>(ctx, shape, values));
+      params.back().kind = p.at("decay").get<bool>() ? WeightKind::linear : WeightKind::vector;
+      ++index;
+    }
+    for (auto& w : params) pointers.push_back(&w);
+  }
+
+  /// The fixture's gradients for one step.
+  void set_gradients(Context<Cpu>& ctx, const nlohmann::json& description, int step) {
+    for (std::size_t index = 0; index < params.size(); ++index) {
+      auto& w = params[index];
+      w.grad = {};
+      const auto without = description[index].at("without").get<std::vector<int>>();
+      if (std::find(without.begin(), without.end(), step) != without.end()) continue;
+      std::vector<T> values;
+      for (int64_t i = 0; i < w.count(); ++i)
+        values.push_back(static_cast<float>(
+            std::sin(0.7 * static_cast<double>(i) + 1.3 * step + static_cast<double>(index)) * (1 + 0.01 * step)));
+      w.grad = Tensor<T, Cpu>(ctx, w.shape(), values);
+    }
+  }
+};
+
+AdamW settings(const nlohmann::json& s) {
+  return {.lr = s.at("lr").get<float>(),
+          .beta1 = s.at("beta1").get<float>(),
+          .beta2 = s.at("beta2").get<float>(),
+          .eps = s.at("eps").get<float>(),
+          .weight_decay = s.at("weight_decay").get<float>()};
+}
+float rate(const AdamW& config, int step) { return static_cast<float>(double{config.lr} * (1 - step / 32.0)); }
+
+template <class T> void twenty_steps(const char* key, double tolerance) {
+  const auto data = fixture();
+  for (const int threads : {1, 2}) {
+    Context<Cpu> ctx({.threads = threads});
+    Model<T> model(ctx, data["parameters"]);
+    Optimizer<T, Cpu> optimizer(settings(data["settings"]));
+    for (int step = 0; step < data["steps"]; ++step) {
+      model.set_gradients(ctx, data["parameters"], step);
+      optimizer.step(ctx, model.pointers, rate(optimizer.config(), step));
+    }
+    CHECK(optimizer.steps() == 20);
+    for (std::size_t k = 0; k < model.params.size(); ++k) {
+      INFO(model.params[k].name);
+      const auto expected = data["parameters"][k][key].get<std::vector<double>>();
+      const auto got = model.params[k].value.to_host(ctx);
+      double worst = 0;
+      for (std::size_t i = 0; i < expected.size(); ++i) worst = std::max(worst, std::abs(double{got[i]} - expected[i]));
+      CHECK(worst <= tolerance);
+    }
+  }
+}
+}  // namespace
+
+TEST_CASE("optim/adamw: twenty steps as torch.optim.AdamW, in float") { twenty_steps<float>("float", 1e-6); }
+TEST_CASE("optim/adamw: twenty steps as torch.optim.AdamW, in double") { twenty_steps<double>("double", 1e-12); }
+
+TEST_CASE("optim/adamw: a resumed optimizer goes on to the bit, each parameter from its own step") {
+  const auto data = fixture();
+  Context<Cpu> ctx({.threads = 2});
+  Model<float> whole(ctx, data["parameters"]), parted(ctx, data["parameters"]);
+  Optimizer<float, Cpu> a(settings(data["settings"])), b(a.config()), c(a.config());
+  std::map<std::string, Tensor<float, Cpu>> saved;
+  for (int step = 0; step < 20; ++step) {
+    whole.set_gradients(ctx, data["parameters"], step);
+    a.step(ctx, whole.pointers, rate(a.config(), step));
+    parted.set_gradients(ctx, data["parameters"], step);
+    if (step == 12) {
+      b.for_each_state(ctx, [&](const std::string& name, const Tensor<float, Cpu>& t) { saved[name] = clone(ctx, t); });
+      CHECK(saved.size() == 3 * parted.params.size());
+      CHECK(saved.at("weight.step").item(ctx) == 9);  // no gradient in its first three steps
+      CHECK(saved.at("weight.exp_avg_sq").shape() == Shape{5, 13});
+      c.load_state(ctx, parted.pointers, saved);
+    }
+    (step < 12 ? b : c).step(ctx, parted.pointers, rate(a.config(), step));
+  }
+  for (std::size_t k = 0; k < whole.params.size(); ++k)
+    CHECK(whole.params[k].value.to_host(ctx) == parted.params[k].value.to_host(ctx));
+}
+
+TEST_CASE("optim/adamw: saved state that does not fit is refused, and changes nothing") {
+  Context<Cpu> ctx;
+  using Map = std::map<std::string, Tensor<float, Cpu>>;
+  Parameter<float, Cpu> w("w", Tensor<float, Cpu>::zeros(ctx, {2, 3}));
+  const std::vector<Parameter<float, Cpu>*> params{&w};
+  const Tensor<float, Cpu> step(ctx, {1}, {4.0f});
+  const auto zeros = [&](const Shape& shape) { return Tensor<float, Cpu>::zeros(ctx, shape); };
+  Optimizer<float, Cpu> optimizer;
+  optimizer.load_state(ctx, params,
+                       Map{{"w.exp_avg", zeros({2, 3})}, {"w.exp_avg_sq", zeros({2, 3})}, {"w.step", step}});
+  CHECK(optimizer.steps() == 4);
+  const auto refuses = [&](const Map& states, const char* message) {
+    CHECK_THROWS_WITH_AS(optimizer.load_state(ctx, params, states), doctest::Contains(message), Error);
+    CHECK(optimizer.steps() == 4);
+  };
+  refuses({{"w.exp_avg", zeros({2, 3})}, {"w.exp_avg_sq", zeros({3, 2})}, {"w.step", step}},
+          "saved state 'w.exp_avg_sq' (3, 2) does not fit parameter (2, 3)");
+  refuses({{"w.exp_avg", zeros({2, 3})}, {"w.exp_avg_sq", zeros({2, 3})}}, "parameter 'w' lacks one of");
+  refuses({{"w.exp_avg", zeros({2, 3})}, {"w.exp_avg_sq", zeros({2, 3})}, {"w.step", zeros({1})}}, "no step count");
+  refuses({{"v.exp_avg", zeros({2, 3})}}, "'v.exp_avg' belongs to no trainable parameter");
+  refuses({{"w.exp_avg", zeros({2, 3})}, {"w.exp_avg_sq", zeros({2, 3})}, {"w.step", step}, {"w.max", step}},
+          "'w.max' belongs to no trainable parameter");
+}
+
+TEST_CASE("optim/adamw: frozen parameters stay, learning rates scale by parameter, names must differ") {
+  Context<Cpu> ctx;
+  const auto make = [&](const char* name) {
+    Parameter<float, Cpu> w(name, Tensor<float, Cpu>::zeros(ctx, {3}));
+    w.grad = Tensor<float, Cpu>(ctx, {3}, {1.0f, -2.0f, 3.0f});
+    return w;
+  };
+  auto a = make("lora_A"), b = make("lora_B"), frozen = make("frozen"), twin = make("lora_A");
+  frozen.trainable = false;
+  std::vector<Parameter<float, Cpu>*> params{&a, &b, &frozen};
+  Optimizer<float, Cpu> optimizer({.lr = 0.5f}, [](const auto& w) { return w.name == "lora_B" ? 16.0f : 1.0f; });
+  CHECK(optimizer.state_bytes(params) == 2 * 2 * 3 * 4);
+  optimizer.step(ctx, params);
+  CHECK(a.value.to_host(ctx)[1] == doctest::Approx(0.5));  // Adam's first step is lr sign(g)
+  CHECK(b.value.to_host(ctx)[2] == doctest::Approx(-8));
+  CHECK(frozen.value.to_host(ctx)[0] == 0);
+  params.push_back(&twin);
+  CHECK_THROWS_WITH_AS(optimizer.step(ctx, params), doctest::Contains("two parameters are called 'lora_A'"), Error);
+  CHECK_THROWS_WITH_AS((Optimizer<float, Cpu>({.beta2 = 1.0f})), doctest::Contains("beta2 is 1"), Error);
+}
+
+TEST_CASE_TEMPLATE("optim/adamw: 16-bit weights keep moments in float and are rounded once a step", T, bfloat16, half) {
+  Context<Cpu> ctx;
+  const int64_t n = 1031;  // more than one chunk, and a tail
+  std::vector<float> start, gradient;
+  for (int64_t i = 0; i < n; ++i) {
+    start.push_back(static_cast<float>(T(std::cos(static_cast<float>(i)))));
+    gradient.push_back(std::sin(static_cast<float>(i)));
+  }
+  Parameter<float, Cpu> wide("w", Tensor<float, Cpu>(ctx, {n}, start));
+  wide.grad = Tensor<float, Cpu>(ctx, {n}, gradient);
+  Parameter<T, Cpu> narrow("w", convert<T>(ctx, wide.value));
+  narrow.grad = clone(ctx, wide.grad);
+  Optimizer<float, Cpu> reference;
+  Optimizer<T, Cpu> optimizer;
+  Parameter<float, Cpu>* const wides[] = {&wide};
+  Parameter<T, Cpu>* const narrows[] = {&narrow};
+  reference.step(ctx, wides, 0.125f);
+  optimizer.step(ctx, narrows, 0.125f);
+  const auto expected = wide.value.to_host(ctx);
+  const auto got = narrow.value.to_host(ctx);
+  int64_t wrong = 0;
+  for (std::size_t i = 0; i < expected.size(); ++i) wrong += got[i].bits != T(expected[i]).bits;
+  CHECK(wrong == 0);
+}

@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Makes tests/data/optim/*.json (torch's AdamW, transformers' schedules) and tests/data/tensorboard/* (event files).
+
+Needs torch, transformers, tensorboard. Run from the repository's root: python tools/make_optim_fixtures.py
+"""
+import json
+import math
+import pathlib
+import struct
+
+import torch
+import transformers
+
+DATA = pathlib.Path("tests/data")
+STEPS = 20
+SETTINGS = {"lr": 0.015625, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8, "weight_decay": 0.125}
+# name, shape, decay, steps in which it has no gradient
+PARAMETERS = [("scalar", [1], True, []), ("bias", [7], False, []), ("weight", [5, 13], True, [0, 1, 2]),
+              ("stack", [2, 3, 5], True, [7, 8]), ("wide", [3, 521], True, [])]
+
+
+def float32(x):
+    return struct.unpack("f", struct.pack("f", x))[0]
+
+
+def initial(index, i):
+    return math.cos(0.37 * i + index)
+
+
+def gradient(index, i, step):
+    return math.sin(0.7 * i + 1.3 * step + index) * (1 + 0.01 * step)
+
+
+def adamw(dtype):
+    """The parameters after 20 steps, the learning rate falling linearly; settings as C++ floats hold them."""
+    weights = []
+    for index, (_, shape, _, _) in enumerate(PARAMETERS):
+        values = [float32(initial(index, i)) for i in range(math.prod(shape))]
+        weights.append(torch.nn.Parameter(torch.tensor(values, dtype=dtype).reshape(shape)))
+    common = dict(lr=SETTINGS["lr"], betas=(float32(SETTINGS["beta1"]), float32(SETTINGS["beta2"])),
+                  eps=float32(SETTINGS["eps"]))
+    decayed = [w for w, p in zip(weights, PARAMETERS) if p[2]]
+    plain = [w for w, p in zip(weights, PARAMETERS) if not p[2]]
+    optimizer = torch.optim.AdamW([{"params": decayed, "weight_decay": SETTINGS["weight_decay"]},
+                                   {"params": plain, "weight_decay": 0.0}], **common)
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = float32(SETTINGS["lr"] * (1 - step / 32))
+        for index, (w, (_, shape, _, without)) in enumerate(zip(weights, PARAMETERS)):
+            values = [float32(gradient(index, i, step)) for i in range(math.prod(shape))]
+            w.grad = None if step in without else torch.tensor(values, dtype=dtype).reshape(shape)
+        optimizer.step()
+    return weights, optimizer
+
+
+def adamw_fixture():
+    single, _ = adamw(torch.float32)
+    double, optimizer = adamw(torch.float64)
+    out = {"settings": SETTINGS, "steps": STEPS, "parameters": []}
+    for w32, w64, (name, shape, decay, without) in zip(single, double, PARAMETERS):
+        out["parameters"].append({
+            "name": name, "shape": shape, "decay": decay, "without": without, "t": int(optimizer.state[w64]["step"]),
+            "float": [float(f"{v:.9g}") for v in w32.detach().flatten().tolist()],
+            "double": w64.detach().flatten().tolist()[:65]})
+    return out
+
+
+def schedule_fixture():
+    class Nothing(torch.optim.Optimizer):
+        def __init__(self):
+            super().__init__([torch.nn.Parameter(torch.zeros(1))], {"lr": 1.0})
+
+    cases = []
+    for steps, warmup in [(1, 0), (10, 0), (100, 10), (37, 5), (20, 20), (12, 30)]:
+        makers = [("constant", 0.0, transformers.get_constant_schedule_with_warmup(Nothing(), warmup)),
+                  ("linear", 0.0, transformers.get_linear_schedule_with_warmup(Nothing(), warmup, steps)),
+                  ("cosine", 0.0, transformers.get_cosine_schedule_with_warmup(Nothing(), warmup, steps)),
+                  ("cosine", 0.25, transformers.get_cosine_with_min_lr_schedule_with_warmup(
+                      Nothing(), warmup, steps, min_lr_rate=0.25))]
+        for kind, floor, scheduler in makers:
+            values = [round(scheduler.lr_lambdas[0](step), 10) for step in range(steps)]
+            cases.append({"kind": kind, "steps": steps, "warmup": warmup, "floor": floor, "values": values})
+    shares = [{"warmup": w, "steps": n, "first": transformers.TrainingArguments(
+        output_dir="/tmp/unused", warmup_steps=w, use_cpu=True).get_warmup_steps(n)}
+        for w, n in [(0.03, 100), (0.03, 1000), (0.1, 100), (0.25, 10), (0.0, 10), (0.5, 7), (3, 10), (0.01, 1)]]
+    return {"cases": cases, "shares": shares}
+
+
+def clip_fixture():
+    """torch's clip_grad_norm_ on the gradients that `gradient` gives for step 3."""
+    weights = []
+    for index, (_, shape, _, _) in enumerate(PARAMETERS):
+        w = torch.nn.Parameter(torch.zeros(shape))
+        values = [float32(gradient(index, i, 3)) for i in range(math.prod(shape))]
+        w.grad = torch.tensor(values).reshape(shape)
+        weights.append(w)
+    norm = torch.nn.utils.clip_grad_norm_(weights, 2.0)
+    return {"norm": float(norm), "max_norm": 2.0, "bias": weights[1].grad.tolist()}
+
+
+def main():
+    (DATA / "optim").mkdir(parents=True, exist_ok=True)
+    fixture = {"adamw": adamw_fixture(), "clip": clip_fixture()}
+    (DATA / "optim/adamw.json").write_text(json.dumps(fixture["adamw"]) + "\n")
+    (DATA / "optim/clip.json").write_text(json.dumps(fixture["clip"]) + "\n")
+    (DATA / "optim/schedule.json").write_text(json.dumps(schedule_fixture()) + "\n")
+
+
+if __name__ == "__main__":
+    main()
