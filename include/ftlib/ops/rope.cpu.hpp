@@ -1,0 +1,54 @@
+// ops/rope.cpu.hpp: rotary positions on the CPU. Forward and backward are one function; backward turns the other way.
+#pragma once
+#include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
+#include <ftlib/tensor/view.hpp>         // View
+
+#include <Eigen/Core>  // row-wise arithmetic
+
+namespace ft::inline FTLIB_ABI {
+
+/// Which elements of a head turn together. half_split: i and i + R / 2 (Llama, NeoX and all of Hugging Face);
+/// interleaved: 2 i and 2 i + 1 (GPT-J, the paper, GGUF's permuted Llama). R is the rotary size.
+enum class RopePairing { half_split, interleaved };
+
+template <Scalar T>
+void rope_turn(Context<Cpu>& ctx,
+               View<T> y,             // (N, H, hd)  assigned
+               In<T> x,               // (N, H, hd)  any stride of N; the last two axes dense
+               In<T> cos,             // (P, R / 2)
+               In<T> sin,             // (P, R / 2)
+               In<int32_t> position,  // (N)         row of the table for each token
+               RopePairing pairing,
+               T direction) {  // 1 forward, -1 backward
+  const int64_t N = x.shape[0], H = x.shape[1], hd = x.shape[2], P = cos.shape[0], half = cos.shape[1];
+  for (int64_t n = 0; n < N; ++n)
+    if (position.data[n] < 0 || position.data[n] >= P)
+      throw Error(str("rope: position ", position.data[n], " of token ", n, " is outside the table of ", P, " rows"),
+                  "RopeTable::reserve makes the table longer.");
+  using Row = Eigen::Array<T, Eigen::Dynamic, 1>;
+  using Read = Eigen::Map<const Row>;
+  using Assign = Eigen::Map<Row>;
+  parallel_for(ctx.pool(), N, 1 + 4096 / (H * hd + 1), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      const Read c(cos.data + position.data[n] * half, half), s(sin.data + position.data[n] * half, half);
+      for (int64_t h = 0; h < H; ++h) {
+        const T* from = x.data + n * x.strides[0] + h * hd;
+        T* to = y.data + (n * H + h) * hd;
+        if (pairing == RopePairing::half_split) {
+          const Read a(from, half), b(from + half, half);
+          Assign(to, half) = a * c - b * (direction * s);
+          Assign(to + half, half) = b * c + a * (direction * s);
+        } else {
+          for (int64_t i = 0; i < half; ++i) {
+            const T a = from[2 * i], b = from[2 * i + 1], si = direction * s[i];
+            to[2 * i] = a * c[i] - b * si;
+            to[2 * i + 1] = b * c[i] + a * si;
+          }
+        }
+        Assign(to + 2 * half, hd - 2 * half) = Read(from + 2 * half, hd - 2 * half);
+      }
+    }
+  });
+}
+
+}  // namespace ft::inline FTLIB_ABI

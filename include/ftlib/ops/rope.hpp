@@ -1,0 +1,137 @@
+// ops/rope.hpp: rotary positions: the table of angles, and the op that turns queries and keys by it.
+#pragma once
+#include <ftlib/autograd/tape.hpp>
+#include <ftlib/ops/heads.hpp>  // dense_heads
+#include <ftlib/ops/rope.cpu.hpp>
+
+#include <cmath>     // std::cos, std::sin, std::pow
+#include <numbers>   // std::numbers::pi
+#include <optional>  // std::optional
+#include <vector>    // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+/// Llama 3's scaling of frequencies ("rope_type": "llama3"): long waves are stretched by `factor`, short ones stay.
+struct Llama3Scaling {
+  float factor = 8;
+  float low_freq_factor = 1;
+  float high_freq_factor = 4;
+  int64_t original_max_position_embeddings = 8192;
+};
+
+/// In the words of a Hugging Face config.
+struct RopeOptions {
+  int64_t head_size = 0;
+  float theta = 10000;
+  int64_t rotary_size = 0;                   // the first so many elements of a head turn; 0: all
+  float factor = 1;                          // "linear" scaling: positions are divided by it
+  std::optional<Llama3Scaling> llama3 = {};  // "llama3" scaling
+  std::vector<float> divisors = {};  // of each frequency, (R / 2), as GGUF's rope_freqs.weight holds; empty: none
+};
+
+/// Angle per position of each pair of elements, (R / 2), in float32 arithmetic as transformers computes them
+/// (modeling_rope_utils.py), because at position 8,000 the rounding of a frequency shows in the fourth digit.
+/// Throws Error where the sizes or factors make no sense.                              arXiv:2104.09864, 2407.21783
+inline std::vector<float> rope_frequencies(const RopeOptions& o) {
+  const int64_t rotary = o.rotary_size ? o.rotary_size : o.head_size;
+  if (o.head_size < 1 || rotary < 2 || rotary > o.head_size || rotary % 2)
+    throw Error(str("rope: rotary size ", rotary, " of a head of ", o.head_size),
+                "it must be even, at least 2 and at most the head's size.");
+  if (!(o.theta > 0) || !(o.factor > 0))
+    throw Error(str("rope: theta ", o.theta, " and factor ", o.factor, " must be above 0"));
+  if (o.llama3 &&
+      (!(o.llama3->factor > 0) || !(o.llama3->low_freq_factor > 0) ||
+       !(o.llama3->high_freq_factor > o.llama3->low_freq_factor) || o.llama3->original_max_position_embeddings < 1))
+    throw Error(str("rope: llama3 scaling with factor ", o.llama3->factor, ", low_freq_factor ",
+                    o.llama3->low_freq_factor, ", high_freq_factor ", o.llama3->high_freq_factor),
+                "factors must be above 0, and high_freq_factor above low_freq_factor.");
+  if (!o.divisors.empty() && static_cast<int64_t>(o.divisors.size()) != rotary / 2)
+    throw Error(str("rope: ", o.divisors.size(), " divisors for ", rotary / 2, " frequencies"));
+  std::vector<float> frequencies;
+  for (int64_t i = 0; i < rotary / 2; ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(rotary);
+    float f = 1.0f / static_cast<float>(std::pow(double{o.theta}, double{exponent}));
+    if (o.llama3) {
+      const Llama3Scaling& s = *o.llama3;
+      const auto original = static_cast<float>(s.original_max_position_embeddings);
+      const float wave = static_cast<float>(2 * std::numbers::pi) / f;
+      if (wave > original / s.low_freq_factor) {
+        f /= s.factor;
+      } else if (wave >= original / s.high_freq_factor) {
+        const float smooth = (original / wave - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor);
+        f = (1 - smooth) * f / s.factor + smooth * f;
+      }
+    }
+    if (!o.divisors.empty()) f /= o.divisors[static_cast<std::size_t>(i)];
+    frequencies.push_back(f / o.factor);
+  }
+  return frequencies;
+}
+
+/// Cosine and sine of each (position, pair), (P, R / 2) each. Any two tensors of that form do: rotary positions over
+/// several axes are a table whose row is a place on the grid.
+template <Scalar T, Device D> struct RopeTable {
+  Tensor<T, D> cos, sin;
+
+  RopeTable() = default;
+  RopeTable(Tensor<T, D> cos_, Tensor<T, D> sin_) : cos(std::move(cos_)), sin(std::move(sin_)) {}
+  /// The table of text positions 0, 1, ...; empty until reserve().
+  explicit RopeTable(const RopeOptions& options) : frequencies_(rope_frequencies(options)) {}
+
+  int64_t positions() const { return cos ? cos.size(0) : 0; }
+
+  /// Makes the table cover positions [0, count); at least doubles it where it grows. What was recorded with the shorter
+  /// table keeps that one.
+  void reserve(Context<D>& ctx, int64_t count) {
+    if (count <= positions()) return;
+    if (frequencies_.empty())
+      throw Error(str("rope: position ", count - 1, " is outside the table of ", positions(), " rows"),
+                  "this table was given as tensors and cannot grow.");
+    const int64_t rows = std::max<int64_t>({count, 2 * positions(), 64});
+    const auto half = static_cast<int64_t>(frequencies_.size());
+    std::vector<T> c, s;
+    c.reserve(static_cast<std::size_t>(rows * half));
+    s.reserve(static_cast<std::size_t>(rows * half));
+    for (int64_t p = 0; p < rows; ++p) {
+      for (const float f : frequencies_) {
+        const float angle = static_cast<float>(p) * f;
+        c.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::cos(double{angle}))));
+        s.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::sin(double{angle}))));
+      }
+    }
+    cos = Tensor<T, D>(ctx, {rows, half}, c);
+    sin = Tensor<T, D>(ctx, {rows, half}, s);
+  }
+
+ private:
+  std::vector<float> frequencies_;
+};
+
+/// Turns each pair (a, b) of a head by the angle of its token's position: (a cos - b sin, b cos + a sin); elements past
+/// the rotary size pass. x (N, H, hd), positions (N) -> (N, H, hd). Throws Error where shapes do not fit, and on the
+/// CPU where a position is outside the table: call table.reserve(ctx, largest + 1) first.         arXiv:2104.09864
+template <Scalar T, Device D>
+Tensor<T, D> rope(Context<D>& ctx, const Tensor<T, D>& x_, const RopeTable<T, D>& table,
+                  const Tensor<int32_t, D>& positions, RopePairing pairing = RopePairing::half_split) {
+  if (x_.rank() != 3) throw Error(str("rope: x ", x_.shape(), " is not (tokens, heads, head size)"));
+  if (positions.shape() != Shape{x_.size(0)} || !positions.contiguous())
+    throw Error(str("rope: positions ", positions.shape(), " do not fit x ", x_.shape()),
+                "give one position for each token, without gaps.");
+  if (!table.cos || table.cos.shape() != table.sin.shape() || table.cos.rank() != 2 || !table.cos.contiguous() ||
+      !table.sin.contiguous() || 2 * table.cos.size(1) > x_.size(2))
+    throw Error(str("rope: a table of ", table.cos.shape(), " cosines and ", table.sin.shape(),
+                    " sines does not fit x ", x_.shape()),
+                "a table is (positions, rotary size / 2), made by RopeTable::reserve, no wider than half a head.");
+  const Tensor<T, D> x = detail::dense_heads(ctx, x_);
+  Tensor<T, D> y(ctx, x.shape());
+  rope_turn(ctx, y.view(), x.view(), table.cos.view(), table.sin.view(), positions.view(), pairing, T(1));
+  // dx = dy turned back
+  record(ctx, "rope", y, {x},
+         [x = TensorId<T>(x), cos = table.cos, sin = table.sin, positions, pairing](Gradients<T, D>& g) {
+           if (const View<T> dx = g.assign(x))
+             rope_turn(g.context(), dx, g.incoming(), cos.view(), sin.view(), positions.view(), pairing, T(-1));
+         });
+  return y;
+}
+
+}  // namespace ft::inline FTLIB_ABI
