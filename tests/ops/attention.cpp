@@ -1,0 +1,181 @@
+// tests/ops/attention.cpp: attention against plain loops: masks, windows, groups, segments, short and long.
+#include <ftlib/ops/attention.hpp>
+
+#include "../op_suite.hpp"
+
+using namespace ft;
+using namespace ft::test;
+
+namespace {
+
+struct Attention {
+  int64_t H, KV, hd;
+  std::vector<Segment> segments;
+  AttentionOptions options = {};
+  int64_t spare = 0;  // rows of q and k in no segment
+  static constexpr const char* name = "attention";
+  static std::vector<Attention> shapes() {
+    const AttentionOptions all{.mask = Mask::none}, near{.window = 3}, far{.window = 70, .scale = 0.3f};
+    return {
+        {1, 1, 1, {{0, 1, 0, 1}}},                                         // one of everything
+        {3, 1, 7, {{0, 5, 0, 5}}},                                         // odd head size, one group
+        {6, 3, 16, {{0, 13, 0, 13}, {13, 14, 13, 14}, {14, 37, 14, 37}}},  // packed, unequal lengths
+        {4, 2, 33, {{0, 9, 0, 20}, {9, 17, 20, 28}}},                      // earlier keys in a cache
+        {2, 2, 5, {{0, 3, 0, 70}, {3, 20, 70, 72}}, all},                  // cross attention, more and fewer keys
+        {2, 1, 9, {{0, 75, 0, 75}}, near},                                 // a window that leaves tiles out
+        {1, 1, 20, {{0, 90, 0, 141}, {90, 92, 141, 230}}, far},            // a window longer than a tile
+        {9, 3, 64, {{0, 130, 0, 130}}},                                    // several blocks of queries
+        {3, 1, 8, {{0, 1, 0, 300}, {1, 3, 300, 430}}},                     // decoding: chunks of keys
+        {4, 1, 17, {{2, 4, 5, 210}}, near, 6},                             // decoding with a window; rows of no segment
+        {5, 1, 4, {{0, 30, 2, 40}, {30, 50, 0, 25}}, all, 1},              // keys shared by two segments
+        {2, 1, 4, {{3, 3, 0, 0}, {0, 3, 0, 3}, {3, 3, 3, 3}}},             // empty segments
+        {2, 1, 4, {}},                                                     // no tokens
+        {130, 1, 3, {{0, 3, 0, 3}}},                                       // more heads than a block has rows
+        {10, 1, 18, {{0, 1, 0, 19}}},                                      // one query, too many heads to stream
+    };
+  }
+  int64_t queries() const {
+    int64_t n = 0;
+    for (const Segment& s : segments) n = std::max(n, s.q_end);
+    return n + spare;
+  }
+  int64_t keys() const {
+    int64_t n = 0;
+    for (const Segment& s : segments) n = std::max(n, s.k_end);
+    return n + spare;
+  }
+  std::vector<HostArray> inputs(Random& random) const {
+    return {activation(random, {queries(), H, hd}), activation(random, {keys(), KV, hd}),
+            activation(random, {keys(), KV, hd})};
+  }
+  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    return attention(ctx, a.x[0], a.x[1], a.x[2], segments, options);
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    HostArray y({queries(), H, hd});
+    const double scale = options.scale != 0 ? double{options.scale} : 1 / std::sqrt(static_cast<double>(hd));
+    for (const Segment& s : segments)
+      for (int64_t i = s.q_begin; i < s.q_end; ++i)
+        for (int64_t h = 0; h < H; ++h) {
+          const int64_t kv = h / (H / KV), own = s.k_end - s.q_end + i;
+          std::vector<double> weight;
+          double total = 0;
+          for (int64_t j = s.k_begin; j < s.k_end; ++j) {
+            double score = 0;
+            for (int64_t d = 0; d < hd; ++d) score += in[0][(i * H + h) * hd + d] * in[1][(j * KV + kv) * hd + d];
+            const bool seen =
+                options.mask == Mask::none || (j <= own && (options.window == 0 || j > own - options.window));
+            weight.push_back(seen ? std::exp(score * scale) : 0);
+            total += weight.back();
+          }
+          for (int64_t j = s.k_begin; j < s.k_end; ++j)
+            for (int64_t d = 0; d < hd; ++d)
+              y[(i * H + h) * hd + d] +=
+                  weight[static_cast<std::size_t>(j - s.k_begin)] / total * in[2][(j * KV + kv) * hd + d];
+        }
+    return y;
+  }
+  double tolerance() const { return 1e-11; }
+  GradcheckOptions gradcheck() const { return {.elements = 24}; }
+};
+
+/// q, k and v of one projection, (N, (H + 2 KV) hd), as slices without a copy.
+template <class T> std::vector<Tensor<T, Cpu>> slices(const Tensor<T, Cpu>& qkv, int64_t H, int64_t KV, int64_t hd) {
+  const int64_t N = qkv.size(0), C = qkv.size(1);
+  const auto slice = [&](int64_t first, int64_t heads) { return qkv.strided(first * hd, {N, heads, hd}, {C, hd, 1}); };
+  return {slice(0, H), slice(H, KV), slice(H + KV, KV)};
+}
+
+}  // namespace
+
+TEST_CASE("ops/attention: attention") { test_op<Attention>(); }
+
+TEST_CASE("ops/attention: slices of a fused projection give what copies give, bit by bit") {
+  Context<Cpu> ctx({.threads = 2});
+  Random random(5);
+  const int64_t N = 50, H = 6, KV = 2, hd = 20;
+  const auto qkv = upload<float>(ctx, activation(random, {N, (H + 2 * KV) * hd}));
+  const auto x = slices(qkv, H, KV, hd);
+  const std::vector<Segment> segments{{0, 3, 0, 3}, {3, 4, 3, 20}, {4, 50, 4, 50}};
+  const auto y = attention(ctx, x[0], x[1], x[2], segments);
+  const auto z = attention(ctx, clone(ctx, x[0]), clone(ctx, x[1]), clone(ctx, x[2]), segments);
+  CHECK(y.to_host(ctx) == z.to_host(ctx));
+}
+
+TEST_CASE("ops/attention: the result does not depend on the number of threads; gradients only by rounding") {
+  Random random(6);
+  const int64_t H = 4, KV = 1, hd = 24;
+  const std::vector<Segment> segments{{0, 200, 0, 200}, {200, 203, 200, 503}, {203, 204, 503, 900}};
+  const std::vector<HostArray> in{activation(random, {204, H, hd}), activation(random, {900, KV, hd}),
+                                  activation(random, {900, KV, hd}), activation(random, {204, H, hd})};
+  std::vector<std::vector<float>> results;
+  std::vector<HostArray> gradients;
+  for (const int threads : {1, 2, 3, 3, 8}) {
+    Context<Cpu> ctx({.threads = threads});
+    Tape<Cpu> tape(ctx);
+    auto a = upload<float>(ctx, in);
+    for (int i = 0; i < 3; ++i) tape.watch(a.x[static_cast<std::size_t>(i)]);
+    const auto y = attention(ctx, a.x[0], a.x[1], a.x[2], segments);
+    tape.backward(y, a.x[3]);
+    results.push_back(y.to_host(ctx));
+    CHECK(results.back() == results.front());
+    for (std::size_t i = 0; i < 3; ++i) gradients.push_back(download(ctx, tape.gradient(a.x[i])));
+    for (std::size_t i = 0; i < 3; ++i) CHECK(nmse(gradients[gradients.size() - 3 + i], gradients[i]) < 1e-11);
+  }
+  for (std::size_t i = 6; i < 9; ++i) CHECK(gradients[i].values == gradients[i + 3].values);  // 3 threads, twice
+}
+
+TEST_CASE("ops/attention: memory is linear in the sequence") {
+  const auto peak = [](int64_t N) {
+    Context<Cpu> ctx({.threads = 2});
+    Random random(1);
+    auto a = upload<float>(
+        ctx, {activation(random, {N, 2, 16}), activation(random, {N, 1, 16}), activation(random, {N, 1, 16})});
+    Tape<Cpu> tape(ctx);
+    for (auto& x : a.x) tape.watch(x);
+    const auto y = attention(ctx, a.x[0], a.x[1], a.x[2], {{0, N, 0, N}});
+    tape.backward(y, clone(ctx, y));
+    return static_cast<double>(ctx.memory().peak);
+  };
+  CHECK(peak(2048) < 2.2 * peak(1024));
+}
+
+TEST_CASE("ops/attention: large scores neither overflow nor lose the largest") {
+  Context<Cpu> ctx({.threads = 1});
+  for (const int64_t keys : {70, 200}) {  // through the tiles, and through the streams
+    const int64_t queries = keys == 70 ? 70 : 1;
+    std::vector<float> k(static_cast<std::size_t>(keys), 0.0f), v(static_cast<std::size_t>(keys), -1.0f);
+    k[65] = 1000;
+    v[65] = 3;
+    const Tensor<float, Cpu> q(ctx, {queries, 1, 1}, std::vector<float>(static_cast<std::size_t>(queries), 1000.0f));
+    const auto y = attention(ctx, q, Tensor<float, Cpu>(ctx, {keys, 1, 1}, k), Tensor<float, Cpu>(ctx, {keys, 1, 1}, v),
+                             {{0, queries, 0, keys}});
+    const auto values = y.to_host(ctx);
+    if (queries > 1) CHECK(values[64] == -1.0f);
+    CHECK(values.back() == 3.0f);
+  }
+}
+
+TEST_CASE("ops/attention: what does not fit is refused") {
+  Context<Cpu> ctx({.threads = 1});
+  const auto zeros = [&](const Shape& shape) { return Tensor<float, Cpu>::zeros(ctx, shape); };
+  const auto q = zeros({4, 6, 8}), k = zeros({5, 3, 8});
+  const auto fails = [&](const char* message, const std::vector<Segment>& segments,
+                         const AttentionOptions& options = {}) {
+    CHECK_THROWS_WITH_AS(attention(ctx, q, k, k, segments, options), doctest::Contains(message), Error);
+  };
+  CHECK_THROWS_WITH_AS(attention(ctx, q, zeros({5, 4, 8}), zeros({5, 4, 8}), {}),
+                       doctest::Contains("attention: q (4, 6, 8), k (5, 4, 8) and v (5, 4, 8) do not fit"), Error);
+  CHECK_THROWS_WITH_AS(attention(ctx, q, k, zeros({4, 3, 8}), {}), doctest::Contains("v (4, 3, 8)"), Error);
+  CHECK_THROWS_WITH_AS(attention(ctx, q, zeros({5, 3, 4}), zeros({5, 3, 4}), {}), doctest::Contains("k (5, 3, 4)"),
+                       Error);
+  CHECK_THROWS_WITH_AS(attention(ctx, zeros({4, 48}), k, k, {}), doctest::Contains("q (4, 48)"), Error);
+  fails("attention: segment 1, queries [2, 5) and keys [0, 5), is not within", {{0, 2, 0, 2}, {2, 5, 0, 5}});
+  fails("segment 0, queries [0, 2) and keys [4, 6)", {{0, 2, 4, 6}});
+  fails("segment 0, queries [2, 1)", {{2, 1, 0, 2}});
+  fails("segment 0, queries [0, 3) and keys [0, 2), has a query that sees no key", {{0, 3, 0, 2}});
+  fails("segment 0, queries [0, 3) and keys [2, 2), has a query", {{0, 3, 2, 2}}, {.mask = Mask::none});
+  fails("segments 1 and 0 share queries", {{1, 3, 0, 2}, {0, 2, 0, 2}});
+  fails("attention: a window of -1", {{0, 1, 0, 1}}, {.window = -1});
+  fails("attention: a window of 4 without a mask", {{0, 1, 0, 1}}, {.mask = Mask::none, .window = 4});
+}
