@@ -98,12 +98,50 @@ def clip_fixture():
     return {"norm": float(norm), "max_norm": 2.0, "bias": weights[1].grad.tolist()}
 
 
+def tensorboard_fixture(folder):
+    """An event file as TensorBoard's own writer makes it, with fixed times; read back by its own reader."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "events.out.tfevents.1700000000.ftlib.0"
+    wall = 1700000000.25
+    png = bytes(range(256)) * 3  # stands for a picture; TensorBoard does not decode it
+
+    def summary(step, **value):
+        return event_pb2.Event(wall_time=wall, step=step,
+                               summary=summary_pb2.Summary(value=[summary_pb2.Summary.Value(**value)]))
+
+    one_string = tensor_shape_pb2.TensorShapeProto(dim=[tensor_shape_pb2.TensorShapeProto.Dim(size=1)])
+    text = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, tensor_shape=one_string,
+                                  string_val=["Q: \uc9c0\uad6c?\nA: *yes*".encode()])
+    plugin = summary_pb2.SummaryMetadata(plugin_data=summary_pb2.SummaryMetadata.PluginData(plugin_name="text"))
+    image = summary_pb2.Summary.Image(height=16, width=300, colorspace=3, encoded_image_string=png)
+    events = [event_pb2.Event(wall_time=wall, file_version="brain.Event:2"),
+              event_pb2.Event(wall_time=wall, step=1, session_log=event_pb2.SessionLog(status=event_pb2.SessionLog.START)),
+              summary(0, tag="train/loss", simple_value=0.0),
+              summary(1, tag="train/loss", simple_value=2.5),
+              summary(300, tag="lr", simple_value=float("nan")),
+              summary(1 << 40, tag="train/loss", simple_value=-1e-3),
+              summary(2, tag="sample", image=image),
+              summary(3, tag="answers", tensor=text, metadata=plugin)]
+    with path.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in events:
+            writer.write(event.SerializeToString())
+    accumulator = EventAccumulator(str(folder))
+    accumulator.Reload()
+    assert [(e.step, e.value) for e in accumulator.Scalars("train/loss")][1] == (1, 2.5)
+    assert accumulator.Images("sample")[0].encoded_image_string == png
+
+
 def main():
     (DATA / "optim").mkdir(parents=True, exist_ok=True)
-    fixture = {"adamw": adamw_fixture(), "clip": clip_fixture()}
-    (DATA / "optim/adamw.json").write_text(json.dumps(fixture["adamw"]) + "\n")
-    (DATA / "optim/clip.json").write_text(json.dumps(fixture["clip"]) + "\n")
+    (DATA / "optim/adamw.json").write_text(json.dumps(adamw_fixture()) + "\n")
+    (DATA / "optim/clip.json").write_text(json.dumps(clip_fixture()) + "\n")
     (DATA / "optim/schedule.json").write_text(json.dumps(schedule_fixture()) + "\n")
+    tensorboard_fixture(DATA / "tensorboard")
 
 
 if __name__ == "__main__":

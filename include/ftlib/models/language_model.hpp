@@ -1,11 +1,13 @@
 // models/language_model.hpp: what all language models have in common: packed tokens in, hidden states out, a KV cache.
 #pragma once
+#include <ftlib/autograd/recompute.hpp>  // recompute
 #include <ftlib/nn/adapter.hpp>         // project
 #include <ftlib/ops/attention.hpp>      // Segment
 #include <ftlib/ops/cross_entropy.hpp>  // linear_cross_entropy, ignored_target
+#include <ftlib/ops/shape.hpp>          // reshape
 
 #include <functional>         // std::function
-#include <nlohmann/json.hpp>  // nlohmann::json
+#include <ftlib/io/json.hpp>  // Json
 #include <vector>             // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -56,26 +58,28 @@ template <Scalar T, Device D> class KvCache {
 };
 
 /// Where each token of a packed batch stands: made once a forward pass, used by every layer.
-struct Placement {
-  std::vector<int32_t> positions;   // (N)  within its sequence, earlier cached tokens counted
+template <Device D> struct Placement {
+  Tensor<int32_t, D> positions;     // (N)  within its sequence, earlier cached tokens counted
   std::vector<Segment> segments;    // which keys each sequence's queries see
   std::vector<int32_t> cache_rows;  // (N)  the cache's row for each token; empty without a cache
+  int64_t length = 0;               // the largest position plus one
 };
 
 template <Scalar T, Device D> struct ForwardOptions {
   KvCache<T, D>* cache = nullptr;   // sequence i is read on from slot slots[i] (or i)
-  std::vector<int64_t> slots;       // which slot of the cache each sequence has; empty: 0, 1, 2 ...
+  std::vector<int64_t> slots = {};  // which slot of the cache each sequence has; empty: 0, 1, 2 ...
   int64_t layers = -1;              // stop after so many blocks and return their hidden state, without the last norm
   bool recompute = false;           // keep only each block's input, and run blocks again in backward
 };
 
 /// Lays out a packed batch; with a cache, makes room in it. Throws Error where a sequence does not fit.
-template <Scalar T, Device D> Placement place(const PackedTokens& batch, const ForwardOptions<T, D>& options) {
-  Placement p;
+template <Scalar T, Device D> Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) {
+  Placement<D> p;
+  std::vector<int32_t> positions;
   for (int64_t i = 0; i < batch.sequences(); ++i) {
     const int64_t begin = batch.starts[static_cast<std::size_t>(i)], end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
     if (!options.cache) {
-      for (int64_t j = 0; j < n; ++j) p.positions.push_back(static_cast<int32_t>(j));
+      for (int64_t j = 0; j < n; ++j) positions.push_back(static_cast<int32_t>(j));
       p.segments.push_back({begin, end, begin, end});
       continue;
     }
@@ -84,13 +88,52 @@ template <Scalar T, Device D> Placement place(const PackedTokens& batch, const F
     if (before + n > options.cache->capacity())
       throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()), "ask for fewer new tokens, or a larger context.");
     for (int64_t j = 0; j < n; ++j) {
-      p.positions.push_back(static_cast<int32_t>(before + j));
+      positions.push_back(static_cast<int32_t>(before + j));
       p.cache_rows.push_back(static_cast<int32_t>(base + before + j));
     }
     p.segments.push_back({begin, end, base, base + before + n});
     options.cache->length(slot) += n;
   }
+  for (const int32_t position : positions) p.length = std::max<int64_t>(p.length, position + 1);
+  p.positions = Tensor<int32_t, D>(ctx, {batch.tokens()}, positions);
   return p;
+}
+
+/// x through blocks in turn: block(b, x, placement, cache layer or null). Stops after options.layers; see ForwardOptions.
+template <Scalar T, Device D, class Block, class F>
+Tensor<T, D> run_blocks(Context<D>& ctx, Tensor<T, D> x, std::vector<Block>& blocks, const Placement<D>& at,
+                        const ForwardOptions<T, D>& options, F block) {
+  int64_t layer = 0;
+  for (Block& b : blocks) {
+    if (layer == options.layers) break;
+    if (options.recompute)  // the rule outlives this call, so it keeps a placement of its own
+      x = ft::recompute(ctx, x, [&b, at, block](const Tensor<T, D>& in) { return block(b, in, at, nullptr); });
+    else
+      x = block(b, x, at, options.cache ? &options.cache->layer(layer) : nullptr);
+    ++layer;
+  }
+  return x;
+}
+
+/// (N, H hd) -> (N, H, hd), and back.
+template <Scalar T, Device D> Tensor<T, D> split_heads(Context<D>& ctx, const Tensor<T, D>& x, int64_t head_dim) {
+  return reshape(ctx, x, {x.rows(), x.cols() / head_dim, head_dim});
+}
+template <Scalar T, Device D> Tensor<T, D> merge_heads(Context<D>& ctx, const Tensor<T, D>& x) {
+  return reshape(ctx, x, {x.size(0), x.size(1) * x.size(2)});
+}
+
+/// Attention of q over k and v, or over the cache once k and v have been written to it.
+template <Scalar T, Device D>
+Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tensor<T, D>& k, const Tensor<T, D>& v, const Placement<D>& at,
+                              const AttentionOptions& options, typename KvCache<T, D>::Layer* cache) {
+  if (!cache) return attention(ctx, q, k, v, at.segments, options);
+  no_backward(ctx, "attention with a KV cache", {q, k, v});
+  const auto rows = [](const Tensor<T, D>& x, T* data) { return View<T>(data, {x.size(0), x.size(1) * x.size(2)}); };
+  const Tensor<T, D> new_k = contiguous(ctx, k), new_v = contiguous(ctx, v);
+  scatter_rows(ctx, rows(cache->k, cache->k.data()), View<const T>(new_k.data(), {k.size(0), k.size(1) * k.size(2)}), at.cache_rows.data(), T(1));
+  scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}), at.cache_rows.data(), T(1));
+  return attention(ctx, q, cache->k, cache->v, at.segments, options);
 }
 
 /// A causal language model of any architecture.
@@ -106,7 +149,7 @@ template <Scalar T, Device D> class LanguageModel {
   virtual void visit(const std::function<void(Parameter<T, D>&)>& f) = 0;
   virtual KvCache<T, D> make_cache(Context<D>& ctx, int64_t slots, int64_t capacity) = 0;
   /// The configuration, in the words of Hugging Face's config.json.
-  virtual nlohmann::json config() const = 0;
+  virtual Json config() const = 0;
   /// The longest sequence the model was made for, in tokens.
   virtual int64_t context_length() const = 0;
 

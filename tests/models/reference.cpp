@@ -1,0 +1,142 @@
+// tests/models/reference.cpp: whole models beside transformers and peft: logits, losses, gradients, ten steps of training,
+// adapters. Fixtures by tools/make_model_fixtures.py.
+#include <doctest/doctest.h>
+#include <ftlib/models/registry.hpp>
+#include <ftlib/nn/peft.hpp>
+#include <ftlib/optim/adamw.hpp>
+#include <ftlib/optim/clip.hpp>
+
+#include <cmath>
+
+using namespace ft;
+
+namespace {
+
+const std::filesystem::path data_folder = std::filesystem::path(FTLIB_TEST_DATA) / "models";
+
+/// A model with what the reference made of it.
+struct Case {
+  Context<Cpu> ctx{{.threads = 2}};
+  std::unique_ptr<LanguageModel<float, Cpu>> model;
+  std::vector<Parameter<float, Cpu>*> parameters;
+  Json expected;
+  SafetensorsFile arrays;
+
+  explicit Case(const std::string& name)
+      : expected(read_json(name.ends_with(".gguf") ? data_folder / (name.substr(0, name.size() - 5) + ".expected.json") : data_folder / name / "expected.json")),
+        arrays(SafetensorsFile::open(name.ends_with(".gguf") ? data_folder / (name.substr(0, name.size() - 5) + ".expected.safetensors")
+                                                             : data_folder / name / "expected.safetensors")) {
+    ctx.poison(true);
+    auto checkpoint = Checkpoint::open(data_folder / name);
+    model = make_language_model<float>(ctx, checkpoint.config, checkpoint.weights);
+    model->visit([&](Parameter<float, Cpu>& w) { parameters.push_back(&w); });
+  }
+  void train_all() {
+    for (auto* w : parameters) {
+      if (w->stored) w->value = dense(ctx, *w);
+      w->stored = {};
+      w->trainable = true;
+    }
+  }
+  static PackedTokens pack(const Json& sequences) {
+    PackedTokens batch;
+    for (const Json& s : sequences) {
+      const auto tokens = s["tokens"].get<std::vector<int32_t>>(), wanted = s["targets"].get<std::vector<int32_t>>();
+      batch.add(tokens);
+      for (std::size_t i = 0; i < tokens.size(); ++i)
+        if (i > 0 && !wanted[i]) batch.targets[batch.targets.size() - tokens.size() + i - 1] = ignored_target;
+    }
+    return batch;
+  }
+  std::vector<float> array(const std::string& name) const {
+    const auto stored = arrays.tensor(name);
+    std::vector<float> values(static_cast<std::size_t>(stored.shape.count()));
+    dequantise_row(stored.type, stored.data, 0, stored.shape.count(), values.data());
+    return values;
+  }
+  /// The largest difference to a fixture.
+  double difference(const Tensor<float, Cpu>& got, const std::string& name) {
+    const auto expected_values = array(name), values = contiguous(ctx, got).to_host(ctx);
+    REQUIRE(values.size() == expected_values.size());
+    double most = 0;
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      const double d = std::abs(double{values[i]} - double{expected_values[i]});
+      if (!(d <= most)) most = d;
+    }
+    return most;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("models: logits, hidden states and losses are transformers'") {
+  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny", "llama_q4_1.gguf", "gemma3_q4_k.gguf"}) {
+    CAPTURE(name);
+    Case c(name);
+    const auto& sequences = c.expected["sequences"];
+    for (std::size_t i = 0; i < sequences.size(); ++i) {
+      CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({sequences[i]}))), str("logits.", i)) <= 1e-4);
+      const double loss = static_cast<double>(c.model->nll_sum(c.ctx, Case::pack(Json::array({sequences[i]}))).item(c.ctx));
+      const double wanted = c.expected["loss"]["sum"][i].get<double>();
+      CHECK(std::abs(loss - wanted) <= 1e-5 * std::max(1.0, wanted));
+    }
+    // Packed together, each sequence is what it is alone.
+    const double all = static_cast<double>(c.model->nll_sum(c.ctx, Case::pack(sequences)).item(c.ctx));
+    CHECK(all == doctest::Approx(c.expected["loss"]["total_sum"].get<double>()).epsilon(1e-5));
+    if (c.expected.contains("hidden")) {
+      const auto& sequence = sequences[c.expected["hidden"]["sequence"].get<std::size_t>()];
+      for (int64_t layer = 0; c.arrays.contains(str("hidden.", layer)); ++layer)
+        CHECK(c.difference(c.model->hidden(c.ctx, Case::pack(Json::array({sequence})), {.layers = layer}), str("hidden.", layer)) <= 1e-4);
+    }
+  }
+}
+
+TEST_CASE("models: gradients of every parameter are transformers', recomputed or not") {
+  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny"})
+    for (const bool recomputed : {false, true}) {
+      CAPTURE(name);
+      CAPTURE(recomputed);
+      Case c(name);
+      c.train_all();
+      const auto batch = Case::pack(Json::array({c.expected["sequences"][c.expected["gradient"]["sequence"].get<std::size_t>()]}));
+      Tape tape(c.ctx);
+      const auto loss = c.model->nll_sum(c.ctx, batch, {.recompute = recomputed});
+      tape.backward(loss, Tensor<float, Cpu>(c.ctx, loss.shape(), {1.0f / static_cast<float>(batch.target_count())}));
+      for (auto* w : c.parameters) {
+        CAPTURE(w->name);
+        CHECK(c.difference(w->grad, "grad." + w->name) <= 2e-5);
+      }
+    }
+}
+
+TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' and peft's") {
+  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny"})
+    for (const std::string way : {"full", "lora"}) {
+      CAPTURE(name);
+      CAPTURE(way);
+      Case c(name);
+      const auto& training = c.expected["training"];
+      if (way == "full") c.train_all();
+      else load_peft<float, Cpu>(c.ctx, data_folder / name / "adapter_initial", c.parameters);
+      std::vector<Parameter<float, Cpu>*> trained;
+      for (auto* w : c.parameters) {
+        if (w->trainable) trained.push_back(w);
+        if (w->adapter) w->adapter->visit([&](Parameter<float, Cpu>& p) { trained.push_back(&p); });
+      }
+      Optimizer<float, Cpu> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      for (std::size_t step = 0; step < training["batches"].size(); ++step) {
+        CAPTURE(step);
+        const auto batch = Case::pack(training["batches"][step]);
+        zero_grad(trained);
+        Tape tape(c.ctx);
+        const auto loss = c.model->nll_sum(c.ctx, batch);
+        const auto n = static_cast<float>(batch.target_count());
+        tape.backward(loss, Tensor<float, Cpu>(c.ctx, loss.shape(), {1.0f / n}));
+        const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
+        optimizer.step(c.ctx, trained, 1e-3f);
+        CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>()) <= 1e-4);
+        CHECK(norm == doctest::Approx(training[way]["grad_norms"][step].get<double>()).epsilon(1e-3));
+      }
+      CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({c.expected["sequences"][2]}))), way + ".logits") <= 1e-3);
+    }
+}
