@@ -1,0 +1,208 @@
+// ops/gemm.cpu.hpp: the matrix product on the CPU: blocks for the caches, panels for the kernel, shares for the
+// threads. After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008.
+#pragma once
+#include <ftlib/ops/gemv.cpu.hpp>  // gemv, and what it is made of
+
+#include <algorithm>  // std::min, std::max
+#include <atomic>     // std::atomic
+#include <string>     // std::string
+#include <thread>     // std::this_thread::yield
+#include <vector>     // std::vector
+
+namespace ft::inline FTLIB_ABI {
+namespace detail {
+inline namespace FTLIB_SIMD {
+
+/// Holds `count` threads until all have come; may be used again at once.
+class Barrier {
+ public:
+  void wait(int count) {
+    if (count == 1) return;
+    const int round = round_.load(std::memory_order_relaxed);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == count) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round;) {
+      if (++spins > 4000) std::this_thread::yield();  // the other thread may have lost its core
+#if defined(__x86_64__) || defined(__i386__)
+      else __builtin_ia32_pause();
+#endif
+    }
+  }
+
+ private:
+  alignas(64) std::atomic<int> arrived_{0};
+  std::atomic<int> round_{0};
+};
+
+/// How a product is cut. A panel of B (steps x Tile::cols) stays in L1 while a block of A (rows x steps) streams from
+/// L2; what is left of L1 holds A's panel and C's tile. Sizes measured on Zen 3 (32 KiB, 512 KiB).
+template <class T> struct Blocking {
+  static constexpr int64_t panel_bytes = 20 << 10, a_bytes = 192 << 10, b_bytes = 3 << 20;
+  int64_t steps, rows, cols;
+
+  Blocking(int64_t M, int64_t N, int64_t K) {
+    steps = even(K, panel_bytes / (Tile<T>::cols * int64_t{sizeof(T)}), chunk_size);
+    rows = even(M, a_bytes / (steps * int64_t{sizeof(T)}), 1);
+    cols = even(N, b_bytes / (steps * int64_t{sizeof(T)}), chunk_size);
+  }
+
+ private:
+  /// The size of nearly equal parts of n, each a multiple of `unit` and at most about `most`.
+  static int64_t even(int64_t n, int64_t most, int64_t unit) {
+    const int64_t parts = std::max<int64_t>(1, (n + most - 1) / most);
+    return std::max(unit, ((n + parts - 1) / parts + unit - 1) / unit * unit);
+  }
+};
+
+/// What one thread has to do: its rows and columns of C, and the group that shares its columns (and packs B together).
+struct Share {
+  int64_t row, rows, col, cols;
+  int group, member, members;
+};
+
+/// A grid of threads over C: rows first, because threads that share columns share the packed B; columns where there
+/// are too few rows.
+template <class T> Share share_of(int thread, int threads, int64_t M, int64_t N) {
+  int down = threads;
+  while (down > 1 && (threads % down != 0 || M / down < 2 * Tile<T>::rows)) --down;
+  const int across = threads / down, member = thread % down, group = thread / down;
+  const int64_t chunks = (N + chunk_size - 1) / chunk_size;
+  const int64_t row = M * member / down, row_end = M * (member + 1) / down;
+  const int64_t col = chunks * group / across * chunk_size,
+                col_end = std::min(N, chunks * (group + 1) / across * chunk_size);
+  return {row, row_end - row, col, col_end - col, group, member, down};
+}
+
+/// A packed block of A times a packed block of B, tile by tile, into c.
+template <class T>
+void multiply_block(int64_t rows, int64_t cols, int64_t steps, int64_t panels, const T* a, const T* b, T* c,
+                    int64_t c_row_stride, const Epilogue<T>& epilogue) {
+  constexpr int width = Tile<T>::cols;
+  for (int64_t j = 0; j < cols; j += width) {
+    const bool whole = j + width <= cols;
+    const Epilogue<T> in_place{epilogue.write, epilogue.alpha, epilogue.bias ? epilogue.bias + j : nullptr};
+    for (int64_t p = 0; p < panels; ++p) {
+      const int64_t i = panel_begin(rows, panels, p), height = panel_begin(rows, panels, p + 1) - i;
+      const TileKernel<T> kernel = tile_kernels<T>[static_cast<std::size_t>(height - 1)];
+      T* ci = c + i * c_row_stride + j;
+      if (whole) {
+        kernel(steps, a + i * steps, b + j * steps, ci, c_row_stride, in_place);
+        continue;
+      }
+      T tile[Tile<T>::rows * width];
+      kernel(steps, a + i * steps, b + j * steps, tile, width, {Write::assign, epilogue.alpha, nullptr});
+      for (int64_t r = 0; r < height; ++r, ci += c_row_stride)
+        for (int64_t s = 0; s < cols - j; ++s)
+          ci[s] = (epilogue.write == Write::add ? ci[s] : T{}) + tile[r * width + s] +
+                  (epilogue.bias ? epilogue.bias[j + s] : T{});
+    }
+  }
+}
+
+template <class T, class B>
+void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K, T* c, int64_t c_row_stride,
+                  const DenseOperand<T>& a, const B& b, T alpha, const T* bias) {
+  constexpr int64_t small = 1 << 18;  // multiplications; below it a second thread costs more than it saves
+  const int most = M * N * std::max<int64_t>(K, 1) < small ? 1 : ctx.threads();
+  const Blocking<T> block(M, N, K);
+  // Each thread's block of A, and two of B for each group: one is packed while a slower thread still reads the other.
+  constexpr int64_t line = 64 / sizeof(T);
+  const int64_t a_size = (block.rows * block.steps + Simd<T>::lanes + line - 1) / line * line;
+  const int64_t b_size = block.steps * block.cols;
+  const auto memory = ctx.allocate(static_cast<std::size_t>(most * (a_size + 2 * b_size)) * sizeof(T));
+  T* const packed = static_cast<T*>(memory.get());
+  std::vector<Barrier> barriers(static_cast<std::size_t>(most));
+
+  const auto work = [&](int thread, int threads) {
+    const Share share = share_of<T>(thread, threads, M, N);
+    T* const packed_a = packed + thread * a_size;
+    T* const packed_b = packed + most * a_size + share.group * 2 * b_size;
+    int64_t turn = 0;
+    for (int64_t j = 0; j < share.cols; j += block.cols) {
+      const int64_t cols = std::min(block.cols, share.cols - j), chunks = (cols + chunk_size - 1) / chunk_size;
+      const int64_t first = chunks * share.member / share.members * chunk_size;
+      const int64_t last = std::min(cols, chunks * (share.member + 1) / share.members * chunk_size);
+      int64_t k = 0;
+      do {  // once for K = 0 too: bias and assignment are still due
+        const int64_t steps = std::min(block.steps, K - k);
+        T* const b_block = packed_b + turn++ % 2 * b_size;
+        pack_b(b_block + first * steps, b, share.col + j + first, last - first, k, steps);
+        barriers[static_cast<std::size_t>(share.group)].wait(share.members);
+        const T* const bias_j = bias && k == 0 ? bias + share.col + j : nullptr;
+        const Epilogue<T> epilogue{k == 0 ? write : Write::add, alpha, bias_j};
+        for (int64_t i = 0; i < share.rows; i += block.rows) {
+          const int64_t rows = std::min(block.rows, share.rows - i);
+          const int64_t panels = (rows + Tile<T>::rows - 1) / Tile<T>::rows;
+          pack_a(packed_a, a, share.row + i, rows, k, steps, panels);
+          multiply_block(rows, cols, steps, panels, packed_a, b_block,
+                         c + (share.row + i) * c_row_stride + share.col + j, c_row_stride, epilogue);
+        }
+        k += steps;
+      } while (k < K);
+    }
+  };
+  if (most == 1) work(0, 1);
+  else ctx.pool().run(work);
+}
+
+template <class T> void check_gemm(int64_t M, int64_t N, int64_t K, const DenseOperand<T>&) {
+  if (M < 0 || N < 0 || K < 0) throw Error(str("gemm: negative size: M ", M, ", N ", N, ", K ", K));
+}
+inline void check_gemm(int64_t M, int64_t N, int64_t K, const StoredOperand& b) {
+  const bool yes = b.transpose == Transpose::yes;
+  if (M < 0 || K != (yes ? b.cols : b.rows) || N != (yes ? b.rows : b.cols))
+    throw Error(str("gemm: (", M, ", ", K, ") times (", K, ", ", N, ") does not fit a stored weight of shape (", b.rows,
+                    ", ", b.cols, ")", yes ? ", transposed" : ""));
+  if (b.cols % info(b.type).block != 0)
+    throw Error(str("gemm: rows of ", b.cols, " elements are not whole ", b.type, " blocks of ", info(b.type).block));
+}
+
+template <class T> bool has_rows(const DenseOperand<T>& b) { return b.row_stride == 1; }
+template <class T> WeightRows rows_of(const DenseOperand<T>& b) {
+  return {dtype_of<T>, reinterpret_cast<const std::byte*>(b.data), b.col_stride * int64_t{sizeof(T)}};
+}
+inline bool has_rows(const StoredOperand& b) { return b.transpose == Transpose::yes; }
+inline WeightRows rows_of(const StoredOperand& b) { return {b.type, b.data, b.row_bytes()}; }
+
+}  // namespace FTLIB_SIMD
+}  // namespace detail
+
+/// C = or += alpha A B + bias, in float or double; B is a DenseOperand<T> or a StoredOperand. Only the operands' own
+/// elements and blocks are read, at any alignment. The order of each sum depends on the sizes and the number of threads
+/// alone, so the same call gives the same bits. C must not overlap A or B. Throws Error where a stored B does not fit.
+template <Scalar T, class B>
+requires std::same_as<T, float> || std::same_as<T, double>
+void gemm(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K,
+          T* c,                       // (M, N)  rows c_row_stride apart, columns adjacent
+          int64_t c_row_stride,       //
+          const DenseOperand<T>& a,   // (M, K)
+          const B& b,                 // (K, N)
+          T alpha = 1,                //
+          const T* bias = nullptr) {  // (N)     added to each row, or null
+  detail::check_gemm(M, N, K, b);
+  if (M == 0 || N == 0) return;
+  if (M <= detail::gemv_max_rows && detail::has_rows(b))
+    detail::gemv(ctx, write, M, N, K, c, c_row_stride, a, detail::rows_of(b), alpha, bias);
+  else detail::gemm_blocked(ctx, write, M, N, K, c, c_row_stride, a, b, alpha, bias);
+}
+
+/// A sentence with the compiler's flag to add where this CPU has vector instructions that the build does not use, else
+/// empty.
+inline std::string cpu_flags_hint() {
+#if (defined(__x86_64__) || defined(__i386__)) && !defined(__AVX512F__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
+    return "this CPU has AVX-512, and this build does not use it: compile with -march=native (or -mavx512f -mavx512vl "
+           "-mavx512bw -mavx512dq -mfma -mf16c) for a faster matrix product.";
+#if !defined(__AVX2__) || !defined(__FMA__)
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+    return "this CPU has AVX2, and this build does not use it: compile with -march=native (or -mavx2 -mfma -mf16c) for "
+           "a matrix product several times as fast.";
+#endif
+#endif
+  return {};
+}
+
+}  // namespace ft::inline FTLIB_ABI

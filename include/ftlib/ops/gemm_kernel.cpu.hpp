@@ -1,0 +1,160 @@
+// ops/gemm_kernel.cpu.hpp: the innermost loop of the matrix product: a tile of C kept in vector registers. Compiler
+// vector types, so one text serves AVX-512, AVX2 and 16-byte vectors (SSE, NEON), chosen by the compiler's flags.
+#pragma once
+#include <ftlib/core/dtype.hpp>   // int64_t
+#include <ftlib/tensor/view.hpp>  // Write
+
+#include <array>        // std::array
+#include <cstring>      // std::memcpy
+#include <type_traits>  // std::integral_constant
+#include <utility>      // std::index_sequence
+
+#if defined(__AVX2__)
+#include <immintrin.h>  // widening conversions, which GCC 12 does not find by itself
+#endif
+
+// The instruction set is part of the name of all that depends on it: two translation units with other flags in one
+// program must not share an inline function whose panels have another width.
+#if defined(__AVX512F__)
+#define FTLIB_SIMD avx512
+#define FTLIB_SIMD_BYTES 64
+#elif defined(__AVX2__) && defined(__FMA__)
+#define FTLIB_SIMD avx2
+#define FTLIB_SIMD_BYTES 32
+#else
+#define FTLIB_SIMD generic
+#define FTLIB_SIMD_BYTES 16
+#endif
+
+namespace ft::inline FTLIB_ABI {
+namespace detail {
+inline namespace FTLIB_SIMD {
+
+template <class T> struct Simd;
+template <> struct Simd<float> {
+  typedef float Vec __attribute__((vector_size(FTLIB_SIMD_BYTES)));
+  static constexpr int lanes = FTLIB_SIMD_BYTES / 4;
+};
+template <> struct Simd<double> {
+  typedef double Vec __attribute__((vector_size(FTLIB_SIMD_BYTES)));
+  static constexpr int lanes = FTLIB_SIMD_BYTES / 8;
+};
+
+/// The tile: `rows` of A times two vectors of B. Accumulators, one row of B and a broadcast element of A fill the
+/// registers: 28 + 2 + 1 of 32 (AVX-512), 12 + 2 + 1 of 16 (AVX2), 8 + 2 + 1 of 16 (SSE; NEON has 32).
+template <class T> struct Tile {
+#if defined(__AVX512F__)
+  static constexpr int rows = 14;
+#elif defined(__AVX2__) && defined(__FMA__)
+  static constexpr int rows = 6;
+#elif defined(__aarch64__)
+  static constexpr int rows = 8;
+#else
+  static constexpr int rows = 4;
+#endif
+  static constexpr int cols = 2 * Simd<T>::lanes;
+};
+
+template <class V> V load(const void* p) {
+  V v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+template <class V> void store(void* p, const V& v) { std::memcpy(p, &v, sizeof v); }
+
+/// f(integral_constant 0), ..., f(integral_constant N - 1), written out: arrays indexed by it stay in registers at any
+/// level of optimisation.
+template <int N, class F> [[gnu::always_inline]] inline void unroll(F&& f) {
+  [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, i>{}), ...);
+  }
+  (std::make_integer_sequence<int, N>{});
+}
+
+/// What is done with a finished tile: c = or += alpha tile + bias.
+template <class T> struct Epilogue {
+  Write write;
+  T alpha;
+  const T* bias;  // one value for each column of the tile, or null
+};
+
+/// A tile of H rows and Tile<T>::cols columns: the sum over k of a's column times b's row, then the epilogue into c.
+template <class T, int H>
+void tile_kernel(int64_t k,
+                 const T* a,  // (k, H)     packed
+                 const T* b,  // (k, cols)  packed
+                 T* c, int64_t c_row_stride, const Epilogue<T>& epilogue) {
+  using V = typename Simd<T>::Vec;
+  constexpr int lanes = Simd<T>::lanes;
+  V sum[H][2] = {};
+  const auto step = [&](const T* ak, const T* bk) __attribute__((always_inline)) {
+    const V b0 = load<V>(bk), b1 = load<V>(bk + lanes);
+    unroll<H>([&](auto i) __attribute__((always_inline)) {
+      sum[i][0] += ak[i] * b0;
+      sum[i][1] += ak[i] * b1;
+    });
+  };
+  for (; k >= 4; k -= 4, a += 4 * H, b += 8 * lanes) {
+    step(a, b);
+    step(a + H, b + 2 * lanes);
+    step(a + 2 * H, b + 4 * lanes);
+    step(a + 3 * H, b + 6 * lanes);
+  }
+  for (; k > 0; --k, a += H, b += 2 * lanes) step(a, b);
+
+  V bias0{}, bias1{};
+  if (epilogue.bias) {
+    bias0 = load<V>(epilogue.bias);
+    bias1 = load<V>(epilogue.bias + lanes);
+  }
+  unroll<H>([&](auto i) __attribute__((always_inline)) {
+    sum[i][0] = sum[i][0] * epilogue.alpha + bias0;
+    sum[i][1] = sum[i][1] * epilogue.alpha + bias1;
+  });
+  if (epilogue.write == Write::add) {
+    unroll<H>([&](auto i) __attribute__((always_inline)) {
+      T* ci = c + i * c_row_stride;
+      sum[i][0] += load<V>(ci);
+      sum[i][1] += load<V>(ci + lanes);
+    });
+  }
+  unroll<H>([&](auto i) __attribute__((always_inline)) {
+    T* ci = c + i * c_row_stride;
+    store(ci, sum[i][0]);
+    store(ci + lanes, sum[i][1]);
+  });
+}
+
+template <class T> using TileKernel = void (*)(int64_t, const T*, const T*, T*, int64_t, const Epilogue<T>&);
+
+/// The kernels for tiles of 1, ..., Tile<T>::rows rows.
+template <class T> inline constexpr auto tile_kernels = []<int... i>(std::integer_sequence<int, i...>) {
+  return std::array<TileKernel<T>, sizeof...(i)>{&tile_kernel<T, i + 1>...};
+}
+(std::make_integer_sequence<int, Tile<T>::rows>{});
+
+/// lanes x lanes transposed in registers: log2(lanes) rounds that swap ever smaller off-diagonal blocks.
+template <class T> [[gnu::always_inline]] inline void transpose(typename Simd<T>::Vec (&x)[Simd<T>::lanes]) {
+  using V = typename Simd<T>::Vec;
+  constexpr int lanes = Simd<T>::lanes;
+  const auto round = [&]<int distance>(std::integral_constant<int, distance>) __attribute__((always_inline)) {
+    unroll<lanes>([&](auto i) __attribute__((always_inline)) {
+      if constexpr ((i & distance) == 0) {
+        [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {
+          const V top = x[i], bottom = x[i + distance];
+          x[i] = __builtin_shufflevector(top, bottom, (j & distance ? lanes + j - distance : j)...);
+          x[i + distance] = __builtin_shufflevector(top, bottom, (j & distance ? lanes + j : j + distance)...);
+        }
+        (std::make_integer_sequence<int, lanes>{});
+      }
+    });
+  };
+  if constexpr (lanes >= 16) round(std::integral_constant<int, 8>{});
+  if constexpr (lanes >= 8) round(std::integral_constant<int, 4>{});
+  if constexpr (lanes >= 4) round(std::integral_constant<int, 2>{});
+  round(std::integral_constant<int, 1>{});
+}
+
+}  // namespace FTLIB_SIMD
+}  // namespace detail
+}  // namespace ft::inline FTLIB_ABI
