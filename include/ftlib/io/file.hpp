@@ -1,0 +1,128 @@
+// io/file.hpp: reading a whole file, and the words of io's errors: the system's text, byte numbers, quoted names.
+#pragma once
+#include <ftlib/core/error.hpp>
+
+#include <fcntl.h>     // ::open
+#include <sys/stat.h>  // ::fstat
+#include <unistd.h>    // ::read, ::close
+
+#include <algorithm>     // std::min
+#include <bit>           // std::endian
+#include <cerrno>        // errno
+#include <cstddef>       // std::size_t
+#include <cstdint>       // std::uint64_t
+#include <filesystem>    // std::filesystem::path
+#include <limits>        // std::numeric_limits
+#include <string>        // std::string
+#include <string_view>   // std::string_view
+#include <system_error>  // std::generic_category
+#include <utility>       // std::exchange
+
+namespace ft::inline FTLIB_ABI {
+
+static_assert(std::endian::native == std::endian::little,
+              "ftlib reads little-endian files without swapping, and so runs on little-endian machines only");
+
+namespace detail {
+
+/// 101202240 as "101,202,240".
+inline std::string grouped(std::uint64_t n) {
+  std::string digits = std::to_string(n);
+  for (auto i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > 0; i -= 3)
+    digits.insert(static_cast<std::size_t>(i), 1, ',');
+  return digits;
+}
+
+/// Text from a file, fit for a message: control bytes as \xNN, cut after `limit` bytes.
+inline std::string printable(std::string_view text, std::size_t limit = 120) {
+  static constexpr char hex[] = "0123456789abcdef";
+  std::string out;
+  for (const char c : text.substr(0, limit)) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) out += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
+    else out += c;
+  }
+  if (text.size() > limit) out += "...";
+  return out;
+}
+inline std::string quote(std::string_view name) { return "'" + printable(name) + "'"; }
+
+/// "path: what: No such file or directory", from errno.
+inline Error system_error(const std::filesystem::path& path, std::string_view what, std::string_view hint = {},
+                          int code = errno) {
+  return Error(str(path.string(), ": ", what, ": ", std::generic_category().message(code)), std::string(hint));
+}
+
+inline bool is_folder(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::is_directory(path, ignored);
+}
+inline bool exists(const std::filesystem::path& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
+/// An open file, closed when it goes.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int value = -1) : value_(value) {}
+  FileDescriptor(FileDescriptor&& other) noexcept : value_(std::exchange(other.value_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    if (this != &other) {
+      close();
+      value_ = std::exchange(other.value_, -1);
+    }
+    return *this;
+  }
+  ~FileDescriptor() { close(); }
+
+  explicit operator bool() const { return value_ >= 0; }
+  int get() const { return value_; }
+  /// False, with errno, where the system reports a late write error.
+  bool close() { return value_ < 0 || ::close(std::exchange(value_, -1)) == 0; }
+
+ private:
+  int value_;
+};
+
+struct OpenFile {
+  FileDescriptor descriptor;
+  std::uint64_t size;
+};
+
+/// Opens a regular file to read. A folder, a FIFO or a device is an Error: its size says nothing, and a FIFO would wait
+/// for a writer (hence O_NONBLOCK).
+inline OpenFile open_to_read(const std::filesystem::path& path) {
+  FileDescriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file) throw system_error(path, "cannot open", errno == ENOENT ? "check the path; is it a relative one?" : "");
+  struct stat facts {};
+  if (::fstat(file.get(), &facts) != 0) throw system_error(path, "cannot read its size");
+  if (S_ISDIR(facts.st_mode)) throw Error(str(path.string(), ": is a folder, a file was expected"));
+  if (!S_ISREG(facts.st_mode)) throw Error(str(path.string(), ": is not a regular file"));
+  return {std::move(file), static_cast<std::uint64_t>(facts.st_size)};
+}
+
+}  // namespace detail
+
+/// The bytes of a regular file. Throws Error where it cannot be read or is longer than `max_bytes`.
+inline std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
+  const auto file = detail::open_to_read(path);
+  if (file.size > max_bytes)
+    throw Error(str(path.string(), ": has ", detail::grouped(file.size), " bytes, at most ", detail::grouped(max_bytes),
+                    " are read"));
+  std::string bytes(static_cast<std::size_t>(file.size), '\0');
+  std::size_t done = 0;
+  while (done < bytes.size()) {
+    const auto got = ::read(file.descriptor.get(), bytes.data() + done, bytes.size() - done);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) throw detail::system_error(path, str("cannot read at byte ", detail::grouped(done)));
+    if (got == 0)
+      throw Error(str(path.string(), ": ended at byte ", detail::grouped(done), " of ", detail::grouped(bytes.size()),
+                      " while it was read"),
+                  "another program is changing it.");
+    done += static_cast<std::size_t>(got);
+  }
+  return bytes;
+}
+
+}  // namespace ft::inline FTLIB_ABI
