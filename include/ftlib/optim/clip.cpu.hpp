@@ -4,7 +4,7 @@
 #include <ftlib/tensor/view.hpp>         // View
 
 #include <algorithm>   // std::min
-#include <Eigen/Core>  // vectorised sums
+#include <Eigen/Core>  // Eigen::Map
 #include <span>        // std::span
 #include <vector>      // std::vector
 
@@ -34,8 +34,18 @@ void for_each_block(Context<Cpu>& ctx, std::span<const View<A>> xs, std::vector<
 /// The sum of x^2 over all elements of all `xs` (contiguous), in double, in an order that depends on sizes alone.
 template <Scalar A> double sum_of_squares(Context<Cpu>& ctx, std::span<const View<A>> xs) {
   std::vector<double> sums;
-  detail::for_each_block(ctx, xs, &sums,
-                         [&](std::size_t i, const auto& x) { sums[i] = x.template cast<double>().square().sum(); });
+  detail::for_each_block(ctx, xs, &sums, [&](std::size_t i, const auto& x) {
+    constexpr int64_t lanes = 8;  // partial sums that do not wait for one another
+    double partial[lanes] = {};
+    int64_t k = 0;
+    for (; k + lanes <= x.size(); k += lanes)
+      for (int64_t lane = 0; lane < lanes; ++lane) {
+        const auto v = static_cast<double>(x.data()[k + lane]);
+        partial[lane] += v * v;
+      }
+    for (; k < x.size(); ++k) partial[0] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+    for (const double p : partial) sums[i] += p;
+  });
   double sum = 0;
   for (const double s : sums) sum += s;
   return sum;
