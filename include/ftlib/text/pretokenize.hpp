@@ -1,0 +1,130 @@
+// text/pretokenize.hpp: cutting text into words before byte-level BPE: GPT-2's and Llama 3's patterns, by hand.
+#pragma once
+#include <ftlib/core/error.hpp>
+#include <ftlib/text/unicode.hpp>
+
+#include <cstddef>      // std::size_t
+#include <string_view>  // std::string_view
+
+namespace ft::inline FTLIB_ABI {
+
+/// How text is cut into words, over which no token reaches.
+struct PreTokenizer {
+  enum class Pattern {
+    none,   ///< not at all
+    gpt2,   ///< `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+    llama3  ///< `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
+            ///< \s+(?!\S)|\s+`
+  };
+  enum class Digits {
+    in_pattern,  ///< as the pattern says
+    each,        ///< each character of \p{N} is a word, cut out before the pattern is looked for (SmolLM2)
+    runs         ///< each run of them is
+  };
+  Pattern pattern = Pattern::none;
+  Digits digits = Digits::in_pattern;
+  bool add_prefix_space = false;  ///< a text that does not start with a space gets one
+};
+
+/// The words of `text`, valid UTF-8, one after the other; together they are all of it.
+class Words {
+ public:
+  Words(PreTokenizer how, std::string_view text) : how_(how), at_(text.data()), end_(text.data() + text.size()) {}
+
+  /// Puts the next word into `word`; false at the end.
+  bool next(std::string_view& word) {
+    if (at_ == end_) return false;
+    const char* stop = how_.pattern == PreTokenizer::Pattern::gpt2     ? gpt2()
+                       : how_.pattern == PreTokenizer::Pattern::llama3 ? llama3()
+                                                                       : end_;
+    word = std::string_view(at_, static_cast<std::size_t>(stop - at_));
+    at_ = stop;
+    return true;
+  }
+
+ private:
+  static constexpr std::uint8_t letter = letter_class, number = number_class, space = space_class;
+  static constexpr std::uint8_t classified = letter | number | space;
+
+  struct Class {
+    std::uint8_t classes;
+    std::size_t length;
+  };
+  Class class_at(const char* p) const {
+    if (static_cast<signed char>(*p) >= 0) return {classes_(static_cast<char32_t>(*p)), 1};
+    const Utf8Char c = decode_utf8(p);
+    return {classes_(c.code), c.length};
+  }
+  bool is(const char* p, std::uint8_t wanted) const { return p < end_ && (class_at(p).classes & wanted); }
+  bool is_other(const char* p) const { return p < end_ && !(class_at(p).classes & classified); }
+  /// The end of the run from p of characters with (classes & mask) != 0, or == 0 for `others`.
+  const char* run(const char* p, std::uint8_t wanted) const {
+    for (Class c; p < end_ && ((c = class_at(p)).classes & wanted);) p += c.length;
+    return p;
+  }
+  const char* others(const char* p) const {
+    for (Class c; p < end_ && !((c = class_at(p)).classes & classified);) p += c.length;
+    return p;
+  }
+
+  /// `\s+(?!\S)|\s+`: leaves the last space to the word after it. `stop` is the end of the text the pattern sees.
+  const char* spaces(bool number_ends_text) const {
+    const char* stop = run(at_, space);
+    if (stop == end_ || (number_ends_text && is(stop, number))) return stop;
+    const char* last = stop - 1;
+    while ((static_cast<unsigned char>(*last) & 0xc0) == 0x80) --last;
+    return last == at_ ? stop : last;
+  }
+
+  const char* gpt2() const {
+    const char* p = at_;
+    if (*p == '\'' && end_ - p >= 2) {
+      const char a = p[1], b = end_ - p >= 3 ? p[2] : '\0';
+      if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 2;
+      if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 3;
+    }
+    const bool cut_digits = how_.digits != PreTokenizer::Digits::in_pattern;
+    if (*p == ' ' && p + 1 < end_ && !(cut_digits && is(p + 1, number))) ++p;
+    const Class c = class_at(p);
+    if (c.classes & letter) return run(p + c.length, letter);
+    if (c.classes & number) return how_.digits == PreTokenizer::Digits::each ? p + c.length : run(p + c.length, number);
+    if (c.classes & space) return spaces(cut_digits);
+    return others(p + c.length);
+  }
+
+  const char* llama3() const {
+    const char* p = at_;
+    if (*p == '\'' && end_ - p >= 2) {
+      const auto lower = [&](const char* q) { return end_ - q > 0 ? static_cast<char>(*q | 0x20) : '\0'; };
+      const char a = lower(p + 1), b = lower(p + 2);
+      if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 2;
+      if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 3;
+      if (end_ - p >= 3 && p[1] == '\xC5' && p[2] == '\xBF') return p + 3;  // U+017F, long s: (?i:s) matches it
+    }
+    const Class c = class_at(p);
+    const char* after = p + c.length;
+    if (c.classes & letter) return run(after, letter);
+    if (c.classes & number) {
+      for (int n = 1; n < 3 && is(after, number); ++n) after += class_at(after).length;
+      return after;
+    }
+    if (*p != '\r' && *p != '\n' && is(after, letter)) return run(after, letter);
+    const bool leading_space = *p == ' ' && is_other(after);
+    if (leading_space || !(c.classes & space)) {
+      after = others(leading_space ? after : p);
+      while (after < end_ && (*after == '\r' || *after == '\n')) ++after;
+      return after;
+    }
+    const char* stop = run(p, space);
+    for (const char* q = stop; q != p; --q)
+      if (q[-1] == '\r' || q[-1] == '\n') return q;
+    return spaces(false);
+  }
+
+  PreTokenizer how_;
+  const char* at_;
+  const char* end_;
+  CharacterClasses classes_;
+};
+
+}  // namespace ft::inline FTLIB_ABI

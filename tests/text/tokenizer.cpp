@@ -1,0 +1,262 @@
+// tests/text/tokenizer.cpp: ids, decoding and streaming against the reference tokenizers, on strings in 20 scripts.
+// Small tokenizers are in tests/data/tokenizer; SmolLM2's and Gemma's are read where FTLIB_MODELS names their folder.
+#include <ftlib/io/file.hpp>
+#include <ftlib/text/tokenizer.hpp>
+
+#include <doctest/doctest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <map>
+#include <thread>
+
+using namespace ft;
+
+namespace {
+
+const std::filesystem::path folder = std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer";
+
+/// The strings of the fixtures, as bytes; some are not valid UTF-8.
+const std::vector<std::string>& strings() {
+  static const auto result = [] {
+    std::vector<std::string> all;
+    for (const Json& item : read_json(folder / "strings.json")) {
+      if (item.is_string()) {
+        all.push_back(item.get<std::string>());
+        continue;
+      }
+      const auto hex = at<std::string>(item, "hex", "strings.json");
+      all.emplace_back();
+      for (std::size_t i = 0; i < hex.size(); i += 2)
+        all.back().push_back(static_cast<char>(std::stoi(hex.substr(i, 2), nullptr, 16)));
+    }
+    return all;
+  }();
+  return result;
+}
+
+std::vector<int32_t> unpack(const std::string& digits, std::size_t width) {
+  static const std::string alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  std::vector<int32_t> ids;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i % width == 0) ids.push_back(0);
+    ids.back() = ids.back() * 64 + static_cast<int32_t>(alphabet.find(digits[i]));
+  }
+  return ids;
+}
+
+TokenizerSpec scored_spec(const Json& json) {
+  TokenizerSpec spec;
+  spec.model = TokenizerSpec::Model::sentencepiece_bpe;
+  spec.tokens = at<std::vector<std::string>>(json, "tokens", "spec");
+  spec.scores = at<std::vector<float>>(json, "scores", "spec");
+  for (const int type : at<std::vector<int>>(json, "types", "spec"))
+    spec.types.push_back(static_cast<TokenizerSpec::Type>(type));
+  for (std::size_t i = 0; i < spec.tokens.size(); ++i)
+    if (const auto type = spec.types[i]; type != TokenizerSpec::Type::normal && type != TokenizerSpec::Type::byte)
+      spec.added.push_back({.content = detail::replace_all(spec.tokens[i], "\u2581", " "),
+                            .id = static_cast<int32_t>(i),
+                            .special = type != TokenizerSpec::Type::user_defined});
+  return spec;
+}
+
+std::string spaced(const std::string& text) { return detail::replace_all(text, "\u2581", " "); }
+
+void check_case(const Tokenizer& tokenizer, const Json& item) {
+  const Special special = item.value("as_text", false) ? Special::as_text : Special::parse;
+  std::vector<std::size_t> which = item.value("only", std::vector<std::size_t>());
+  if (which.empty())
+    for (std::size_t i = 0; i < strings().size(); ++i) which.push_back(i);
+  const Json& expected = item.at("ids");
+  REQUIRE(expected.size() == which.size());
+  const Json decoded = item.value("decoded", Json::object());
+  std::size_t wrong = 0;
+  for (std::size_t k = 0; k < which.size() && wrong < 10; ++k) {
+    const std::string& text = strings()[which[k]];
+    CAPTURE(which[k]);
+    CAPTURE(text);
+    const auto ids = tokenizer.encode(text, {.special = special});
+    const auto want = unpack(expected[k].get<std::string>(), item.at("width").get<std::size_t>());
+    if (ids != want) ++wrong;
+    CHECK(ids == want);
+    const std::string key = std::to_string(which[k]);
+    const std::string back = tokenizer.decode(ids);
+    CHECK(spaced(back) ==
+          spaced(decoded.contains(key) ? decoded.at(key).get<std::string>() : replace_broken_utf8(text)));
+    StreamDecoder stream(tokenizer);
+    std::string streamed;
+    for (const int32_t id : ids) {
+      const std::string part = stream.put(id);
+      CHECK(valid_utf8_prefix(part) == part.size());
+      streamed += part;
+    }
+    streamed += stream.finish();
+    CHECK(streamed == back);
+  }
+}
+
+}  // namespace
+
+TEST_CASE("text/tokenizer: ids and text are the references' on all strings") {
+  REQUIRE(strings().size() >= 2000);
+  const char* models = std::getenv("FTLIB_MODELS");
+  std::map<std::string, Json> files;
+  int checked = 0;
+  for (const Json& item : read_json(folder / "expected.json")) {
+    const auto name = at<std::string>(item, "name", "expected.json");
+    CAPTURE(name);
+    if (item.contains("gguf")) {
+      const auto path = std::filesystem::path(models ? models : "") / at<std::string>(item, "gguf", name);
+      if (!models || !std::filesystem::exists(path)) {
+        MESSAGE("skipped: " << name << "; set FTLIB_MODELS to the folder of " << path.filename().string());
+        continue;
+      }
+      check_case(Tokenizer::from_gguf(GgufFile::open(path)), item);
+    } else if (item.contains("spec")) {
+      TokenizerSpec spec = scored_spec(read_json(folder / at<std::string>(item, "spec", name)));
+      if (item.value("prefix", false)) {
+        spec.space_prefix = TokenizerSpec::SpacePrefix::always;
+        spec.strip_space = true;
+      }
+      check_case(Tokenizer(spec), item);
+    } else {
+      Json json = read_json(folder / at<std::string>(item, "file", name));
+      json.merge_patch(item.at("patch"));
+      check_case(Tokenizer::from_json(json), item);
+    }
+    ++checked;
+  }
+  CHECK(checked >= 16);
+}
+
+TEST_CASE("text/tokenizer: many threads encode with one tokenizer") {
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"));
+  std::vector<std::vector<int32_t>> alone;
+  for (const auto& text : strings()) alone.push_back(Tokenizer(tokenizer).encode(text));
+  const Tokenizer fresh = Tokenizer::from_json(read_json(folder / "gemma.json"));
+  std::array<bool, 4> same{};
+  std::vector<std::thread> threads;
+  for (std::size_t t = 0; t < same.size(); ++t)
+    threads.emplace_back([&, t] {
+      same[t] = true;
+      for (std::size_t i = 0; i < strings().size(); ++i) same[t] = same[t] && fresh.encode(strings()[i]) == alone[i];
+    });
+  for (auto& thread : threads) thread.join();
+  for (const bool s : same) CHECK(s);
+}
+
+TEST_CASE("text/tokenizer: special tokens, names and ids") {
+  const Json config = parse_json(R"({"bos_token": {"content": "<bos>"}, "eos_token": "<eos>", "pad_token": "<pad>",
+                                     "add_bos_token": true, "chat_template": "{{ x }}"})",
+                                 "config");
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"), &config);
+  CHECK(tokenizer.bos() == tokenizer.id("<bos>"));
+  CHECK(tokenizer.eos() == tokenizer.id("<eos>"));
+  CHECK(tokenizer.pad() == tokenizer.id("<pad>"));
+  CHECK(tokenizer.unk() == tokenizer.id("<unk>"));
+  CHECK(tokenizer.add_bos());
+  CHECK_FALSE(tokenizer.add_eos());
+  CHECK(tokenizer.chat_template() == "{{ x }}");
+  CHECK(tokenizer.id("no such token") == -1);
+  CHECK(tokenizer.token(tokenizer.id("\u2581")) == "\u2581");
+  CHECK(tokenizer.token(tokenizer.id("<0x0A>")) == "<0x0A>");
+  CHECK(tokenizer.is_special(tokenizer.id("<start_of_turn>")));
+  CHECK_FALSE(tokenizer.is_special(tokenizer.id("\n\n")));
+  CHECK_FALSE(tokenizer.is_special(-1));
+  for (int32_t id = 0; id < tokenizer.vocab_size(); ++id) CHECK(tokenizer.id(tokenizer.token(id)) == id);
+
+  const auto ids = tokenizer.encode("<start_of_turn>a", {.add_special_tokens = true});
+  CHECK(ids.front() == tokenizer.bos());
+  CHECK(ids[1] == tokenizer.id("<start_of_turn>"));
+  CHECK(tokenizer.decode(ids) == "<bos><start_of_turn>a");
+  CHECK(tokenizer.decode(ids, /*skip_special=*/true) == "a");
+  CHECK(tokenizer.encode("<eos>", {.special = Special::as_text}).size() > 1);
+  CHECK_THROWS_WITH_AS(tokenizer.decode(std::vector<int32_t>{tokenizer.vocab_size()}),
+                       doctest::Contains("is not in the vocabulary"), Error);
+}
+
+TEST_CASE("text/tokenizer: the stream holds back what is unfinished, and no more") {
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"));
+  const auto byte = [&](int b) { return tokenizer.id(detail::TokenizerJson::byte_token(static_cast<uint8_t>(b))); };
+  StreamDecoder stream(tokenizer);
+  CHECK(stream.put(byte(0xf0)) == "");
+  CHECK(stream.put(byte(0x9f)) == "");
+  CHECK(stream.put(byte(0x98)) == "");
+  CHECK(stream.put(byte(0x80)) == "\U0001F600");
+  CHECK(stream.put(byte(0xe2)) == "");
+  CHECK(stream.put(byte('x')) == "\uFFFDx");
+  CHECK(stream.put(byte(0xff)) == "\uFFFD");
+  CHECK(stream.put(byte(0xed)) == "");
+  CHECK(stream.put(byte(0xa0)) == "\uFFFD\uFFFD");  // a surrogate: never to be completed
+  CHECK(stream.put(byte(0xc3)) == "");
+  CHECK(stream.finish() == "\uFFFD");
+  CHECK(stream.put(byte('y')) == "y");
+}
+
+TEST_CASE("text/tokenizer: broken UTF-8 is replaced by maximal subparts") {
+  // The Unicode Standard 15.0, table 3-8 and the text around it.
+  CHECK(replace_broken_utf8("\x61\xF1\x80\x80\xE1\x80\xC2\x62\x80\x63\x80\xBF\x64") ==
+        "a\uFFFD\uFFFD\uFFFDb\uFFFDc\uFFFD\uFFFDd");
+  CHECK(replace_broken_utf8("\xC0\xAF\xE0\x80\xBF\xF0\x81\x82\x41") ==
+        "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\x41");
+  CHECK(replace_broken_utf8("\xED\xA0\x80\xED\xBF\xBF\xED\xAF\x41") ==
+        "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\x41");
+  CHECK(replace_broken_utf8("\xF4\x91\x92\x93\xFF\x41\x80\xBF\x42") ==
+        "\uFFFD\uFFFD\uFFFD\uFFFD\uFFFD\x41\uFFFD\uFFFD\x42");
+  CHECK(replace_broken_utf8("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41") == "\uFFFD\uFFFD\uFFFD\uFFFD\x41");
+}
+
+TEST_CASE("text/tokenizer: a long text without a word's end takes O(n log n)") {
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gpt2.json"));
+  std::string text;
+  for (int i = 0; i < 200000; ++i) text += static_cast<char>('a' + i * i % 23);
+  const auto ids = tokenizer.encode(text);  // quadratic merging would take minutes
+  CHECK(tokenizer.decode(ids) == text);
+}
+
+TEST_CASE("text/tokenizer: what is not known is quoted, what is wrong is named") {
+  const Json good = read_json(folder / "gpt2.json");
+  const auto message = [&](const char* patch) {
+    Json json = good;
+    json.merge_patch(parse_json(patch, "patch"));
+    try {
+      Tokenizer::from_json(json);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("accepted");
+  };
+  CHECK(message("{}") == "accepted");
+  const std::pair<const char*, const char*> cases[] = {
+      {R"({"pre_tokenizer": {"type": "Whitespace"}})", R"("type":"Whitespace")"},
+      {R"({"pre_tokenizer": {"type": "Split", "pattern": {"Regex": "x+"}, "behavior": "Isolated"}})", "x+"},
+      {R"({"pre_tokenizer": null})", "pre_tokenizer null"},
+      {R"({"normalizer": {"type": "NFC"}})", R"(normalizer {"type":"NFC"})"},
+      {R"({"model": {"type": "WordPiece"}})", "WordPiece"},
+      {R"({"model": {"merges": ["zz qq"]}})", "merge 0 'zz qq'"},
+      {R"({"model": {"merges": ["a"]}})", "merge 0 'a'"},
+      {R"({"model": {"merges": [["a"]]}})", "not two tokens"},
+      {R"({"model": {"merges": null}})", "'merges'"},
+      {R"({"model": {"vocab": {"a": -1}}})", "has id -1"},
+      {R"({"model": {"vocab": {"a": 2000000000}}})", "has id 2000000000"},
+      {R"({"model": {"vocab": {"a": 5, "b": 5}}})", "same id 5"},
+      {R"({"model": {"vocab": {"a": "x"}}})", "'a' should be an integer"},
+      {R"({"model": {"vocab": null}})", "'vocab'"},
+      {R"({"model": {"unk_token": "<nope>"}})", "unk_token '<nope>'"},
+      {R"({"added_tokens": [{"content": "q", "id": -7}]})", "has id -7"},
+      {R"({"added_tokens": 3})", "added_tokens"},
+  };
+  for (const auto& [patch, what] : cases) {
+    CAPTURE(patch);
+    CHECK_MESSAGE(message(patch).find(what) != std::string::npos, message(patch));
+  }
+
+  TokenizerSpec spec;
+  spec.tokens = {"a", "b"};
+  spec.types = {TokenizerSpec::Type::normal};
+  CHECK_THROWS_WITH_AS(Tokenizer{spec}, doctest::Contains("2 tokens but 1 types"), Error);
+  spec.types.clear();
+  spec.bos = 2;
+  CHECK_THROWS_WITH_AS(Tokenizer{spec}, doctest::Contains("in a vocabulary of 2"), Error);
+  CHECK_THROWS_WITH_AS(pre_tokenizer_of("qwen2", "m.gguf"), doctest::Contains("'qwen2'"), Error);
+}

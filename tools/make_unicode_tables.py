@@ -1,0 +1,83 @@
+#!/usr/bin/env python3
+"""Write include/ftlib/text/unicode_tables.hpp from Debian's package unicode-data.
+
+    tools/make_unicode_tables.py [/usr/share/unicode]
+
+Classes are what the pre-tokenizers' patterns ask for: \\p{L}, \\p{N}, \\s and \\w (UTS #18: Alphabetic, Mark,
+Decimal_Number, Connector_Punctuation, Join_Control).
+"""
+import pathlib
+import subprocess
+import sys
+
+source = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "/usr/share/unicode")
+target = pathlib.Path(__file__).resolve().parent.parent / "include/ftlib/text/unicode_tables.hpp"
+LETTER, NUMBER, SPACE, WORD = 1, 2, 4, 8
+
+
+def properties(path):
+    """Yields (first, last, property) of a file like PropList.txt."""
+    for line in path.read_text(encoding="utf-8").splitlines():
+        fields = [field.strip() for field in line.split("#")[0].split(";")]
+        if len(fields) >= 2:
+            first, _, last = fields[0].partition("..")
+            yield int(first, 16), int(last or first, 16), fields[1]
+
+
+classes = [0] * 0x110000
+first = None
+for line in (source / "UnicodeData.txt").read_text(encoding="utf-8").splitlines():
+    fields = line.split(";")
+    code, category = int(fields[0], 16), fields[2]
+    if fields[1].endswith(", First>"):
+        first = code
+        continue
+    mask = (LETTER if category[0] == "L" else 0) | (NUMBER if category[0] == "N" else 0)
+    mask |= WORD if category[0] == "M" or category in ("Nd", "Pc") else 0
+    for c in range(code if first is None else first, code + 1):
+        classes[c] |= mask
+    first = None
+for a, b, name in properties(source / "DerivedCoreProperties.txt"):
+    if name == "Alphabetic":
+        for c in range(a, b + 1):
+            classes[c] |= WORD
+for a, b, name in properties(source / "PropList.txt"):
+    for c in range(a, b + 1):
+        classes[c] |= {"White_Space": SPACE, "Join_Control": WORD}.get(name, 0)
+
+ranges = []  # [first, last, classes]
+for c, mask in enumerate(classes):
+    if not mask:
+        continue
+    if ranges and ranges[-1][1] == c - 1 and ranges[-1][2] == mask:
+        ranges[-1][1] = c
+    else:
+        ranges.append([c, c, mask])
+
+rows = ",".join("{0x%x,0x%x,%d}" % tuple(item) for item in ranges)
+version = (source / "PropList.txt").read_text(encoding="utf-8").splitlines()[0].split("-")[1].removesuffix(".txt")
+target.write_text(
+    f"""// text/unicode_tables.hpp: the classes of Unicode {version}. Made by tools/make_unicode_tables.py from unicode-data.
+#pragma once
+#include <ftlib/core/version.hpp>
+
+#include <cstdint>  // std::uint8_t
+
+namespace ft::inline FTLIB_ABI {{
+namespace detail {{
+
+/// Code points first..last are in these classes: 1 letter (L), 2 number (N), 4 white space, 8 word.
+struct ClassRange {{
+  char32_t first, last;
+  std::uint8_t classes;
+}};
+
+inline constexpr ClassRange class_ranges[] = {{{rows}}};
+
+}}  // namespace detail
+}}  // namespace ft::inline FTLIB_ABI
+""",
+    encoding="utf-8",
+)
+subprocess.run(["clang-format", "-i", str(target)], check=True)
+print(f"{target}: Unicode {version}, {len(ranges)} class ranges")
