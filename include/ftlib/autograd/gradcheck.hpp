@@ -19,7 +19,8 @@ struct GradcheckOptions {
 /// Differentiates sum(c * f(xs)) for a random cotangent c by the tape and by a 4-point stencil,
 /// f'(x) = (f(x-2h) - 8 f(x-h) + 8 f(x+h) - f(x+2h)) / 12h, and compares. `f` takes (ctx, xs) and returns a tensor;
 /// `ws` are parameters that it uses. Memory is poisoned with NaN, so a gradient that is added to where it should be
-/// assigned, or left out, fails. Returns an empty string, or what differs.
+/// assigned, or left out, fails; parameters' gradients start at random values, so one that is assigned where it should
+/// be added to fails as well. Returns an empty string, or what differs.
 template <Device D, class F>
 std::string gradcheck(Context<D>& ctx, F f, std::vector<Tensor<double, D>> xs,
                       std::span<Parameter<double, D>* const> ws = {}, const GradcheckOptions& options = {}) {
@@ -42,7 +43,14 @@ std::string gradcheck(Context<D>& ctx, F f, std::vector<Tensor<double, D>> xs,
 
   std::vector<Tensor<double, D>> dxs;
   std::vector<double> c;
-  for (Parameter<double, D>* w : ws) w->grad = {};
+  std::vector<std::vector<double>> before;  // parameters' gradients do not start at zero, so that assigning one shows
+  for (Parameter<double, D>* w : ws) {
+    w->grad = {};
+    std::vector<double>& start = before.emplace_back();
+    if (!w->trainable) continue;
+    for (int64_t i = 0; i < w->count(); ++i) start.push_back(random.normal());
+    w->grad = Tensor<double, D>(ctx, w->shape(), start);
+  }
   {
     Tape<D> tape(ctx);
     for (auto& x : xs) tape.watch(x);
@@ -54,6 +62,12 @@ std::string gradcheck(Context<D>& ctx, F f, std::vector<Tensor<double, D>> xs,
       dxs.push_back(tape.gradient(x));
       x = x.detached();
     }
+  }
+  for (std::size_t k = 0; k < ws.size(); ++k) {
+    if (!ws[k]->trainable) continue;
+    std::vector<double> added = ws[k]->grad.to_host(ctx);
+    for (std::size_t i = 0; i < added.size(); ++i) added[i] -= before[k][i];
+    ws[k]->grad = Tensor<double, D>(ctx, ws[k]->shape(), added);
   }
 
   std::string report;
