@@ -5,18 +5,20 @@
 #include <ftlib/text/tokenizer_spec.hpp>
 #include <ftlib/text/unicode.hpp>
 
-#include <algorithm>    // std::stable_sort
-#include <array>        // std::array
-#include <atomic>       // std::atomic
-#include <bitset>       // std::bitset
-#include <cmath>        // std::isfinite
-#include <cstdint>      // std::int32_t
-#include <memory>       // std::shared_ptr, std::unique_ptr
-#include <numeric>      // std::iota
-#include <span>         // std::span
-#include <string>       // std::string
-#include <string_view>  // std::string_view
-#include <vector>       // std::vector
+#include <algorithm>      // std::stable_sort
+#include <array>          // std::array
+#include <atomic>         // std::atomic
+#include <bitset>         // std::bitset
+#include <cmath>          // std::isfinite
+#include <cstdint>        // std::int32_t
+#include <limits>         // std::numeric_limits
+#include <memory>         // std::shared_ptr, std::unique_ptr
+#include <numeric>        // std::iota
+#include <span>           // std::span
+#include <string>         // std::string
+#include <string_view>    // std::string_view
+#include <unordered_map>  // std::unordered_map
+#include <vector>         // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -257,9 +259,7 @@ class Tokenizer {
       if (by_rank) add_merges(spec);
       else rank_scores(spec.scores);
       for (std::size_t i = 0; i < added.size(); ++i) {
-        const bool normalized = added[i].normalized && !byte_level;
-        const std::string content = normalized ? normalize(added[i].content) : added[i].content;
-        (added[i].normalized ? normalized_added : raw_added).insert(content, static_cast<std::int32_t>(i));
+        (added[i].normalized ? normalized_added : raw_added).insert(sought(added[i]), static_cast<std::int32_t>(i));
       }
       whole = std::make_unique<std::atomic<std::uint8_t>[]>(spec.tokens.size());
     }
@@ -282,7 +282,15 @@ class Tokenizer {
           fail("added token ", detail::quote(token.content), " has id ", token.id, " in a vocabulary of ", count);
     }
 
+    /// What stands in the text for an added token.
+    std::string sought(const AddedToken& token) const {
+      return token.normalized && !byte_level ? normalize(token.content) : token.content;
+    }
+
     void add_tokens(const Spec& spec) {
+      std::unordered_map<std::int32_t, std::string> normalized;  // which decode to what they are sought as, as there
+      for (const AddedToken& token : added)
+        if (token.normalized) normalized.emplace(token.id, sought(token));
       table.reserve_index(spec.tokens.size());
       for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
         const auto id = static_cast<std::int32_t>(i);
@@ -297,7 +305,8 @@ class Tokenizer {
           table.add(std::string(1, static_cast<char>(static_cast<std::uint8_t>(byte))));
           continue;
         }
-        if (!byte_level) table.add(detail::replace_all(spelling, detail::sp_space, " "));
+        if (const auto found = normalized.find(id); found != normalized.end()) table.add(found->second);
+        else if (!byte_level) table.add(detail::replace_all(spelling, detail::sp_space, " "));
         else table.add(flags[i] & literal_flag ? spelling : alphabet.bytes(spelling));
         const bool unreachable = !byte_level && type == Spec::Type::normal && spelling.find(' ') != std::string::npos;
         if ((type != Spec::Type::normal && type != Spec::Type::user_defined) || unreachable) continue;
@@ -358,10 +367,8 @@ class Tokenizer {
       return flag & literal_flag ? std::string(bytes) : alphabet.spelling(bytes);
     }
     std::int32_t find(std::string_view token) const {
-      for (const detail::Trie* trie : {&raw_added, &normalized_added}) {
-        const auto match = trie->longest(token);
-        if (match.id >= 0 && match.length == token.size()) return added[static_cast<std::size_t>(match.id)].id;
-      }
+      for (const AddedToken& one : added)
+        if (one.content == token) return one.id;
       if (const int byte = byte_of(token); !byte_level && byte >= 0) return byte_ids[static_cast<std::size_t>(byte)];
       return table.find(byte_level ? alphabet.bytes(token) : detail::replace_all(token, detail::sp_space, " "));
     }
