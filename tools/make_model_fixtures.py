@@ -544,9 +544,7 @@ def make_real(path, out):
                    "all_sum": float(logits.double().sum()), "all_abs_sum": float(logits.double().abs().sum()),
                    "target_logits": [float(logits[i - 1, t]) for i, t in enumerate(ids) if i > 0],
                    "mean_loss": float(chosen_nll(logits, ids, targets)) / sum(targets)}
-            row["greedy"] = model.generate(
-                torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long), do_sample=False,
-                max_new_tokens=16, eos_token_id=None, pad_token_id=0)[0, len(ids):].tolist()
+            row["greedy"], row["least_margin"] = generate(model, ids, 1.0)
             result["texts"].append(row)
     records = []
     for question, answer in FACTS:
@@ -558,8 +556,12 @@ def make_real(path, out):
     lora = adapted(model, rank=16, alpha=32)
     formula_lora(lora)
     losses, norms = train(lora, batches, optimizer)
+    formula_lora(lora)
+    model.set_attn_implementation("sdpa")
+    again, _ = train(lora, batches, optimizer)
     result["training"] = {"optimizer": optimizer, "batches": batches,
                           "lora": {"rank": 16, "alpha": 32, "losses": losses, "grad_norms": norms,
+                                   "noise": max(abs(a - b) for a, b in zip(losses, again)),
                                    "initial": "A[i][j] = ((31 i + 17 j) mod 64 - 32) / 1024, B = 0"}}
     write_json(out, result)
 
