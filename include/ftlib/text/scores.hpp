@@ -1,6 +1,6 @@
 // text/scores.hpp: exact match and F1 of an answer against the accepted ones, by SQuAD's rules and by KorQuAD's.
 #pragma once
-#include <ftlib/core/version.hpp>
+#include <ftlib/text/unicode.hpp>
 
 #include <algorithm>    // std::max, std::sort, std::set_intersection
 #include <cstddef>      // std::size_t
@@ -21,46 +21,8 @@ inline Rules rules_for(std::string_view lang) { return lang == "ko" ? Rules::kor
 
 namespace detail {
 
-/// UTF-8 to code points; a byte that begins none becomes U+FFFD.
-inline std::u32string code_points(std::string_view text) {
-  std::u32string out;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto first = static_cast<unsigned char>(text[i]);
-    const std::size_t length = first < 0x80   ? 1
-                               : first < 0xC2 ? 0
-                               : first < 0xE0 ? 2
-                               : first < 0xF0 ? 3
-                               : first < 0xF5 ? 4
-                                              : 0;
-    char32_t c = length < 2 ? first : first & (0x7Fu >> length);
-    std::size_t k = 1;
-    for (; k < length && i + k < text.size() && (static_cast<unsigned char>(text[i + k]) & 0xC0u) == 0x80u; ++k)
-      c = (c << 6) | (static_cast<unsigned char>(text[i + k]) & 0x3Fu);
-    const bool good = length > 0 && k == length;
-    out.push_back(good ? c : U'\uFFFD');
-    i += good ? length : 1;
-  }
-  return out;
-}
-
-inline std::string utf8(std::u32string_view text) {
-  std::string out;
-  for (const char32_t c : text) {
-    const auto put = [&](char32_t byte) { out.push_back(static_cast<char>(static_cast<unsigned char>(byte))); };
-    if (c < 0x80) {
-      put(c);
-    } else if (c < 0x800) {
-      put(0xC0 | (c >> 6)), put(0x80 | (c & 0x3F));
-    } else if (c < 0x10000) {
-      put(0xE0 | (c >> 12)), put(0x80 | ((c >> 6) & 0x3F)), put(0x80 | (c & 0x3F));
-    } else {
-      put(0xF0 | (c >> 18)), put(0x80 | ((c >> 12) & 0x3F)), put(0x80 | ((c >> 6) & 0x3F)), put(0x80 | (c & 0x3F));
-    }
-  }
-  return out;
-}
-
-/// Lower case in the scripts whose capitals a short rule covers: Latin, Greek, Cyrillic, Armenian, full-width.
+/// Lower case in the scripts whose capitals a short rule covers: Latin, Greek, Cyrillic, Armenian, Roman numerals,
+/// circled and full-width letters. (Georgian's, Cherokee's and rarer ones stay; answers in them match all the same.)
 inline char32_t lower(char32_t c) {
   const auto in = [c](char32_t first, char32_t last) { return first <= c && c <= last; };
   const auto even_is_upper = [&] { return (c & 1) == 0 ? c + 1 : c; };
@@ -73,6 +35,8 @@ inline char32_t lower(char32_t c) {
   if (in(0x1E00, 0x1E95) || in(0x1EA0, 0x1EFF) || in(0x460, 0x481) || in(0x48A, 0x4BF) || in(0x4D0, 0x52F))
     return even_is_upper();
   if (in(0x400, 0x40F)) return c + 80;
+  if (in(0x2160, 0x216F)) return c + 16;
+  if (in(0x24B6, 0x24CF)) return c + 26;
   if (in(0x531, 0x556)) return c + 48;
   if (in(0x388, 0x38A)) return c + 37;
   if (in(0x1CD, 0x1DC)) return odd_is_upper();
@@ -113,15 +77,9 @@ inline bool is_punctuation(char32_t c) {
   return (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) || (c >= 0x7B && c <= 0x7E);
 }
 
-/// A letter or digit for the word boundary before and after an article: all but spaces, punctuation and symbols.
-inline bool is_word(char32_t c) {
-  if (c < 0x80) return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_';
-  if (c < 0xC0)
-    return c == 0xAA || c == 0xB2 || c == 0xB3 || c == 0xB5 || c == 0xB9 || c == 0xBA || (c >= 0xBC && c <= 0xBE);
-  return c != 0xD7 && c != 0xF7 && !(c >= 0x300 && c <= 0x36F) && !(c >= 0x2000 && c <= 0x206F) &&
-         !(c >= 0x20A0 && c <= 0x20FF) && !(c >= 0x2190 && c <= 0x245F) && !(c >= 0x2500 && c <= 0x2775) &&
-         !(c >= 0x3000 && c <= 0x3004) && !(c >= 0x3008 && c <= 0x3020) && !(c >= 0xFF01 && c <= 0xFF0F) &&
-         !(c >= 0xFF1A && c <= 0xFF20) && c != 0xFFFD && !(c >= 0x1F000 && c <= 0x1FAFF);
+/// What \w is in Python, where combining marks are none.
+inline bool is_word(const CharacterClasses& classes, char32_t c) {
+  return c == '_' || (classes(c) & (letter_class | number_class)) != 0;
 }
 
 /// The marks that KorQuAD's script turns into spaces before it strips punctuation.
@@ -131,10 +89,11 @@ inline bool is_korquad_mark(char32_t c) {
 
 /// \b(a|an|the)\b replaced by a space.
 inline std::u32string without_articles(const std::u32string& text) {
+  const CharacterClasses classes;
   std::u32string out;
   for (std::size_t i = 0; i < text.size();) {
     std::size_t end = i;
-    while (end < text.size() && is_word(text[end])) ++end;
+    while (end < text.size() && is_word(classes, text[end])) ++end;
     const auto word = std::u32string_view(text).substr(i, end - i);
     if (word == U"a" || word == U"an" || word == U"the") out.push_back(U' ');
     else out.append(word);
@@ -146,8 +105,11 @@ inline std::u32string without_articles(const std::u32string& text) {
 
 /// The normalised answer's words.
 inline std::vector<std::u32string> answer_words(std::string_view answer, Rules rules) {
+  const std::string text = replace_broken_utf8(answer);
   std::u32string kept;
-  for (const char32_t c : code_points(answer)) {
+  for (std::size_t i = 0; i < text.size();) {
+    const auto [c, length] = decode_utf8(text.data() + i);
+    i += length;
     if (rules == Rules::korquad && is_korquad_mark(c)) kept.push_back(U' ');
     else if (!is_punctuation(c)) kept.push_back(lower(c));
   }
@@ -197,7 +159,7 @@ inline std::string normalize_answer(std::string_view answer, Rules rules) {
   std::string out;
   for (const auto& word : detail::answer_words(answer, rules)) {
     if (!out.empty()) out += ' ';
-    out += detail::utf8(word);
+    for (const char32_t c : word) append_utf8(out, c);
   }
   return out;
 }
