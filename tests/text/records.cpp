@@ -1,0 +1,120 @@
+// tests/text/records.cpp: the records' JSON lines file: what is read, what is refused and how it is named.
+#include <ftlib/text/records.hpp>
+
+#include <doctest/doctest.h>
+
+#include <unistd.h>    // getpid
+#include <filesystem>  // std::filesystem::temp_directory_path
+#include <fstream>     // std::ofstream
+#include <string>      // std::string
+
+using namespace ft;
+using namespace ft::text;
+
+namespace {
+namespace fs = std::filesystem;
+
+/// A folder of this test's own that goes away with it.
+struct Scratch {
+  fs::path folder = fs::temp_directory_path() / str("ftlib-records-", getpid());
+  Scratch() { fs::create_directories(folder); }
+  ~Scratch() { fs::remove_all(folder); }
+  fs::path write(const std::string& name, std::string_view bytes) const {
+    std::ofstream(folder / name, std::ios::binary) << bytes;
+    return folder / name;
+  }
+};
+
+const std::string data = std::string(FTLIB_TEST_DATA) + "/records/";
+}  // namespace
+
+TEST_CASE("text/records: every member is read; what is unknown is passed over") {
+  const auto records = read_records(data + "good.jsonl");
+  REQUIRE(records.size() == 5);
+  CHECK(records[0] == Record{"m/0", "Which mountain is highest?", {"Mount Everest"}, "", "en", "train"});
+  CHECK(records[1] == Record{"m/1", "지구에서 가장 높은 산은?", {"에베레스트산", "에베레스트"}, "", "ko", "test"});
+  CHECK(records[2] ==
+        Record{"4", "Which planet is largest?", {"Jupiter"}, "Jupiter is large.", "", ""});  // line 3 is blank
+  CHECK(records[3] == Record{"17", "first\tand \"second\"", {"one", "two"}, "", "", ""});
+  CHECK(records[4].question == "\xF0\x9F\x99\x82?");
+}
+
+TEST_CASE("text/records: bad lines are listed by line, with the reason, and the rest is kept") {
+  std::vector<BadRecord> bad;
+  const auto records = read_records(data + "bad.jsonl", bad);
+  CHECK(records.size() == 2);
+  const std::vector<std::pair<std::int64_t, std::string>> expected = {
+      {2, "not JSON at byte 15"},       {3, "the line is not a JSON object"},
+      {4, "the question is empty"},     {5, "there is no answer"},
+      {6, "the answer is empty"},       {7, "\"question\" is not a string"},
+      {8, "\"answers\" is not a list"}, {9, "an answer is not a string"},
+      {10, "not UTF-8 at byte 15"},     {11, "answer: a NUL at byte 2"},
+      {12, "\"lang\" is not a string"}, {13, "not JSON at byte 20"},  // an escape that is half a surrogate pair
+      {14, "a number is too large"},
+  };
+  REQUIRE(bad.size() == expected.size());
+  for (std::size_t i = 0; i < bad.size(); ++i) {
+    CHECK(bad[i].file == data + "bad.jsonl");
+    CHECK(bad[i].line == expected[i].first);
+    CHECK(bad[i].why == expected[i].second);
+  }
+  CHECK(str(bad[0]) == data + "bad.jsonl:2: not JSON at byte 15");
+  CHECK_THROWS_WITH_AS(read_records(data + "bad.jsonl"), doctest::Contains("bad.jsonl:2: not JSON at byte 15"), Error);
+}
+
+TEST_CASE(
+    "text/records: a byte order mark, \\r\\n and a last line without an end are read; a NUL and a long line are not") {
+  const Scratch scratch;
+  std::string bytes = "\xEF\xBB\xBF{\"question\":\"a\",\"answer\":\"b\"}\r\n\r\n";
+  bytes += std::string("{\"question\":\"a\",\"answer\":\"b\"}\0\n", 31);
+  bytes += "{\"question\":\"" + std::string(max_line_bytes, 'x') + "\",\"answer\":\"b\"}\n";
+  bytes += "{\"question\":\"last\",\"answer\":\"b\"}";
+  std::vector<BadRecord> bad;
+  const auto records = read_records(scratch.write("mixed.jsonl", bytes), bad);
+  REQUIRE(records.size() == 2);
+  CHECK(records[1].question == "last");
+  CHECK(records[1].id == "5");
+  REQUIRE(bad.size() == 2);
+  CHECK(bad[0].why == "a NUL at byte 30");
+  CHECK(bad[1].line == 4);
+  CHECK(bad[1].why == "the line has 1048604 bytes, more than 1048576");
+}
+
+TEST_CASE("text/records: a file without a record, or that is none, is an error that names it") {
+  const Scratch scratch;
+  std::vector<BadRecord> bad;
+  CHECK_THROWS_WITH_AS(read_records(scratch.write("empty.jsonl", "")),
+                       doctest::Contains("empty.jsonl: holds no record"), Error);
+  CHECK_THROWS_WITH_AS(read_records(scratch.write("blank.jsonl", "\n\n"), bad),
+                       doctest::Contains("blank.jsonl: holds no record"), Error);
+  CHECK_THROWS_WITH_AS(read_records(scratch.write("all_bad.jsonl", "\nx\n"), bad),
+                       doctest::Contains("all_bad.jsonl: no record can be used; line 2: not JSON at byte 1"), Error);
+  CHECK_THROWS_WITH_AS(read_records(scratch.folder / "absent.jsonl"), doctest::Contains("absent.jsonl: cannot be read"),
+                       Error);
+  CHECK_THROWS_WITH_AS(read_records(scratch.folder), doctest::Contains("cannot be read"), Error);
+}
+
+TEST_CASE("text/records: UTF-8 is judged as RFC 3629 has it") {
+  for (const char* good : {"", "a", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80",
+                           "\xF0\x90\x80\x80", "\xF4\x8F\xBF\xBF"})
+    CHECK_MESSAGE(text_fault(good).empty(), good);
+  for (const char* evil : {"\x80", "\xC0\xAF", "\xC1\xBF", "\xC2", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xEF\xBF",
+                           "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\xFF"})
+    CHECK(text_fault(str("ab", evil)) == "not UTF-8 at byte 3");
+}
+
+TEST_CASE("text/records: what is written is read back the same, and a fault leaves the old file") {
+  const Scratch scratch;
+  const auto path = scratch.folder / "out.jsonl";
+  const std::vector<Record> records = {{"a", "q \"1\"\n", {"x"}, "", "en", "train"},
+                                       {"b", "질문", {"답", "답 2"}, "문맥", "ko", ""}};
+  write_records(path, records);
+  CHECK(read_records(path) == records);
+  CHECK_THROWS_WITH_AS(write_records(path, {{"c", "q", {" "}, "", "", ""}}),
+                       doctest::Contains("record 'c': the answer is empty"), Error);
+  CHECK_THROWS_AS(write_records(path, {{"c", "q", {"\xFF"}, "", "", ""}}), Error);
+  CHECK(read_records(path) == records);
+  CHECK_THROWS_WITH_AS(write_records(scratch.folder / "absent" / "out.jsonl", records), doctest::Contains("out.jsonl"),
+                       Error);
+  CHECK(std::distance(fs::directory_iterator(scratch.folder), {}) == 1);  // no temporary file is left
+}
