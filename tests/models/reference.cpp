@@ -1,5 +1,5 @@
-// tests/models/reference.cpp: whole models beside transformers and peft: logits, losses, gradients, ten steps of training,
-// adapters. Fixtures by tools/make_model_fixtures.py.
+// tests/models/reference.cpp: whole models beside transformers and peft: logits, losses, gradients, ten steps of
+// training, adapters. Fixtures by tools/make_model_fixtures.py.
 #include <doctest/doctest.h>
 #include <ftlib/models/registry.hpp>
 #include <ftlib/nn/peft.hpp>
@@ -23,9 +23,11 @@ struct Case {
   SafetensorsFile arrays;
 
   explicit Case(const std::string& name)
-      : expected(read_json(name.ends_with(".gguf") ? data_folder / (name.substr(0, name.size() - 5) + ".expected.json") : data_folder / name / "expected.json")),
-        arrays(SafetensorsFile::open(name.ends_with(".gguf") ? data_folder / (name.substr(0, name.size() - 5) + ".expected.safetensors")
-                                                             : data_folder / name / "expected.safetensors")) {
+      : expected(read_json(name.ends_with(".gguf") ? data_folder / (name.substr(0, name.size() - 5) + ".expected.json")
+                                                   : data_folder / name / "expected.json")),
+        arrays(SafetensorsFile::open(name.ends_with(".gguf")
+                                         ? data_folder / (name.substr(0, name.size() - 5) + ".expected.safetensors")
+                                         : data_folder / name / "expected.safetensors")) {
     ctx.poison(true);
     auto checkpoint = Checkpoint::open(data_folder / name);
     model = make_language_model<float>(ctx, checkpoint.config, checkpoint.weights);
@@ -76,7 +78,8 @@ TEST_CASE("models: logits, hidden states and losses are transformers'") {
     const auto& sequences = c.expected["sequences"];
     for (std::size_t i = 0; i < sequences.size(); ++i) {
       CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({sequences[i]}))), str("logits.", i)) <= 1e-4);
-      const double loss = static_cast<double>(c.model->nll_sum(c.ctx, Case::pack(Json::array({sequences[i]}))).item(c.ctx));
+      const double loss =
+          static_cast<double>(c.model->nll_sum(c.ctx, Case::pack(Json::array({sequences[i]}))).item(c.ctx));
       const double wanted = c.expected["loss"]["sum"][i].get<double>();
       CHECK(std::abs(loss - wanted) <= 1e-5 * std::max(1.0, wanted));
     }
@@ -86,7 +89,8 @@ TEST_CASE("models: logits, hidden states and losses are transformers'") {
     if (c.expected.contains("hidden")) {
       const auto& sequence = sequences[c.expected["hidden"]["sequence"].get<std::size_t>()];
       for (int64_t layer = 0; c.arrays.contains(str("hidden.", layer)); ++layer)
-        CHECK(c.difference(c.model->hidden(c.ctx, Case::pack(Json::array({sequence})), {.layers = layer}), str("hidden.", layer)) <= 1e-4);
+        CHECK(c.difference(c.model->hidden(c.ctx, Case::pack(Json::array({sequence})), {.layers = layer}),
+                           str("hidden.", layer)) <= 1e-4);
     }
   }
 }
@@ -98,7 +102,8 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
       CAPTURE(recomputed);
       Case c(name);
       c.train_all();
-      const auto batch = Case::pack(Json::array({c.expected["sequences"][c.expected["gradient"]["sequence"].get<std::size_t>()]}));
+      const auto batch =
+          Case::pack(Json::array({c.expected["sequences"][c.expected["gradient"]["sequence"].get<std::size_t>()]}));
       Tape tape(c.ctx);
       const auto loss = c.model->nll_sum(c.ctx, batch, {.recompute = recomputed});
       tape.backward(loss, Tensor<float, Cpu>(c.ctx, loss.shape(), {1.0f / static_cast<float>(batch.target_count())}));
@@ -134,9 +139,11 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
         tape.backward(loss, Tensor<float, Cpu>(c.ctx, loss.shape(), {1.0f / n}));
         const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
         optimizer.step(c.ctx, trained, 1e-3f);
-        CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>()) <= 1e-4);
+        CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>()) <=
+              1e-4);
         CHECK(norm == doctest::Approx(training[way]["grad_norms"][step].get<double>()).epsilon(1e-3));
       }
-      CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({c.expected["sequences"][2]}))), way + ".logits") <= 1e-3);
+      CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({c.expected["sequences"][2]}))),
+                         way + ".logits") <= 1e-3);
     }
 }

@@ -4,8 +4,8 @@
 #include <ftlib/io/json.hpp>   // Json, at, value_or
 #include <ftlib/ops/rope.hpp>  // RopeOptions
 
-#include <string>             // std::string
-#include <vector>             // std::vector
+#include <string>  // std::string
+#include <vector>  // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -16,20 +16,25 @@ struct ConfigReader {
 
   /// A positive whole number; Error where it is missing, none, or absurdly large.
   int64_t size(const char* key) const { return checked(key, at<int64_t>(json, key, file)); }
-  int64_t size(const char* key, int64_t fallback) const { return checked(key, value_or<int64_t>(json, key, fallback, file)); }
+  int64_t size(const char* key, int64_t fallback) const {
+    return checked(key, value_or<int64_t>(json, key, fallback, file));
+  }
   float number(const char* key, float fallback) const { return value_or<float>(json, key, fallback, file); }
   bool flag(const char* key, bool fallback) const { return value_or<bool>(json, key, fallback, file); }
 
   /// Throws Error where `key` says something else: a variant of the architecture that ftlib does not compute.
   void expect(const char* key, const std::string& known) const {
     const auto got = value_or<std::string>(json, key, known, file);
-    if (got != known) throw Error(str(file, ": ", key, " is '", got, "'; ftlib knows '", known, "' for this architecture"));
+    if (got != known)
+      throw Error(str(file, ": ", key, " is '", got, "'; ftlib knows '", known, "' for this architecture"));
   }
   void expect_none(const char* key) const {
-    if (json.contains(key) && !json[key].is_null()) throw Error(str(file, ": ", key, " is set, which ftlib does not compute for this architecture"));
+    if (json.contains(key) && !json[key].is_null())
+      throw Error(str(file, ": ", key, " is set, which ftlib does not compute for this architecture"));
   }
   void expect_divides(const char* small, int64_t divisor, const char* large, int64_t number_of) const {
-    if (number_of % divisor) throw Error(str(file, ": ", small, " ", divisor, " does not divide ", large, " ", number_of));
+    if (number_of % divisor)
+      throw Error(str(file, ": ", small, " ", divisor, " does not divide ", large, " ", number_of));
   }
 
   /// Rotary positions: `rope_parameters` (transformers 5; by layer type where there are several) or `rope_theta` with
@@ -47,10 +52,11 @@ struct ConfigReader {
     if (type == "linear") {
       rope.factor = at<float>(*p, "factor", file);
     } else if (type == "llama3") {
-      rope.llama3 = Llama3Scaling{.factor = at<float>(*p, "factor", file),
-                                  .low_freq_factor = at<float>(*p, "low_freq_factor", file),
-                                  .high_freq_factor = at<float>(*p, "high_freq_factor", file),
-                                  .original_max_position_embeddings = at<int64_t>(*p, "original_max_position_embeddings", file)};
+      rope.llama3 =
+          Llama3Scaling{.factor = at<float>(*p, "factor", file),
+                        .low_freq_factor = at<float>(*p, "low_freq_factor", file),
+                        .high_freq_factor = at<float>(*p, "high_freq_factor", file),
+                        .original_max_position_embeddings = at<int64_t>(*p, "original_max_position_embeddings", file)};
     } else if (type != "default") {
       throw Error(str(file, ": rope type '", type, "' is not known"), "known are default, linear and llama3.");
     }
@@ -66,7 +72,8 @@ struct ConfigReader {
   std::vector<bool> sliding_layers(int64_t layers, int64_t default_pattern) const {
     std::vector<bool> sliding;
     if (json.contains("layer_types")) {
-      for (const auto& type : at<std::vector<std::string>>(json, "layer_types", file)) sliding.push_back(type == "sliding_attention");
+      for (const auto& type : at<std::vector<std::string>>(json, "layer_types", file))
+        sliding.push_back(type == "sliding_attention");
       if (static_cast<int64_t>(sliding.size()) != layers)
         throw Error(str(file, ": layer_types has ", sliding.size(), " entries for ", layers, " layers"));
       return sliding;
@@ -96,14 +103,19 @@ struct GgufConfig {
   std::string architecture;
 
   int64_t size(const std::string& key) const { return gguf.get<int64_t>(architecture + "." + key); }
-  int64_t size(const std::string& key, int64_t fallback) const { return gguf.get_or<int64_t>(architecture + "." + key, fallback); }
-  double number(const std::string& key, double fallback) const { return gguf.get_or<double>(architecture + "." + key, fallback); }
+  int64_t size(const std::string& key, int64_t fallback) const {
+    return gguf.get_or<int64_t>(architecture + "." + key, fallback);
+  }
+  double number(const std::string& key, double fallback) const {
+    return gguf.get_or<double>(architecture + "." + key, fallback);
+  }
 
   /// The fields of config.json that all architectures share.
   Json common() const {
     Json json;
     const int64_t width = size("embedding_length"), heads = size("attention.head_count");
-    if (width < 1 || heads < 1) throw Error(str(gguf.file_name(), ": ", architecture, ": width ", width, " and ", heads, " heads make no sense"));
+    if (width < 1 || heads < 1)
+      throw Error(str(gguf.file_name(), ": ", architecture, ": width ", width, " and ", heads, " heads make no sense"));
     json["vocab_size"] = gguf.tensor("token_embd.weight").shape[0];
     json["hidden_size"] = width;
     json["intermediate_size"] = size("feed_forward_length");

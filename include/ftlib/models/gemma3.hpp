@@ -15,7 +15,8 @@ namespace ft::inline FTLIB_ABI {
 
 /// config.json's fields, by its names.
 struct Gemma3Config {
-  int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim;
+  int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
+      head_dim;
   int64_t max_position_embeddings, sliding_window;
   float rms_norm_eps, query_pre_attn_scalar;
   RopeOptions rope, rope_local;
@@ -63,13 +64,21 @@ struct Gemma3Config {
     return json;
   }
   /// Hugging Face's tensor from GGUF's; an empty name where it is none of this architecture's.
-  static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json&, const std::string& name, const Stored<Cpu>& tensor) {
-    static const std::map<std::string, std::string> parts{
-        {"attn_norm", "input_layernorm"},    {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
-        {"attn_v", "self_attn.v_proj"},      {"attn_output", "self_attn.o_proj"}, {"attn_q_norm", "self_attn.q_norm"},
-        {"attn_k_norm", "self_attn.k_norm"}, {"post_attention_norm", "post_attention_layernorm"},
-        {"ffn_norm", "pre_feedforward_layernorm"}, {"post_ffw_norm", "post_feedforward_layernorm"},
-        {"ffn_gate", "mlp.gate_proj"},       {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"}};
+  static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json&, const std::string& name,
+                                                              const Stored<Cpu>& tensor) {
+    static const std::map<std::string, std::string> parts{{"attn_norm", "input_layernorm"},
+                                                          {"attn_q", "self_attn.q_proj"},
+                                                          {"attn_k", "self_attn.k_proj"},
+                                                          {"attn_v", "self_attn.v_proj"},
+                                                          {"attn_output", "self_attn.o_proj"},
+                                                          {"attn_q_norm", "self_attn.q_norm"},
+                                                          {"attn_k_norm", "self_attn.k_norm"},
+                                                          {"post_attention_norm", "post_attention_layernorm"},
+                                                          {"ffn_norm", "pre_feedforward_layernorm"},
+                                                          {"post_ffw_norm", "post_feedforward_layernorm"},
+                                                          {"ffn_gate", "mlp.gate_proj"},
+                                                          {"ffn_up", "mlp.up_proj"},
+                                                          {"ffn_down", "mlp.down_proj"}};
     const bool is_norm = name.ends_with("norm.weight");
     return {from_gguf_name(name, parts), is_norm ? shifted(tensor, -1.0f) : tensor};
   }
@@ -79,13 +88,13 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
  public:
   // N tokens, C width, H heads, KV key/value heads, hd head size, F feed-forward, V vocabulary
   struct Block {
-    Parameter<T, D> input_layernorm, post_attention_layernorm;             // (C)
-    Linear<T, D> q_proj, k_proj, v_proj;                                   // (H hd, C), (KV hd, C), (KV hd, C)
-    Linear<T, D> o_proj;                                                   // (C, H hd)
-    Parameter<T, D> q_norm, k_norm;                                        // (hd)
-    Parameter<T, D> pre_feedforward_layernorm, post_feedforward_layernorm; // (C)
-    Linear<T, D> gate_proj, up_proj;                                       // (F, C)
-    Linear<T, D> down_proj;                                                // (C, F)
+    Parameter<T, D> input_layernorm, post_attention_layernorm;              // (C)
+    Linear<T, D> q_proj, k_proj, v_proj;                                    // (H hd, C), (KV hd, C), (KV hd, C)
+    Linear<T, D> o_proj;                                                    // (C, H hd)
+    Parameter<T, D> q_norm, k_norm;                                         // (hd)
+    Parameter<T, D> pre_feedforward_layernorm, post_feedforward_layernorm;  // (C)
+    Linear<T, D> gate_proj, up_proj;                                        // (F, C)
+    Linear<T, D> down_proj;                                                 // (C, F)
     bool sliding;
   };
 
@@ -101,8 +110,11 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
       if (bias) l.bias = weights.template vector<T>(ctx, name + ".bias", out);
       return l;
     };
-    const auto norm = [&](const std::string& name, int64_t size) { return weights.template vector<T>(ctx, name + ".weight", size); };
-    embed_tokens_ = weights.template matrix<T>(ctx, "model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, WeightKind::embedding);
+    const auto norm = [&](const std::string& name, int64_t size) {
+      return weights.template vector<T>(ctx, name + ".weight", size);
+    };
+    embed_tokens_ = weights.template matrix<T>(ctx, "model.embed_tokens.weight", {c.vocab_size, c.hidden_size},
+                                               WeightKind::embedding);
     const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
       const std::string at = str("model.layers.", i, '.');
@@ -134,7 +146,9 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
     // transformers rounds sqrt(C) to the compute type first: bf16 makes 25.298 into 25.25.
     const float scale = static_cast<float>(T(std::sqrt(static_cast<float>(config_.hidden_size))));
     auto x = embedding(ctx, embed_tokens_, batch.ids, scale);  // (N, C)
-    x = run_blocks(ctx, x, blocks_, at, options, [this, &ctx](Block& b, const Tensor<T, D>& in, const Placement<D>& where, typename KvCache<T, D>::Layer* cache) { return block(ctx, b, in, where, cache); });
+    x = run_blocks(ctx, x, blocks_, at, options,
+                   [this, &ctx](Block& b, const Tensor<T, D>& in, const Placement<D>& where,
+                                typename KvCache<T, D>::Layer* cache) { return block(ctx, b, in, where, cache); });
     return options.layers >= 0 ? x : norm(ctx, x, norm_);
   }
 
@@ -147,7 +161,9 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
       f(b.q_norm);
       f(b.k_norm);
       for (Linear<T, D>* l : {&b.gate_proj, &b.up_proj, &b.down_proj}) l->visit(f);
-      for (Parameter<T, D>* w : {&b.input_layernorm, &b.post_attention_layernorm, &b.pre_feedforward_layernorm, &b.post_feedforward_layernorm}) f(*w);
+      for (Parameter<T, D>* w : {&b.input_layernorm, &b.post_attention_layernorm, &b.pre_feedforward_layernorm,
+                                 &b.post_feedforward_layernorm})
+        f(*w);
     }
     f(norm_);
   }
@@ -160,17 +176,23 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
 
  private:
   /// Gemma's norm weights are kept about zero and stand for 1 + w.
-  Tensor<T, D> norm(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w) { return rms_norm(ctx, x, w, config_.rms_norm_eps, 1.0f); }
+  Tensor<T, D> norm(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w) {
+    return rms_norm(ctx, x, w, config_.rms_norm_eps, 1.0f);
+  }
 
-  Tensor<T, D> block(Context<D>& ctx, Block& b, const Tensor<T, D>& x, const Placement<D>& at, typename KvCache<T, D>::Layer* cache) {
+  Tensor<T, D> block(Context<D>& ctx, Block& b, const Tensor<T, D>& x, const Placement<D>& at,
+                     typename KvCache<T, D>::Layer* cache) {
     const auto& c = config_;
     RopeTable<T, D>& table = b.sliding ? rope_local_ : rope_;
-    const AttentionOptions options{.window = b.sliding ? c.sliding_window : 0, .scale = 1 / std::sqrt(c.query_pre_attn_scalar)};
-    auto h = norm(ctx, x, b.input_layernorm);                                                                        // (N, C)
-    const auto q = rope(ctx, norm(ctx, split_heads(ctx, b.q_proj(ctx, h), c.head_dim), b.q_norm), table, at.positions);    // (N, H, hd)
-    const auto k = rope(ctx, norm(ctx, split_heads(ctx, b.k_proj(ctx, h), c.head_dim), b.k_norm), table, at.positions);    // (N, KV, hd)
-    const auto v = split_heads(ctx, b.v_proj(ctx, h), c.head_dim);                                                         // (N, KV, hd)
-    h = b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache)));                         // (N, C)
+    const AttentionOptions options{.window = b.sliding ? c.sliding_window : 0,
+                                   .scale = 1 / std::sqrt(c.query_pre_attn_scalar)};
+    auto h = norm(ctx, x, b.input_layernorm);  // (N, C)
+    const auto q = rope(ctx, norm(ctx, split_heads(ctx, b.q_proj(ctx, h), c.head_dim), b.q_norm), table,
+                        at.positions);  // (N, H, hd)
+    const auto k = rope(ctx, norm(ctx, split_heads(ctx, b.k_proj(ctx, h), c.head_dim), b.k_norm), table,
+                        at.positions);                                                        // (N, KV, hd)
+    const auto v = split_heads(ctx, b.v_proj(ctx, h), c.head_dim);                            // (N, KV, hd)
+    h = b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache)));  // (N, C)
     const auto y = add(ctx, x, norm(ctx, h, b.post_attention_layernorm));
     h = norm(ctx, y, b.pre_feedforward_layernorm);
     h = b.down_proj(ctx, geglu_tanh(ctx, b.gate_proj(ctx, h), b.up_proj(ctx, h)));

@@ -1,22 +1,22 @@
 // models/language_model.hpp: what all language models have in common: packed tokens in, hidden states out, a KV cache.
 #pragma once
 #include <ftlib/autograd/recompute.hpp>  // recompute
-#include <ftlib/nn/adapter.hpp>         // project
-#include <ftlib/ops/attention.hpp>      // Segment
-#include <ftlib/ops/cross_entropy.hpp>  // linear_cross_entropy, ignored_target
-#include <ftlib/ops/shape.hpp>          // reshape
+#include <ftlib/nn/adapter.hpp>          // project
+#include <ftlib/ops/attention.hpp>       // Segment
+#include <ftlib/ops/cross_entropy.hpp>   // linear_cross_entropy, ignored_target
+#include <ftlib/ops/shape.hpp>           // reshape
 
-#include <functional>         // std::function
 #include <ftlib/io/json.hpp>  // Json
+#include <functional>         // std::function
 #include <vector>             // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
 /// Sequences of unequal length, one after the other, without padding.
 struct PackedTokens {
-  std::vector<int32_t> ids;       // (N)    tokens of all sequences
+  std::vector<int32_t> ids;        // (N)    tokens of all sequences
   std::vector<int64_t> starts{0};  // (B+1)  sequence i is [starts[i], starts[i + 1])
-  std::vector<int32_t> targets;   // (N)    the token that should follow, or ignored_target; empty where no loss is asked
+  std::vector<int32_t> targets;  // (N)    the token that should follow, or ignored_target; empty where no loss is asked
 
   int64_t sequences() const { return static_cast<int64_t>(starts.size()) - 1; }
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
@@ -44,7 +44,8 @@ template <Scalar T, Device D> class KvCache {
   KvCache(Context<D>& ctx, int64_t layers, int64_t kv_heads, int64_t head_dim, int64_t slots, int64_t capacity)
       : capacity_(capacity), lengths_(static_cast<std::size_t>(slots), 0) {
     for (int64_t i = 0; i < layers; ++i)
-      layers_.push_back({Tensor<T, D>(ctx, {slots * capacity, kv_heads, head_dim}), Tensor<T, D>(ctx, {slots * capacity, kv_heads, head_dim})});
+      layers_.push_back({Tensor<T, D>(ctx, {slots * capacity, kv_heads, head_dim}),
+                         Tensor<T, D>(ctx, {slots * capacity, kv_heads, head_dim})});
   }
   Layer& layer(int64_t i) { return layers_[static_cast<std::size_t>(i)]; }
   int64_t capacity() const { return capacity_; }
@@ -73,11 +74,13 @@ template <Scalar T, Device D> struct ForwardOptions {
 };
 
 /// Lays out a packed batch; with a cache, makes room in it. Throws Error where a sequence does not fit.
-template <Scalar T, Device D> Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) {
+template <Scalar T, Device D>
+Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) {
   Placement<D> p;
   std::vector<int32_t> positions;
   for (int64_t i = 0; i < batch.sequences(); ++i) {
-    const int64_t begin = batch.starts[static_cast<std::size_t>(i)], end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
+    const int64_t begin = batch.starts[static_cast<std::size_t>(i)],
+                  end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
     if (!options.cache) {
       for (int64_t j = 0; j < n; ++j) positions.push_back(static_cast<int32_t>(j));
       p.segments.push_back({begin, end, begin, end});
@@ -86,7 +89,8 @@ template <Scalar T, Device D> Placement<D> place(Context<D>& ctx, const PackedTo
     const int64_t slot = options.slots.empty() ? i : options.slots[static_cast<std::size_t>(i)];
     const int64_t before = options.cache->length(slot), base = slot * options.cache->capacity();
     if (before + n > options.cache->capacity())
-      throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()), "ask for fewer new tokens, or a larger context.");
+      throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()),
+                  "ask for fewer new tokens, or a larger context.");
     for (int64_t j = 0; j < n; ++j) {
       positions.push_back(static_cast<int32_t>(before + j));
       p.cache_rows.push_back(static_cast<int32_t>(base + before + j));
@@ -99,7 +103,8 @@ template <Scalar T, Device D> Placement<D> place(Context<D>& ctx, const PackedTo
   return p;
 }
 
-/// x through blocks in turn: block(b, x, placement, cache layer or null). Stops after options.layers; see ForwardOptions.
+/// x through blocks in turn: block(b, x, placement, cache layer or null). Stops after options.layers; see
+/// ForwardOptions.
 template <Scalar T, Device D, class Block, class F>
 Tensor<T, D> run_blocks(Context<D>& ctx, Tensor<T, D> x, std::vector<Block>& blocks, const Placement<D>& at,
                         const ForwardOptions<T, D>& options, F block) {
@@ -108,8 +113,7 @@ Tensor<T, D> run_blocks(Context<D>& ctx, Tensor<T, D> x, std::vector<Block>& blo
     if (layer == options.layers) break;
     if (options.recompute)  // the rule outlives this call, so it keeps a placement of its own
       x = ft::recompute(ctx, x, [&b, at, block](const Tensor<T, D>& in) { return block(b, in, at, nullptr); });
-    else
-      x = block(b, x, at, options.cache ? &options.cache->layer(layer) : nullptr);
+    else x = block(b, x, at, options.cache ? &options.cache->layer(layer) : nullptr);
     ++layer;
   }
   return x;
@@ -125,14 +129,17 @@ template <Scalar T, Device D> Tensor<T, D> merge_heads(Context<D>& ctx, const Te
 
 /// Attention of q over k and v, or over the cache once k and v have been written to it.
 template <Scalar T, Device D>
-Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tensor<T, D>& k, const Tensor<T, D>& v, const Placement<D>& at,
-                              const AttentionOptions& options, typename KvCache<T, D>::Layer* cache) {
+Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tensor<T, D>& k, const Tensor<T, D>& v,
+                              const Placement<D>& at, const AttentionOptions& options,
+                              typename KvCache<T, D>::Layer* cache) {
   if (!cache) return attention(ctx, q, k, v, at.segments, options);
   no_backward(ctx, "attention with a KV cache", {q, k, v});
   const auto rows = [](const Tensor<T, D>& x, T* data) { return View<T>(data, {x.size(0), x.size(1) * x.size(2)}); };
   const Tensor<T, D> new_k = contiguous(ctx, k), new_v = contiguous(ctx, v);
-  scatter_rows(ctx, rows(cache->k, cache->k.data()), View<const T>(new_k.data(), {k.size(0), k.size(1) * k.size(2)}), at.cache_rows.data(), T(1));
-  scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}), at.cache_rows.data(), T(1));
+  scatter_rows(ctx, rows(cache->k, cache->k.data()), View<const T>(new_k.data(), {k.size(0), k.size(1) * k.size(2)}),
+               at.cache_rows.data(), T(1));
+  scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}),
+               at.cache_rows.data(), T(1));
   return attention(ctx, q, cache->k, cache->v, at.segments, options);
 }
 

@@ -1,21 +1,22 @@
 // models/llama.hpp: Llama 2 and 3, SmolLM2, TinyLlama. Pre-norm, rotary positions, grouped-query attention, SwiGLU.
 // arXiv:2302.13971, 2305.13245; transformers' models/llama.
 #pragma once
-#include <ftlib/models/config.hpp>         // config_value, gguf_number
+#include <ftlib/models/config.hpp>          // config_value, gguf_number
 #include <ftlib/models/language_model.hpp>  // LanguageModel
-#include <ftlib/models/weights.hpp>        // Weights
-#include <ftlib/nn/linear.hpp>             // Linear
-#include <ftlib/ops/activation.hpp>        // swiglu
-#include <ftlib/ops/elementwise.hpp>       // add
-#include <ftlib/ops/embedding.hpp>         // embedding
-#include <ftlib/ops/norm.hpp>              // rms_norm
-#include <ftlib/ops/rope.hpp>              // rope
+#include <ftlib/models/weights.hpp>         // Weights
+#include <ftlib/nn/linear.hpp>              // Linear
+#include <ftlib/ops/activation.hpp>         // swiglu
+#include <ftlib/ops/elementwise.hpp>        // add
+#include <ftlib/ops/embedding.hpp>          // embedding
+#include <ftlib/ops/norm.hpp>               // rms_norm
+#include <ftlib/ops/rope.hpp>               // rope
 
 namespace ft::inline FTLIB_ABI {
 
 /// config.json's fields, by its names.
 struct LlamaConfig {
-  int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads, head_dim;
+  int64_t vocab_size, hidden_size, intermediate_size, num_hidden_layers, num_attention_heads, num_key_value_heads,
+      head_dim;
   int64_t max_position_embeddings;
   float rms_norm_eps;
   RopeOptions rope;
@@ -53,15 +54,18 @@ struct LlamaConfig {
     return json;
   }
   /// Hugging Face's tensor from GGUF's; an empty name where it is none of this architecture's.
-  static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json& config, const std::string& name, const Stored<Cpu>& tensor) {
+  static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json& config, const std::string& name,
+                                                              const Stored<Cpu>& tensor) {
     static const std::map<std::string, std::string> parts{
-        {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"},     {"attn_k", "self_attn.k_proj"},
+        {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
         {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
         {"ffn_gate", "mlp.gate_proj"},    {"ffn_up", "mlp.up_proj"},           {"ffn_down", "mlp.down_proj"}};
     if (name == "rope_freqs.weight") return {name, tensor};
     const std::string own = from_gguf_name(name, parts);
-    if (name.find(".attn_q.") != std::string::npos) return {own, unpermute_heads(tensor, config["num_attention_heads"].get<int64_t>())};
-    if (name.find(".attn_k.") != std::string::npos) return {own, unpermute_heads(tensor, config["num_key_value_heads"].get<int64_t>())};
+    if (name.find(".attn_q.") != std::string::npos)
+      return {own, unpermute_heads(tensor, config["num_attention_heads"].get<int64_t>())};
+    if (name.find(".attn_k.") != std::string::npos)
+      return {own, unpermute_heads(tensor, config["num_key_value_heads"].get<int64_t>())};
     return {own, tensor};
   }
 };
@@ -79,7 +83,9 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
   };
 
   Llama(Context<D>& ctx, const Json& json, Weights& weights)
-      : json_(json), config_(LlamaConfig::from_json(json, weights.file())), rope_(with_divisors(config_.rope, weights)) {
+      : json_(json),
+        config_(LlamaConfig::from_json(json, weights.file())),
+        rope_(with_divisors(config_.rope, weights)) {
     const auto& c = config_;
     const auto linear = [&](const std::string& name, int64_t out, int64_t in, bool bias) {
       Linear<T, D> l;
@@ -87,7 +93,8 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
       if (bias) l.bias = weights.template vector<T>(ctx, name + ".bias", out);
       return l;
     };
-    embed_tokens_ = weights.template matrix<T>(ctx, "model.embed_tokens.weight", {c.vocab_size, c.hidden_size}, WeightKind::embedding);
+    embed_tokens_ = weights.template matrix<T>(ctx, "model.embed_tokens.weight", {c.vocab_size, c.hidden_size},
+                                               WeightKind::embedding);
     const int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
       const std::string at = str("model.layers.", i, '.');
@@ -97,7 +104,8 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
       b.k_proj = linear(at + "self_attn.k_proj", kv, c.hidden_size, c.attention_bias);
       b.v_proj = linear(at + "self_attn.v_proj", kv, c.hidden_size, c.attention_bias);
       b.o_proj = linear(at + "self_attn.o_proj", c.hidden_size, q, c.attention_bias);
-      b.post_attention_layernorm = weights.template vector<T>(ctx, at + "post_attention_layernorm.weight", c.hidden_size);
+      b.post_attention_layernorm =
+          weights.template vector<T>(ctx, at + "post_attention_layernorm.weight", c.hidden_size);
       b.gate_proj = linear(at + "mlp.gate_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
       b.up_proj = linear(at + "mlp.up_proj", c.intermediate_size, c.hidden_size, c.mlp_bias);
       b.down_proj = linear(at + "mlp.down_proj", c.hidden_size, c.intermediate_size, c.mlp_bias);
@@ -113,7 +121,9 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
     const Placement<D> at = place(ctx, batch, options);
     rope_.reserve(ctx, at.length);
     auto x = embedding(ctx, embed_tokens_, batch.ids);  // (N, C)
-    x = run_blocks(ctx, x, blocks_, at, options, [this, &ctx](Block& b, const Tensor<T, D>& in, const Placement<D>& where, typename KvCache<T, D>::Layer* cache) { return block(ctx, b, in, where, cache); });
+    x = run_blocks(ctx, x, blocks_, at, options,
+                   [this, &ctx](Block& b, const Tensor<T, D>& in, const Placement<D>& where,
+                                typename KvCache<T, D>::Layer* cache) { return block(ctx, b, in, where, cache); });
     return options.layers >= 0 ? x : rms_norm(ctx, x, norm_, config_.rms_norm_eps);
   }
 
@@ -122,7 +132,8 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
   void visit(const std::function<void(Parameter<T, D>&)>& f) override {
     f(embed_tokens_);
     for (Block& b : blocks_) {
-      for (Linear<T, D>* l : {&b.q_proj, &b.k_proj, &b.v_proj, &b.o_proj, &b.gate_proj, &b.up_proj, &b.down_proj}) l->visit(f);
+      for (Linear<T, D>* l : {&b.q_proj, &b.k_proj, &b.v_proj, &b.o_proj, &b.gate_proj, &b.up_proj, &b.down_proj})
+        l->visit(f);
       f(b.input_layernorm);
       f(b.post_attention_layernorm);
     }
@@ -146,13 +157,15 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
     }
     return rope;
   }
-  Tensor<T, D> block(Context<D>& ctx, Block& b, const Tensor<T, D>& x, const Placement<D>& at, typename KvCache<T, D>::Layer* cache) {
+  Tensor<T, D> block(Context<D>& ctx, Block& b, const Tensor<T, D>& x, const Placement<D>& at,
+                     typename KvCache<T, D>::Layer* cache) {
     const auto& c = config_;
-    auto h = rms_norm(ctx, x, b.input_layernorm, c.rms_norm_eps);                                                  // (N, C)
-    const auto q = rope(ctx, split_heads(ctx, b.q_proj(ctx, h), c.head_dim), rope_, at.positions);                       // (N, H, hd)
-    const auto k = rope(ctx, split_heads(ctx, b.k_proj(ctx, h), c.head_dim), rope_, at.positions);                       // (N, KV, hd)
-    const auto v = split_heads(ctx, b.v_proj(ctx, h), c.head_dim);                                                       // (N, KV, hd)
-    const auto y = add(ctx, x, b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, {}, cache))));    // (N, C)
+    auto h = rms_norm(ctx, x, b.input_layernorm, c.rms_norm_eps);                                   // (N, C)
+    const auto q = rope(ctx, split_heads(ctx, b.q_proj(ctx, h), c.head_dim), rope_, at.positions);  // (N, H, hd)
+    const auto k = rope(ctx, split_heads(ctx, b.k_proj(ctx, h), c.head_dim), rope_, at.positions);  // (N, KV, hd)
+    const auto v = split_heads(ctx, b.v_proj(ctx, h), c.head_dim);                                  // (N, KV, hd)
+    const auto y =
+        add(ctx, x, b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, {}, cache))));  // (N, C)
     h = rms_norm(ctx, y, b.post_attention_layernorm, c.rms_norm_eps);
     return add(ctx, y, b.down_proj(ctx, swiglu(ctx, b.gate_proj(ctx, h), b.up_proj(ctx, h))));
   }

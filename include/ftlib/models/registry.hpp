@@ -16,7 +16,8 @@ struct Architecture {
   std::string_view model_type;  // in config.json
   std::string_view gguf_name;   // general.architecture
   Json (*config_from_gguf)(const GgufFile&);
-  std::pair<std::string, Stored<Cpu>> (*tensor_from_gguf)(const Json& config, const std::string& name, const Stored<Cpu>&);
+  std::pair<std::string, Stored<Cpu>> (*tensor_from_gguf)(const Json& config, const std::string& name,
+                                                          const Stored<Cpu>&);
 };
 
 inline constexpr std::array<Architecture, 2> architectures{{
@@ -49,7 +50,8 @@ struct Checkpoint {
   /// `path` is a folder with config.json and safetensors files, or a .gguf file.
   static Checkpoint open(const std::filesystem::path& path) {
     if (!std::filesystem::exists(path))
-      throw Error(str(path.string(), ": there is no such file or folder"), "give a Hugging Face folder or a .gguf file.");
+      throw Error(str(path.string(), ": there is no such file or folder"),
+                  "give a Hugging Face folder or a .gguf file.");
     Checkpoint checkpoint{path, {}, Weights(path.string()), {}};
     if (std::filesystem::is_directory(path)) {
       checkpoint.config = read_json(path / "config.json");
@@ -76,7 +78,8 @@ struct Checkpoint {
     config = found->config_from_gguf(*gguf);
     for (const std::string& tensor : gguf->names()) {
       auto [own, value] = found->tensor_from_gguf(config, tensor, gguf->tensor(tensor));
-      if (own.empty()) throw Error(str(path.string(), ": tensor '", tensor, "' is not part of architecture '", name, "'"));
+      if (own.empty())
+        throw Error(str(path.string(), ": tensor '", tensor, "' is not part of architecture '", name, "'"));
       weights.put(own, std::move(value));
     }
   }

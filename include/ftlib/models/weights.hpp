@@ -24,15 +24,18 @@ class Weights {
   Stored<Cpu> take(const std::string& name, const Shape& shape) {
     const auto found = tensors_.find(name);
     if (found == tensors_.end())
-      throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"), "the file is not whole, or its configuration is of another model.");
+      throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"),
+                  "the file is not whole, or its configuration is of another model.");
     if (found->second.shape != shape)
-      throw Error(str(file_, ": tensor '", name, "' has shape ", found->second.shape, ", the configuration says ", shape));
+      throw Error(
+          str(file_, ": tensor '", name, "' has shape ", found->second.shape, ", the configuration says ", shape));
     Stored<Cpu> tensor = std::move(found->second);
     tensors_.erase(found);
     return tensor;
   }
   /// A matrix, left as it is stored.
-  template <Scalar T, Device D> Parameter<T, D> matrix(Context<D>& ctx, const std::string& name, const Shape& shape, WeightKind kind) {
+  template <Scalar T, Device D>
+  Parameter<T, D> matrix(Context<D>& ctx, const std::string& name, const Shape& shape, WeightKind kind) {
     Parameter<T, D> w;
     w.name = name;
     w.kind = kind;
@@ -51,7 +54,8 @@ class Weights {
   /// Throws Error where a tensor was not taken.
   void finish() const {
     if (tensors_.empty()) return;
-    throw Error(str(file_, ": tensor '", tensors_.begin()->first, "' ", tensors_.begin()->second.shape, " is not part of this architecture (", tensors_.size(), " such)"),
+    throw Error(str(file_, ": tensor '", tensors_.begin()->first, "' ", tensors_.begin()->second.shape,
+                    " is not part of this architecture (", tensors_.size(), " such)"),
                 "the configuration is of another model, or the model has parts that ftlib does not know.");
   }
 
@@ -65,8 +69,10 @@ class Weights {
 /// GGUF's llama files hold q and k with the rows of each head in the order of interleaved rotary pairs: row 2j + p of a
 /// head is the Hugging Face row p hd/2 + j. A copy with the rows back in place; rows of quantised blocks move whole.
 inline Stored<Cpu> unpermute_heads(const Stored<Cpu>& w, int64_t heads) {
-  const int64_t rows = w.shape[0], hd = rows / heads, bytes = w.shape.rank() == 1 ? storage_bytes(w.type, 1) : w.row_bytes();
-  if (heads < 1 || rows % heads || hd % 2) throw Error(str("gguf: ", rows, " rows of q or k do not divide into ", heads, " heads of even size"));
+  const int64_t rows = w.shape[0], hd = rows / heads,
+                bytes = w.shape.rank() == 1 ? storage_bytes(w.type, 1) : w.row_bytes();
+  if (heads < 1 || rows % heads || hd % 2)
+    throw Error(str("gguf: ", rows, " rows of q or k do not divide into ", heads, " heads of even size"));
   auto copy = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(w.bytes()));
   for (int64_t h = 0; h < heads; ++h)
     for (int64_t p = 0; p < 2; ++p)

@@ -1,6 +1,6 @@
 // nn/adapter.hpp: Adapter, what may be hung onto a weight to change it without touching it; LoRA and its kin derive.
 #pragma once
-#include <ftlib/ops/linear.hpp>        // linear
+#include <ftlib/ops/linear.hpp>         // linear
 #include <ftlib/tensor/stored.cpu.hpp>  // dequantise
 
 #include <functional>  // std::function

@@ -10,7 +10,9 @@ template <Scalar T, Device D> struct Linear {
   Parameter<T, D> weight;  // (out, in)
   Parameter<T, D> bias;    // (out), or empty
 
-  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) { return project(ctx, x, weight, bias ? &bias : nullptr); }
+  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {
+    return project(ctx, x, weight, bias ? &bias : nullptr);
+  }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     f(weight);
     if (bias) f(bias);

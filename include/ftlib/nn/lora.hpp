@@ -24,7 +24,8 @@ struct Targets {
 
   bool match(const std::string& module) const {
     for (const std::string& name : names)
-      if (module == name || (module.size() > name.size() && module.ends_with(name) && module[module.size() - name.size() - 1] == '.'))
+      if (module == name ||
+          (module.size() > name.size() && module.ends_with(name) && module[module.size() - name.size() - 1] == '.'))
         return true;
     return false;
   }
@@ -34,15 +35,13 @@ inline const Targets all_linear{true};
 /// Low-rank adaptation, Hu et al., arXiv:2106.09685; the fields are PEFT's.
 struct Lora {
   int rank = 16;
-  float alpha = 32;         // the addition is scaled by alpha / rank,
-  bool rslora = false;      // or by alpha / sqrt(rank), Kalajdzievski, arXiv:2312.03732
-  float dropout = 0;        // of the adapter's input, in training
+  float alpha = 32;     // the addition is scaled by alpha / rank,
+  bool rslora = false;  // or by alpha / sqrt(rank), Kalajdzievski, arXiv:2312.03732
+  float dropout = 0;    // of the adapter's input, in training
   Targets targets = all_linear;
-  uint64_t seed = 0;        // of A's initialisation
+  uint64_t seed = 0;  // of A's initialisation
 
-  float scale() const {
-    return alpha / (rslora ? std::sqrt(static_cast<float>(rank)) : static_cast<float>(rank));
-  }
+  float scale() const { return alpha / (rslora ? std::sqrt(static_cast<float>(rank)) : static_cast<float>(rank)); }
 };
 
 /// "model.layers.0.mlp.up_proj.weight" -> "model.layers.0.mlp.up_proj"
@@ -94,21 +93,26 @@ template <Scalar T, Device D> class LoraAdapter final : public Adapter<T, D> {
 template <Scalar T, Device D>
 int attach(Context<D>& ctx, std::span<Parameter<T, D>* const> parameters, const Lora& config) {
   if (config.rank < 1) throw Error(str("lora: rank ", config.rank, " is no rank"), "usual ranks are 8 to 64.");
-  if (!(config.dropout >= 0 && config.dropout < 1)) throw Error(str("lora: dropout ", config.dropout, " is outside [0, 1)"));
+  if (!(config.dropout >= 0 && config.dropout < 1))
+    throw Error(str("lora: dropout ", config.dropout, " is outside [0, 1)"));
   Random random(config.seed);
   int attached = 0;
   for (Parameter<T, D>* w : parameters) {
     w->trainable = false;
     w->grad = {};
-    if (!(config.targets.all ? w->kind == WeightKind::linear : w->shape().rank() == 2 && config.targets.match(module_of(w->name)))) continue;
-    if (w->kind == WeightKind::embedding) throw Error(str("lora: '", w->name, "' is an embedding; only matrices of linear layers are adapted"));
+    if (!(config.targets.all ? w->kind == WeightKind::linear
+                             : w->shape().rank() == 2 && config.targets.match(module_of(w->name))))
+      continue;
+    if (w->kind == WeightKind::embedding)
+      throw Error(str("lora: '", w->name, "' is an embedding; only matrices of linear layers are adapted"));
     w->adapter = std::make_shared<LoraAdapter<T, D>>(ctx, *w, config, random);
     ++attached;
   }
   if (attached == 0) {
     std::string names;
     for (const auto& name : config.targets.names) names += (names.empty() ? "" : ", ") + name;
-    throw Error(str("lora: no linear layer's name ends with one of: ", names), "Llama's and Gemma's are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.");
+    throw Error(str("lora: no linear layer's name ends with one of: ", names),
+                "Llama's and Gemma's are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.");
   }
   return attached;
 }

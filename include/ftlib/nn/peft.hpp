@@ -15,7 +15,9 @@ namespace ft::inline FTLIB_ABI {
 namespace detail {
 inline constexpr std::string_view peft_prefix = "base_model.model.";
 
-template <Scalar T, Device D> std::vector<std::pair<Parameter<T, D>*, LoraAdapter<T, D>*>> lora_adapters(std::span<Parameter<T, D>* const> parameters) {
+template <Scalar T, Device D>
+std::vector<std::pair<Parameter<T, D>*, LoraAdapter<T, D>*>> lora_adapters(
+    std::span<Parameter<T, D>* const> parameters) {
   std::vector<std::pair<Parameter<T, D>*, LoraAdapter<T, D>*>> found;
   for (Parameter<T, D>* w : parameters)
     if (auto* lora = dynamic_cast<LoraAdapter<T, D>*>(w->adapter.get())) found.emplace_back(w, lora);
@@ -26,10 +28,11 @@ template <Scalar T, Device D> std::vector<std::pair<Parameter<T, D>*, LoraAdapte
 /// Writes the LoRA adapters that hang on `parameters` to `folder`, whole or not at all. `config` is what they were
 /// attached with; `base` is what PEFT is told the base model is called.
 template <Scalar T, Device D>
-void save_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> parameters, const Lora& config,
-               const std::string& base, const std::string& task = "CAUSAL_LM") {
+void save_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> parameters,
+               const Lora& config, const std::string& base, const std::string& task = "CAUSAL_LM") {
   const auto adapters = detail::lora_adapters(parameters);
-  if (adapters.empty()) throw Error(str(folder.string(), ": there is no adapter to save"), "attach one, or save the whole model.");
+  if (adapters.empty())
+    throw Error(str(folder.string(), ": there is no adapter to save"), "attach one, or save the whole model.");
 
   // Short names where they say the same, as people write them; else the modules' full names.
   std::set<std::string> last, full;
@@ -42,10 +45,20 @@ void save_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<P
   std::size_t matched = 0;
   for (Parameter<T, D>* w : parameters) matched += w->kind == WeightKind::linear && by_last.match(module_of(w->name));
 
-  const Json json{{"peft_type", "LORA"}, {"task_type", task}, {"base_model_name_or_path", base}, {"r", config.rank},
-                  {"lora_alpha", config.alpha}, {"lora_dropout", config.dropout}, {"use_rslora", config.rslora},
-                  {"use_dora", false}, {"bias", "none"}, {"fan_in_fan_out", false}, {"inference_mode", true},
-                  {"init_lora_weights", true}, {"modules_to_save", nullptr}, {"target_modules", matched == adapters.size() ? last : full}};
+  const Json json{{"peft_type", "LORA"},
+                  {"task_type", task},
+                  {"base_model_name_or_path", base},
+                  {"r", config.rank},
+                  {"lora_alpha", config.alpha},
+                  {"lora_dropout", config.dropout},
+                  {"use_rslora", config.rslora},
+                  {"use_dora", false},
+                  {"bias", "none"},
+                  {"fan_in_fan_out", false},
+                  {"inference_mode", true},
+                  {"init_lora_weights", true},
+                  {"modules_to_save", nullptr},
+                  {"target_modules", matched == adapters.size() ? last : full}};
   std::vector<Tensor<T, D>> kept;
   std::vector<std::vector<T>> values;
   std::vector<TensorEntry> entries;
@@ -63,17 +76,22 @@ void save_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<P
   out.commit();
 }
 
-/// Reads a PEFT folder and hangs its adapters onto `parameters`, which are frozen. Returns the configuration. Throws Error,
-/// and changes nothing, for another kind of adapter, for keys that match no parameter (it says which, and how many of all),
-/// and for shapes that do not fit.
+/// Reads a PEFT folder and hangs its adapters onto `parameters`, which are frozen. Returns the configuration. Throws
+/// Error, and changes nothing, for another kind of adapter, for keys that match no parameter (it says which, and how
+/// many of all), and for shapes that do not fit.
 template <Scalar T, Device D>
 Lora load_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> parameters) {
   const auto config_file = (folder / "adapter_config.json").string();
   const Json json = read_json(folder / "adapter_config.json");
-  const auto unsupported = [&](const std::string& what) { return Error(str(config_file, ": ", what, " is not supported"), "only LoRA without biases, DoRA or further modules is."); };
-  if (const auto type = at<std::string>(json, "peft_type", config_file); type != "LORA") throw unsupported("peft_type '" + type + "'");
+  const auto unsupported = [&](const std::string& what) {
+    return Error(str(config_file, ": ", what, " is not supported"),
+                 "only LoRA without biases, DoRA or further modules is.");
+  };
+  if (const auto type = at<std::string>(json, "peft_type", config_file); type != "LORA")
+    throw unsupported("peft_type '" + type + "'");
   if (value_or<bool>(json, "use_dora", false, config_file)) throw unsupported("use_dora");
-  if (const auto bias = value_or<std::string>(json, "bias", "none", config_file); bias != "none") throw unsupported("bias '" + bias + "'");
+  if (const auto bias = value_or<std::string>(json, "bias", "none", config_file); bias != "none")
+    throw unsupported("bias '" + bias + "'");
   for (const char* key : {"rank_pattern", "alpha_pattern", "modules_to_save", "layer_replication"})
     if (json.contains(key) && !json[key].empty()) throw unsupported(key);
   Lora config;
@@ -93,17 +111,22 @@ Lora load_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<P
     std::string name = key;
     if (name.starts_with(detail::peft_prefix)) name = name.substr(detail::peft_prefix.size());
     const bool is_a = name.ends_with(".lora_A.weight"), is_b = name.ends_with(".lora_B.weight");
-    const auto found = is_a || is_b ? by_module.find(name.substr(0, name.size() - std::string_view(".lora_A.weight").size())) : by_module.end();
+    const auto found = is_a || is_b
+                           ? by_module.find(name.substr(0, name.size() - std::string_view(".lora_A.weight").size()))
+                           : by_module.end();
     if (found == by_module.end()) unmatched.push_back(key);
     else (is_a ? pairs[found->second].first : pairs[found->second].second) = key;
   }
   if (!unmatched.empty() || pairs.empty())
-    throw Error(str(file.file_name(), ": ", unmatched.size(), " of ", file.names().size(), " keys match no linear layer of this model",
+    throw Error(str(file.file_name(), ": ", unmatched.size(), " of ", file.names().size(),
+                    " keys match no linear layer of this model",
                     unmatched.empty() ? "" : ", '" + unmatched.front() + "' first"),
                 "the adapter was made for another model.");
   const auto read = [&](Parameter<T, D>& to, const std::string& key) {
     const Stored<Cpu> tensor = file.tensor(key);
-    if (tensor.shape != to.shape()) throw Error(str(file.file_name(), ": '", key, "' is ", tensor.shape, ", the model and rank ", config.rank, " ask for ", to.shape()));
+    if (tensor.shape != to.shape())
+      throw Error(str(file.file_name(), ": '", key, "' is ", tensor.shape, ", the model and rank ", config.rank,
+                      " ask for ", to.shape()));
     std::vector<T> values(static_cast<std::size_t>(tensor.shape.count()));
     dequantise_row(tensor.type, tensor.data, 0, tensor.shape.count(), values.data());
     to.value = Tensor<T, D>(ctx, tensor.shape, values);
@@ -112,7 +135,8 @@ Lora load_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<P
   std::vector<std::pair<Parameter<T, D>*, std::shared_ptr<LoraAdapter<T, D>>>> made;
   for (const auto& [w, keys] : pairs) {
     if (keys.first.empty() || keys.second.empty())
-      throw Error(str(file.file_name(), ": '", keys.first + keys.second, "' has no partner"), "each layer needs lora_A and lora_B.");
+      throw Error(str(file.file_name(), ": '", keys.first + keys.second, "' has no partner"),
+                  "each layer needs lora_A and lora_B.");
     auto lora = std::make_shared<LoraAdapter<T, D>>(ctx, *w, config, random);
     read(lora->a, keys.first);
     read(lora->b, keys.second);

@@ -1,7 +1,7 @@
 // text/dataset.hpp: records as token sequences, and their batches: by token count, of similar length, shuffled by seed.
 #pragma once
 #include <ftlib/models/language_model.hpp>  // PackedTokens
-#include <ftlib/text/chat.hpp>              // render_chat
+#include <ftlib/text/chat.hpp>              // encode_chat, end_of_turn
 #include <ftlib/text/records.hpp>           // Record
 #include <ftlib/text/tokenizer.hpp>         // Tokenizer
 
@@ -22,11 +22,21 @@ enum class Form {
 /// Which tokens are learned.
 enum class LossOn { answer, everything };
 
-/// The text that a record's answer follows; what generation is asked to go on from.
-inline std::string prompt_text(const Record& record, Form form, ChatTemplate chat) {
-  const std::string context = record.context.empty() ? "" : "Context: " + record.context + "\n";
-  if (form == Form::question_answer) return context + "Q: " + record.question + "\nA:";
-  return render_chat(chat, {{.role = "user", .content = context + record.question}}, /*add_generation_prompt=*/true);
+/// The text that a record's answer follows, in the form "Q: ...\nA:".
+inline std::string prompt_text(const Record& record) {
+  return (record.context.empty() ? "" : "Context: " + record.context + "\n") + "Q: " + record.question + "\nA:";
+}
+
+/// The tokens that a record's answer follows: what generation is asked to go on from, and what training puts before the
+/// answer. Text that is written like a control token stays text.
+inline std::vector<int32_t> encode_prompt(const Record& record, const Tokenizer& tokenizer, Form form) {
+  if (form == Form::chat) {
+    const std::string context = record.context.empty() ? "" : record.context + "\n";
+    return encode_chat(tokenizer, {{.role = "user", .content = context + record.question}});
+  }
+  auto ids = tokenizer.encode(prompt_text(record), {.special = Special::as_text});
+  if (tokenizer.add_bos()) ids.insert(ids.begin(), tokenizer.bos());
+  return ids;
 }
 
 struct DatasetOptions {
@@ -42,6 +52,13 @@ struct Example {
   std::size_t record;           // its place in the data set's records
 };
 
+/// The token that ends an answer: the end of a turn, or the end of the text.
+inline int32_t end_of_answer(const Tokenizer& tokenizer, Form form) {
+  const int32_t id = form == Form::chat ? end_of_turn(tokenizer) : tokenizer.eos();
+  if (id < 0) throw Error("dataset: the tokenizer names no end-of-text token");
+  return id;
+}
+
 /// What a step learns from: micro-batches whose losses are summed and divided by the number of target tokens of all.
 struct Batch {
   std::vector<PackedTokens> micro;
@@ -52,7 +69,8 @@ struct Batch {
 class Dataset {
  public:
   /// Throws Error where no record is left.
-  Dataset(std::vector<Record> records, const Tokenizer& tokenizer, const DatasetOptions& options = {}) : records_(std::move(records)) {
+  Dataset(std::vector<Record> records, const Tokenizer& tokenizer, const DatasetOptions& options = {})
+      : records_(std::move(records)) {
     for (std::size_t i = 0; i < records_.size(); ++i) {
       Example example = encode(records_[i], tokenizer, options);
       example.record = i;
@@ -60,7 +78,8 @@ class Dataset {
       else examples_.push_back(std::move(example));
     }
     if (examples_.empty())
-      throw Error(str("dataset: none of ", records_.size(), " records is left", too_long_ ? str("; ", too_long_, " are longer than ", options.max_tokens, " tokens") : ""),
+      throw Error(str("dataset: none of ", records_.size(), " records is left",
+                      too_long_ ? str("; ", too_long_, " are longer than ", options.max_tokens, " tokens") : ""),
                   too_long_ ? "raise max_tokens." : "the data set is empty.");
   }
 
@@ -82,23 +101,29 @@ class Dataset {
     const auto cut = static_cast<std::size_t>(share * static_cast<double>(order.size()) + 0.5);
     if (cut == 0 || cut >= order.size())
       throw Error(str("dataset: a share of ", share, " of ", order.size(), " examples leaves one side empty"));
-    std::pair<Dataset, Dataset> parts;
-    parts.first.records_ = parts.second.records_ = records_;
-    for (std::size_t i = 0; i < order.size(); ++i) (i < cut ? parts.first : parts.second).examples_.push_back(examples_[order[i]]);
+    std::pair<Dataset, Dataset> parts{*this, *this};
+    parts.first.examples_.clear();
+    parts.second.examples_.clear();
+    for (std::size_t i = 0; i < order.size(); ++i)
+      (i < cut ? parts.first : parts.second).examples_.push_back(examples_[order[i]]);
     return parts;
   }
 
   /// The batches of an epoch, as places in examples(): shuffled by (seed, epoch), sorted by length within windows of 32
-  /// batches so that attention's work is alike, filled up to `batch_tokens` tokens (at least one example), in random order.
+  /// batches so that attention's work is alike, filled up to `batch_tokens` tokens (at least one example), in random
+  /// order.
   std::vector<std::vector<std::size_t>> plan(int64_t batch_tokens, uint64_t seed, int64_t epoch) const {
     Random random(seed, static_cast<uint64_t>(epoch) << 40);
     std::vector<std::size_t> order = all();
     random.shuffle(order);
-    const std::size_t window = std::max<std::size_t>(1, static_cast<std::size_t>(32 * batch_tokens / std::max<int64_t>(1, tokens() / static_cast<int64_t>(size()))));
+    const std::size_t window = std::max<std::size_t>(
+        1, static_cast<std::size_t>(32 * batch_tokens / std::max<int64_t>(1, tokens() / static_cast<int64_t>(size()))));
     std::vector<std::vector<std::size_t>> batches;
     for (std::size_t begin = 0; begin < order.size(); begin += window) {
       const auto end = order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), begin + window));
-      std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin), end, [&](std::size_t a, std::size_t b) { return examples_[a].tokens.size() < examples_[b].tokens.size(); });
+      std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin), end, [&](std::size_t a, std::size_t b) {
+        return examples_[a].tokens.size() < examples_[b].tokens.size();
+      });
       int64_t filled = batch_tokens;  // a window begins a batch
       for (auto i = order.begin() + static_cast<std::ptrdiff_t>(begin); i != end; ++i) {
         const auto n = static_cast<int64_t>(examples_[*i].tokens.size());
@@ -130,19 +155,15 @@ class Dataset {
   }
 
  private:
-  Dataset() = default;
-  friend struct std::pair<Dataset, Dataset>;
-
   static Example encode(const Record& record, const Tokenizer& tokenizer, const DatasetOptions& options) {
-    const Special special = options.form == Form::chat ? Special::parse : Special::as_text;
     Example example;
-    example.tokens = tokenizer.encode(prompt_text(record, options.form, tokenizer.chat_template()), {.special = special});
+    example.tokens = encode_prompt(record, tokenizer, options.form);
     // Encoded by itself, as generation will make it: after the prompt's tokens.
     const std::string answer = (options.form == Form::question_answer ? " " : "") + record.answers.front();
-    const auto tokens = tokenizer.encode(answer, {.special = Special::as_text, .add_bos = false});
+    const auto tokens = tokenizer.encode(answer, {.special = Special::as_text});
     example.loss_from = options.loss_on == LossOn::answer ? example.tokens.size() : 0;
     example.tokens.insert(example.tokens.end(), tokens.begin(), tokens.end());
-    example.tokens.push_back(tokenizer.end_of_answer());
+    example.tokens.push_back(end_of_answer(tokenizer, options.form));
     return example;
   }
   std::vector<std::size_t> all() const {

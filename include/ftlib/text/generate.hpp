@@ -21,10 +21,16 @@ struct GenerateOptions {
 /// Generates token ids for many prompts side by side. Prompts that have ended leave the batch.
 template <Scalar T, Device D> class TokenGenerator {
  public:
-  /// `ends` are the tokens that end a sequence. Throws Error for an empty prompt or one longer than the model's context.
-  TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model, std::vector<std::vector<int32_t>> prompts, const GenerateOptions& options,
-                 std::vector<int32_t> ends)
-      : ctx_(ctx), model_(model), options_(options), ends_(std::move(ends)), texts_(std::move(prompts)), cache_(make_cache()) {
+  /// `ends` are the tokens that end a sequence. Throws Error for an empty prompt or one longer than the model's
+  /// context.
+  TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model, std::vector<std::vector<int32_t>> prompts,
+                 const GenerateOptions& options, std::vector<int32_t> ends)
+      : ctx_(ctx),
+        model_(model),
+        options_(options),
+        ends_(std::move(ends)),
+        texts_(std::move(prompts)),
+        cache_(make_cache()) {
     options.sampling.check();
     for (std::size_t i = 0; i < texts_.size(); ++i) {
       prompt_sizes_.push_back(texts_[i].size());
@@ -64,7 +70,8 @@ template <Scalar T, Device D> class TokenGenerator {
       if (std::find(ends_.begin(), ends_.end(), token) != ends_.end()) continue;
       texts_[i].push_back(token);
       produced.emplace_back(active_[row], token);
-      if (static_cast<int64_t>(texts_[i].size() - prompt_sizes_[i]) < options_.max_new_tokens) running.push_back(active_[row]);
+      if (static_cast<int64_t>(texts_[i].size() - prompt_sizes_[i]) < options_.max_new_tokens)
+        running.push_back(active_[row]);
     }
     active_ = std::move(running);
     return produced;
@@ -78,11 +85,13 @@ template <Scalar T, Device D> class TokenGenerator {
   KvCache<T, D> make_cache() {
     int64_t longest = 0;
     for (const auto& prompt : texts_) {
-      if (prompt.empty()) throw Error("generate: an empty prompt", "give at least one token, the beginning-of-text token say.");
+      if (prompt.empty())
+        throw Error("generate: an empty prompt", "give at least one token, the beginning-of-text token say.");
       longest = std::max(longest, static_cast<int64_t>(prompt.size()));
     }
     if (longest > model_.context_length())
-      throw Error(str("generate: a prompt of ", longest, " tokens; the model reads ", model_.context_length()), "shorten the prompt.");
+      throw Error(str("generate: a prompt of ", longest, " tokens; the model reads ", model_.context_length()),
+                  "shorten the prompt.");
     // The last token is never read again, so the cache needs no room for it.
     const int64_t capacity = std::min(longest + options_.max_new_tokens, model_.context_length() + 1);
     options_.max_new_tokens = std::min(options_.max_new_tokens, capacity - longest);

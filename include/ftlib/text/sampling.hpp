@@ -17,11 +17,12 @@ struct Sampling {
   float repetition_penalty = 1;  // of tokens that the text holds already, the prompt's too: arXiv:1909.05858; 1: none
   float temperature = 0;         // logits are divided by it; 0: always the likeliest
   int32_t top_k = 0;             // only the k likeliest; 0: all
-  float top_p = 1;               // only the likeliest that together have this share of the probability: arXiv:1904.09751
-  float min_p = 0;               // only those with this share of the likeliest's probability: arXiv:2407.01082
+  float top_p = 1;  // only the likeliest that together have this share of the probability: arXiv:1904.09751
+  float min_p = 0;  // only those with this share of the likeliest's probability: arXiv:2407.01082
 
   void check() const {
-    if (!(repetition_penalty > 0)) throw Error(str("sampling: repetition_penalty ", repetition_penalty, " must be above 0"));
+    if (!(repetition_penalty > 0))
+      throw Error(str("sampling: repetition_penalty ", repetition_penalty, " must be above 0"));
     if (!(temperature >= 0)) throw Error(str("sampling: temperature ", temperature, " must be 0 or above"));
     if (top_k < 0) throw Error(str("sampling: top_k ", top_k, " must be 0 or above"));
     if (!(top_p > 0 && top_p <= 1)) throw Error(str("sampling: top_p ", top_p, " is outside (0, 1]"));
@@ -30,7 +31,8 @@ struct Sampling {
 };
 
 /// The next token after `history`, from its logits, which are changed. The lower id wins a tie.
-inline int32_t sample(std::span<float> logits, const Sampling& options, std::span<const int32_t> history, Random& random) {
+inline int32_t sample(std::span<float> logits, const Sampling& options, std::span<const int32_t> history,
+                      Random& random) {
   if (options.repetition_penalty != 1)
     for (const int32_t id : std::unordered_set<int32_t>(history.begin(), history.end())) {
       float& logit = logits[static_cast<std::size_t>(id)];
@@ -49,7 +51,9 @@ inline int32_t sample(std::span<float> logits, const Sampling& options, std::spa
     const double weight = std::exp((double{logits[i]} - double{most}) / double{options.temperature});
     if (weight >= double{options.min_p} && weight > 0) candidates.push_back({static_cast<int32_t>(i), weight});
   }
-  const auto likelier = [](const Candidate& a, const Candidate& b) { return a.weight != b.weight ? a.weight > b.weight : a.id < b.id; };
+  const auto likelier = [](const Candidate& a, const Candidate& b) {
+    return a.weight != b.weight ? a.weight > b.weight : a.id < b.id;
+  };
   if (options.top_k > 0 && static_cast<std::size_t>(options.top_k) < candidates.size()) {
     std::partial_sort(candidates.begin(), candidates.begin() + options.top_k, candidates.end(), likelier);
     candidates.resize(static_cast<std::size_t>(options.top_k));

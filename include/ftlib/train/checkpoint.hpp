@@ -1,4 +1,5 @@
-// train/checkpoint.hpp: a run's whole state in a folder: trained weights, optimizer, random state, position in the data.
+// train/checkpoint.hpp: a run's whole state in a folder: trained weights, optimizer, random state, position in the
+// data.
 #pragma once
 #include <ftlib/io/atomic_file.hpp>  // AtomicFolder, recover_folder
 #include <ftlib/io/json.hpp>         // Json
@@ -29,9 +30,11 @@ class EntryList {
 };
 
 /// A tensor of exactly T from a file; no conversion, so that what was saved comes back bit by bit.
-template <Scalar T, Device D> Tensor<T, D> exact_tensor(Context<D>& ctx, const SafetensorsFile& file, const std::string& name) {
+template <Scalar T, Device D>
+Tensor<T, D> exact_tensor(Context<D>& ctx, const SafetensorsFile& file, const std::string& name) {
   const Stored<Cpu> stored = file.tensor(name);
-  if (stored.type != dtype_of<T>) throw Error(str(file.file_name(), ": '", name, "' is ", stored.type, ", the run computes in ", dtype_of<T>));
+  if (stored.type != dtype_of<T>)
+    throw Error(str(file.file_name(), ": '", name, "' is ", stored.type, ", the run computes in ", dtype_of<T>));
   Tensor<T, D> x(ctx, stored.shape);
   ctx.copy_from_host(x.data(), stored.data, static_cast<std::size_t>(stored.bytes()));
   return x;
@@ -90,13 +93,15 @@ inline bool has_checkpoint(const std::filesystem::path& folder) {
 
 /// Restores what save_checkpoint wrote and returns its `state`.
 template <Scalar T, Device D>
-Json load_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params, Optimizer<T, D>& optimizer) {
+Json load_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
+                     Optimizer<T, D>& optimizer) {
   const std::string file = (folder / "state.json").string();
   Json state = read_json(folder / "state.json");
   const auto random = at<Json>(state, "random", file);
   const auto moments = SafetensorsFile::open(folder / "optimizer.safetensors");
   std::map<std::string, Tensor<accumulate_t<T>, D>> states;
-  for (const std::string& name : moments.names()) states.emplace(name, detail::exact_tensor<accumulate_t<T>>(ctx, moments, name));
+  for (const std::string& name : moments.names())
+    states.emplace(name, detail::exact_tensor<accumulate_t<T>>(ctx, moments, name));
   load_weights(ctx, folder / "weights.safetensors", params);
   optimizer.load_state(ctx, params, states);
   ctx.random() = Random(at<uint64_t>(random, "seed", file), at<uint64_t>(random, "position", file));

@@ -1,13 +1,15 @@
-// train/trainer.hpp: the training loop, for any model and any data: plan, steps, evaluation, early stopping, checkpoints.
+// train/trainer.hpp: the training loop, for any model and any data: plan, steps, evaluation, early stopping,
+// checkpoints.
 #pragma once
-#include <ftlib/optim/adamw.hpp>         // AdamW, Optimizer
-#include <ftlib/optim/clip.hpp>          // clip_grad_norm, zero_grad
-#include <ftlib/optim/schedule.hpp>      // Schedule
-#include <ftlib/train/checkpoint.hpp>    // save_checkpoint, load_checkpoint
-#include <ftlib/train/metrics_log.hpp>   // MetricsLog
-#include <ftlib/train/progress.hpp>      // Progress, process_memory
-#include <ftlib/train/signals.hpp>       // StopOnSignal
-#include <ftlib/train/tensorboard.hpp>   // TensorBoardWriter
+#include <ftlib/optim/adamw.hpp>        // AdamW, Optimizer
+#include <ftlib/optim/clip.hpp>         // clip_grad_norm, zero_grad
+#include <ftlib/optim/schedule.hpp>     // Schedule
+#include <ftlib/train/checkpoint.hpp>   // save_checkpoint, load_checkpoint
+#include <ftlib/train/metrics_log.hpp>  // MetricsLog
+#include <ftlib/train/plot.hpp>         // PlotSeries
+#include <ftlib/train/progress.hpp>     // Progress, process_memory
+#include <ftlib/train/signals.hpp>      // StopOnSignal
+#include <ftlib/train/tensorboard.hpp>  // TensorBoardWriter
 
 #include <chrono>      // std::chrono::steady_clock
 #include <filesystem>  // std::filesystem::path
@@ -49,8 +51,9 @@ struct Step {
   bool skipped;              // the loss or a gradient was not finite: nothing was changed
 
   friend std::ostream& operator<<(std::ostream& out, const Step& s) {
-    return out << "step " << s.step << '/' << s.steps << "  loss " << s.loss << "  lr " << s.lr << "  norm " << s.grad_norm << "  "
-               << static_cast<int64_t>(s.tokens_per_second) << " tokens/s" << (s.skipped ? "  skipped: not finite" : "");
+    return out << "step " << s.step << '/' << s.steps << "  loss " << s.loss << "  lr " << s.lr << "  norm "
+               << s.grad_norm << "  " << static_cast<int64_t>(s.tokens_per_second) << " tokens/s"
+               << (s.skipped ? "  skipped: not finite" : "");
   }
 };
 
@@ -64,22 +67,23 @@ struct Plan {
   double seconds = 0;
 
   friend std::ostream& operator<<(std::ostream& out, const Plan& p) {
-    return out << "plan: " << p.steps << " steps, " << pretty_count(p.tokens) << " tokens; memory " << pretty_bytes(p.process_bytes) << " (weights "
-               << pretty_bytes(p.weight_bytes) << ", gradients and optimizer " << pretty_bytes(p.state_bytes) << ", activations "
+    return out << "plan: " << p.steps << " steps, " << pretty_count(p.tokens) << " tokens; memory "
+               << pretty_bytes(p.process_bytes) << " (weights " << pretty_bytes(p.weight_bytes)
+               << ", gradients and optimizer " << pretty_bytes(p.state_bytes) << ", activations "
                << pretty_bytes(p.activation_bytes) << "); about " << pretty_duration(p.seconds) << '\n';
   }
 };
 
 /// What a run came to.
 struct RunReport {
-  int64_t steps = 0;             // done, earlier sessions' among them
-  bool finished = false;         // false: stopped by the host or a signal, and saved
-  bool stopped_early = false;    // patience ran out
+  int64_t steps = 0;                                           // done, earlier sessions' among them
+  bool finished = false;                                       // false: stopped by the host or a signal, and saved
+  bool stopped_early = false;                                  // patience ran out
   double best_loss = std::numeric_limits<double>::infinity();  // of the held-out data
   int64_t best_step = 0;
-  double seconds = 0, tokens_per_second = 0;  // of this session
-  int64_t peak_bytes = 0;        // of the process
-  std::vector<std::pair<double, double>> train_loss, held_out_loss;  // (step, loss), this session's
+  double seconds = 0, tokens_per_second = 0;                 // of this session
+  int64_t peak_bytes = 0;                                    // of the process
+  std::vector<PlotSeries::Point> train_loss, held_out_loss;  // over steps, this session's
 };
 
 /// Fine-tunes `model` on data.
@@ -92,7 +96,8 @@ template <class Model> class Trainer {
   using T = typename Model::value_type;
   using D = typename Model::device_type;
 
-  Trainer(Model& model, TrainerConfig config) : model_(model), config_(std::move(config)), optimizer_(config_.optimizer) {
+  Trainer(Model& model, TrainerConfig config)
+      : model_(model), config_(std::move(config)), optimizer_(config_.optimizer) {
     const auto positive = [](const char* name, int64_t value) {
       if (value < 1) throw Error(str("trainer: ", name, " is ", value), "it must be 1 or more.");
     };
@@ -101,7 +106,8 @@ template <class Model> class Trainer {
     if (config_.micro_batch_tokens == 0) config_.micro_batch_tokens = config_.batch_tokens;
     for (Parameter<T, D>* w : model.parameters())
       if (w->trainable) params_.push_back(w);
-    if (params_.empty()) throw Error("trainer: the model has nothing to train", "attach an adapter, or call train_all().");
+    if (params_.empty())
+      throw Error("trainer: the model has nothing to train", "attach an adapter, or call train_all().");
   }
 
   /// Called after each step and each evaluation of the held-out data.
@@ -129,10 +135,19 @@ template <class Model> class Trainer {
     if (bad_steps_ >= config_.max_bad_steps) {
       std::string names;
       for (std::size_t i = 0; i < batch.names.size() && i < 16; ++i) names += (i ? ", " : "") + batch.names[i];
-      throw Error(str("train: ", bad_steps_, " steps in a row had a loss or gradient that is not finite; the last one's records: ", names),
+      throw Error(str("train: ", bad_steps_,
+                      " steps in a row had a loss or gradient that is not finite; the last one's records: ", names),
                   "lower the learning rate, or look at these records.");
     }
-    return {.step = 0, .steps = 0, .loss = loss, .lr = lr, .grad_norm = norm, .tokens = batch.tokens, .tokens_per_second = 0, .memory = 0, .skipped = !finite};
+    return {.step = 0,
+            .steps = 0,
+            .loss = loss,
+            .lr = lr,
+            .grad_norm = norm,
+            .tokens = batch.tokens,
+            .tokens_per_second = 0,
+            .memory = 0,
+            .skipped = !finite};
   }
 
   /// The mean loss over the target tokens of `data`; nothing is recorded or changed.
@@ -142,14 +157,15 @@ template <class Model> class Trainer {
     int64_t targets = 0;
     for (const auto& items : data.plan(config_.batch_tokens, 0, 0)) {
       const auto batch = data.batch(items, config_.micro_batch_tokens);
-      for (const auto& micro : batch.micro) loss += static_cast<double>(model_.loss_sum(micro, false).item(model_.context()));
+      for (const auto& micro : batch.micro)
+        loss += static_cast<double>(model_.loss_sum(micro, false).item(model_.context()));
       targets += batch.targets;
     }
     return loss / static_cast<double>(std::max<int64_t>(1, targets));
   }
 
-  /// Measures a small and a larger micro-batch, forward and backward, and says from them what the run will take. Weights
-  /// and random state are as before afterwards.
+  /// Measures a small and a larger micro-batch, forward and backward, and says from them what the run will take.
+  /// Weights and random state are as before afterwards.
   template <class Data> Plan plan(const Data& train) {
     Context<D>& ctx = model_.context();
     Plan plan;
@@ -167,7 +183,8 @@ template <class Model> class Trainer {
         }
     }
     for (const Parameter<T, D>* w : model_.parameters()) plan.weight_bytes += w->bytes();
-    for (const Parameter<T, D>* w : params_) plan.state_bytes += w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
+    for (const Parameter<T, D>* w : params_)
+      plan.state_bytes += w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
     plan.state_bytes += Optimizer<T, D>::state_bytes(params_);
 
     const uint64_t position = ctx.random().position();
@@ -183,7 +200,8 @@ template <class Model> class Trainer {
       if (nll.node()) tape.backward(nll);
       struct {
         double tokens, seconds, bytes;
-      } result{static_cast<double>(micro.tokens()), std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(),
+      } result{static_cast<double>(micro.tokens()),
+               std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(),
                static_cast<double>(ctx.memory().peak - before)};
       zero_grad(params_);
       ctx.random().seek(position);
@@ -193,9 +211,11 @@ template <class Model> class Trainer {
     const auto small = measure(largest / 8), large = measure(largest / 2);
     const double steps_of = large.tokens > small.tokens ? large.tokens - small.tokens : 1;
     const double per_token = std::max(0.0, (large.bytes - small.bytes) / steps_of);
-    plan.activation_bytes = static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(largest) - large.tokens));
+    plan.activation_bytes =
+        static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(largest) - large.tokens));
     plan.seconds = large.seconds / large.tokens * static_cast<double>(plan.tokens);
-    plan.process_bytes = process_memory().resident - ctx.memory().reserved + ctx.memory().now + plan.state_bytes + plan.activation_bytes;
+    plan.process_bytes =
+        process_memory().resident - ctx.memory().reserved + ctx.memory().now + plan.state_bytes + plan.activation_bytes;
     return plan;
   }
 
@@ -210,7 +230,9 @@ template <class Model> class Trainer {
     report.stopped_early = config_.patience > 0 && since_best >= config_.patience;
     auto log = open_log(done);
     const auto started = std::chrono::steady_clock::now();
-    const auto seconds = [&] { return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count(); };
+    const auto seconds = [&] {
+      return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
+    };
     int64_t tokens = 0;
     bool stopped = false;
 
@@ -222,7 +244,7 @@ template <class Model> class Trainer {
       s.steps = steps;
       s.tokens_per_second = static_cast<double>(tokens) / seconds();
       s.memory = process_memory().resident;
-      report.train_loss.emplace_back(static_cast<double>(done), s.loss);
+      report.train_loss.push_back({static_cast<double>(done), s.loss});
       if (log) log->step(s);
       if (on_step_ && on_step_(s) == Flow::stop) stopped = true;
       stopped = stopped || signals.requested();
@@ -249,8 +271,14 @@ template <class Model> class Trainer {
     TensorBoardWriter board;
 
     void step(const Step& s) {
-      lines.write({{"step", s.step}, {"loss", s.loss}, {"lr", s.lr}, {"grad_norm", s.grad_norm}, {"tokens", s.tokens},
-                   {"tokens_per_second", s.tokens_per_second}, {"memory", s.memory}, {"skipped", s.skipped}});
+      lines.write({{"step", s.step},
+                   {"loss", s.loss},
+                   {"lr", s.lr},
+                   {"grad_norm", s.grad_norm},
+                   {"tokens", s.tokens},
+                   {"tokens_per_second", s.tokens_per_second},
+                   {"memory", s.memory},
+                   {"skipped", s.skipped}});
       board.scalar("train/loss", s.step, s.loss);
       board.scalar("train/lr", s.step, static_cast<double>(s.lr));
       board.scalar("train/grad_norm", s.step, static_cast<double>(s.grad_norm));
@@ -266,7 +294,8 @@ template <class Model> class Trainer {
     std::vector<std::vector<std::size_t>> all;
     for (int64_t epoch = 0; epoch < config_.epochs; ++epoch)
       for (auto& items : data.plan(config_.batch_tokens, config_.seed, epoch)) all.push_back(std::move(items));
-    if (config_.max_steps > 0 && static_cast<int64_t>(all.size()) > config_.max_steps) all.resize(static_cast<std::size_t>(config_.max_steps));
+    if (config_.max_steps > 0 && static_cast<int64_t>(all.size()) > config_.max_steps)
+      all.resize(static_cast<std::size_t>(config_.max_steps));
     return all;
   }
   template <class Data> bool evaluation_due(int64_t done, const Data& train) {
@@ -284,9 +313,10 @@ template <class Model> class Trainer {
     return Log{MetricsLog::create(lines), TensorBoardWriter(board)};
   }
 
-  template <class Data> int64_t evaluate_run(const Data& held_out, int64_t done, RunReport& report, int64_t since_best, Log* log) {
+  template <class Data>
+  int64_t evaluate_run(const Data& held_out, int64_t done, RunReport& report, int64_t since_best, Log* log) {
     const double loss = evaluate(held_out);
-    report.held_out_loss.emplace_back(static_cast<double>(done), loss);
+    report.held_out_loss.push_back({static_cast<double>(done), loss});
     if (log) log->evaluation(done, loss);
     if (on_evaluation_) on_evaluation_(done, loss);
     if (!(loss < report.best_loss)) return since_best + 1;
@@ -306,13 +336,24 @@ template <class Model> class Trainer {
 
   /// What a resumed run must agree in to end as an uninterrupted one.
   template <class Data> Json fingerprint(const Data& train, int64_t steps) const {
-    return {{"steps", steps}, {"examples", train.size()}, {"batch_tokens", config_.batch_tokens}, {"micro_batch_tokens", config_.micro_batch_tokens},
-            {"seed", config_.seed}, {"lr", config_.optimizer.lr}, {"weight_decay", config_.optimizer.weight_decay},
-            {"clip_norm", config_.clip_norm}, {"threads", model_.context().threads()}};
+    return {{"steps", steps},
+            {"examples", train.size()},
+            {"batch_tokens", config_.batch_tokens},
+            {"micro_batch_tokens", config_.micro_batch_tokens},
+            {"seed", config_.seed},
+            {"lr", config_.optimizer.lr},
+            {"weight_decay", config_.optimizer.weight_decay},
+            {"clip_norm", config_.clip_norm},
+            {"threads", model_.context().threads()}};
   }
-  template <class Data> void save_run(const RunReport& report, const Data& train, int64_t steps, int64_t done, int64_t since_best) {
+  template <class Data>
+  void save_run(const RunReport& report, const Data& train, int64_t steps, int64_t done, int64_t since_best) {
     if (config_.out_dir.empty()) return;
-    Json state{{"step", done}, {"run", fingerprint(train, steps)}, {"best_step", report.best_step}, {"since_best", since_best}, {"bad_steps", bad_steps_}};
+    Json state{{"step", done},
+               {"run", fingerprint(train, steps)},
+               {"best_step", report.best_step},
+               {"since_best", since_best},
+               {"bad_steps", bad_steps_}};
     if (report.best_step > 0) state["best_loss"] = report.best_loss;
     if (!best_.empty()) {  // before the checkpoint that names it, and under a name of its own step
       detail::EntryList list;
@@ -327,7 +368,8 @@ template <class Model> class Trainer {
   void remove_best_files(const std::string& but) const {
     std::error_code ignored;
     for (const auto& file : std::filesystem::directory_iterator(config_.out_dir, ignored))
-      if (const auto name = file.path().filename().string(); name.starts_with("best-") && name.ends_with(".safetensors") && name != but)
+      if (const auto name = file.path().filename().string();
+          name.starts_with("best-") && name.ends_with(".safetensors") && name != but)
         std::filesystem::remove(file.path(), ignored);
   }
 
@@ -346,8 +388,9 @@ template <class Model> class Trainer {
     const Json now = fingerprint(train, steps), then = at<Json>(read_json(checkpoint() / "state.json"), "run", file);
     for (const auto& [key, value] : now.items())
       if (!then.contains(key) || then[key] != value)
-        throw Error(str(file, ": was made with ", key, " = ", then.value(key, Json()).dump(), ", this run has ", value.dump()),
-                    "resume with the same options and data, or start afresh.");
+        throw Error(
+            str(file, ": was made with ", key, " = ", then.value(key, Json()).dump(), ", this run has ", value.dump()),
+            "resume with the same options and data, or start afresh.");
     const Json state = load_checkpoint<T, D>(model_.context(), checkpoint(), params_, optimizer_);
     report.best_step = at<int64_t>(state, "best_step", file);
     report.best_loss = value_or<double>(state, "best_loss", report.best_loss, file);
@@ -355,7 +398,8 @@ template <class Model> class Trainer {
     bad_steps_ = at<int64_t>(state, "bad_steps", file);
     if (state.contains("best")) {
       const auto best = SafetensorsFile::open(config_.out_dir / at<std::string>(state, "best", file));
-      for (const Parameter<T, D>* w : params_) best_.push_back(detail::exact_tensor<T>(model_.context(), best, w->name));
+      for (const Parameter<T, D>* w : params_)
+        best_.push_back(detail::exact_tensor<T>(model_.context(), best, w->name));
     }
     return at<int64_t>(state, "step", file);
   }

@@ -1,0 +1,482 @@
+// examples/qa/main.cpp: from question-answer files to a model that answers them: prepare, train, evaluate, ask.
+//
+// Each subcommand is one function below, in the order in which a person uses them. Needs one model (a GGUF file or a
+// Hugging Face folder); SmolLM2-135M in Q4_1 trains in about 0.7 GB of memory. docs/qa.md walks through it.
+#include "prepare.hpp"
+
+#include <ftlib/finetune.hpp>
+
+#include <unistd.h>
+#include <CLI/CLI.hpp>
+#include <fstream>
+#include <iostream>
+
+namespace {
+
+using Lm = ft::CausalLM<float, ft::Cpu>;
+using ft::text::Record;
+
+/// What every subcommand that opens a model asks for.
+struct ModelArguments {
+  std::string model, adapter, form = "qa";
+  int threads = 0;
+
+  void add_to(CLI::App& command, bool with_adapter) {
+    command.add_option("--model", model, "a GGUF file or a Hugging Face folder")->required()->type_name("PATH");
+    if (with_adapter)
+      command.add_option("--adapter", adapter, "a PEFT folder, as train leaves it (default: none)")
+          ->type_name("FOLDER");
+    command.add_option("--form", form, "qa: \"Q: ...\\nA: ...\"; chat: the model's chat template")
+        ->check(CLI::IsMember({"qa", "chat"}))
+        ->capture_default_str();
+    command.add_option("--threads", threads, "CPU threads; 0: one for each core")->capture_default_str();
+  }
+  Lm open() const { return Lm::from_pretrained(model, {.threads = threads}); }
+  ft::text::Form text_form() const { return form == "chat" ? ft::text::Form::chat : ft::text::Form::question_answer; }
+};
+
+/// The records of one split; all of them where the file has no splits.
+std::vector<Record> of_split(const std::vector<Record>& records, const std::string& split) {
+  std::vector<Record> chosen;
+  bool any = false;
+  for (const Record& r : records) any |= !r.split.empty();
+  for (const Record& r : records)
+    if (!any || split.empty() || r.split == split) chosen.push_back(r);
+  return chosen;
+}
+
+// --- train ---------------------------------------------------------------------------------------------------------
+
+struct TrainArguments : ModelArguments {
+  std::string data, out, targets;
+  bool full = false, recompute = false, resume = false, everything = false;
+  int lora_rank = 16;
+  float lora_alpha = 0, lora_dropout = 0;
+  double lr = 0;
+  int64_t epochs = 4, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512, save_every = 0,
+          evaluate_every = 0, patience = 0;
+  std::string schedule = "cosine";
+  float warmup = 0.03f, weight_decay = 0, clip_norm = 1;
+  uint64_t seed = 42;
+  int samples = 2;
+};
+
+void write_json(const std::filesystem::path& path, const ft::Json& json) {
+  ft::write_atomically(path, json.dump(2, ' ', false, ft::Json::error_handler_t::replace) + "\n");
+}
+
+void train(const TrainArguments& a) {
+  // 1. The model, with what is to be learned: an adapter, or all of it.
+  auto lm = a.open();
+  if (a.full) lm.train_all();
+  else {
+    ft::Lora lora{.rank = a.lora_rank,
+                  .alpha = a.lora_alpha > 0 ? a.lora_alpha : 2.0f * static_cast<float>(a.lora_rank),
+                  .dropout = a.lora_dropout,
+                  .seed = a.seed};
+    if (!a.targets.empty()) lora.targets = ft::Targets(CLI::detail::split(a.targets, ','));
+    lm.attach(lora);
+  }
+  std::cout << lm.summary();
+
+  // 2. The records as tokens: those to learn, and those held out to see when to stop.
+  const auto records = ft::text::read_records(a.data);
+  const ft::text::DatasetOptions options{
+      .form = a.text_form(),
+      .loss_on = a.everything ? ft::text::LossOn::everything : ft::text::LossOn::answer,
+      .max_tokens = a.max_tokens};
+  auto held_out_records = of_split(records, "valid");
+  const bool has_splits = held_out_records.size() != records.size();
+  ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.tokenizer(), options);
+  if (has_splits && held_out_records.empty()) held_out_records = of_split(records, "test");
+  auto [learned, held_out] = has_splits && !held_out_records.empty()
+                                 ? std::pair(data, ft::text::Dataset(held_out_records, lm.tokenizer(), options))
+                                 : data.split(0.9, a.seed);
+  std::cout << "data: " << learned.size() << " examples, " << learned.tokens() << " tokens; held out "
+            << held_out.size();
+  if (learned.too_long())
+    std::cout << "; " << learned.too_long() << " left out: longer than " << a.max_tokens << " tokens";
+  std::cout << '\n';
+
+  // 3. The run.
+  const std::filesystem::path out = a.out;
+  const double lr = a.lr > 0 ? a.lr : a.full ? 3e-5 : 5e-4;
+  const ft::Schedule schedule = a.schedule == "cosine"   ? ft::Schedule(ft::Cosine{.warmup = a.warmup})
+                                : a.schedule == "linear" ? ft::Schedule(ft::LinearDecay{.warmup = a.warmup})
+                                                         : ft::Schedule(ft::Constant{.warmup = a.warmup});
+  ft::Trainer trainer(lm, {.optimizer = {.lr = static_cast<float>(lr), .weight_decay = a.weight_decay},
+                           .schedule = schedule,
+                           .epochs = a.epochs,
+                           .max_steps = a.max_steps,
+                           .batch_tokens = a.batch_tokens,
+                           .micro_batch_tokens = a.micro_batch_tokens,
+                           .clip_norm = a.clip_norm,
+                           .recompute = a.recompute,
+                           .seed = a.seed,
+                           .evaluate_every = a.evaluate_every,
+                           .patience = a.patience,
+                           .out_dir = out,
+                           .save_every = a.save_every,
+                           .resume = a.resume});
+  const auto plan = trainer.plan(learned);
+  std::cout << plan << std::flush;
+  ft::Progress progress(std::cerr);
+  trainer.on_step([&](const ft::Step& s) {
+    progress.update({.step = s.step,
+                     .steps = s.steps,
+                     .loss = s.loss,
+                     .lr = s.lr,
+                     .tokens_per_second = s.tokens_per_second,
+                     .memory = s.memory});
+    if (s.skipped) progress.message(ft::str("step ", s.step, ": loss or gradient not finite, skipped"));
+    return ft::Flow::go;
+  });
+  trainer.on_evaluation([&](int64_t step, double loss) {
+    progress.message(ft::str("step ", step, ": held-out loss ", loss));
+    for (int i = 0; i < a.samples && i < static_cast<int>(held_out.size()); ++i) {
+      const auto& record = held_out.records()[held_out.examples()[static_cast<std::size_t>(i)].record];
+      auto answer = lm.generate_from(ft::text::encode_prompt(record, lm.tokenizer(), a.text_form()),
+                                     {.max_new_tokens = 24, .stop = {"\n"}});
+      progress.message("  " + record.question + " ->" + answer.rest());
+    }
+  });
+  const auto report = trainer.fit(learned, &held_out);
+  progress.finish();
+
+  // 4. What it came to.
+  if (!report.finished) {
+    std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
+    return;
+  }
+  const auto result = out / (a.full ? "model" : "adapter");
+  if (a.full) lm.save_pretrained(result);
+  else lm.save_adapter(result);
+  ft::write_atomically(out / "loss.svg", ft::loss_curve_svg(std::vector<ft::PlotSeries>{
+                                             {"training", report.train_loss}, {"held out", report.held_out_loss}}));
+  write_json(out / "report.json",
+             {{"model", a.model},
+              {"data", a.data},
+              {"steps", report.steps},
+              {"seconds", report.seconds},
+              {"tokens_per_second", report.tokens_per_second},
+              {"peak_memory_bytes", report.peak_bytes},
+              {"planned_memory_bytes", plan.process_bytes},
+              {"planned_seconds", plan.seconds},
+              {"final_loss", report.train_loss.empty() ? ft::Json() : ft::Json(report.train_loss.back().y)},
+              {"best_held_out_loss", report.held_out_loss.empty() ? ft::Json() : ft::Json(report.best_loss)},
+              {"best_step", report.best_step},
+              {"seed", a.seed},
+              {"lr", lr}});
+  std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
+            << static_cast<int64_t>(report.tokens_per_second) << " tokens/s"
+            << (report.stopped_early ? ", stopped early" : "") << "\nplan against use: memory "
+            << ft::pretty_bytes(plan.process_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes)
+            << " used; time " << ft::pretty_duration(plan.seconds) << " planned, "
+            << ft::pretty_duration(report.seconds) << " used\nwrote " << result.string() << '\n';
+}
+
+void add_train(CLI::App& app) {
+  const auto a = std::make_shared<TrainArguments>();
+  auto* c = app.add_subcommand("train", "Fine-tune a model on records");
+  a->add_to(*c, false);
+  c->add_option(
+       "--data", a->data,
+       "records, as prepare writes them; split \"train\" is learned, \"valid\" (or \"test\") held out, else a tenth")
+      ->required()
+      ->type_name("DATA.jsonl");
+  c->add_option("--out", a->out, "folder for the adapter or model, checkpoint, metrics")->required()->type_name("RUN");
+  auto* full = c->add_flag("--full", a->full, "train all weights (default: LoRA)");
+  c->add_option("--lora-rank", a->lora_rank, "LoRA's rank")
+      ->check(CLI::Range(1, 1024))
+      ->excludes(full)
+      ->capture_default_str();
+  c->add_option("--lora-alpha", a->lora_alpha, "LoRA's alpha; 0: twice the rank")->capture_default_str();
+  c->add_option("--lora-dropout", a->lora_dropout, "dropout of the adapter's input")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  c->add_option("--targets", a->targets, "layers to adapt, by name: q_proj,v_proj (default: all linear ones)");
+  c->add_option("--lr", a->lr, "learning rate; 0: 5e-4 for LoRA, 3e-5 for --full")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--schedule", a->schedule, "of the learning rate")
+      ->check(CLI::IsMember({"cosine", "linear", "constant"}))
+      ->capture_default_str();
+  c->add_option("--warmup", a->warmup, "share of the steps (or, from 1, their number)")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--weight-decay", a->weight_decay, "decoupled; none for norms and biases")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--clip-norm", a->clip_norm, "of all gradients; 0: no clipping")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--epochs", a->epochs, "times through the data")->check(CLI::PositiveNumber)->capture_default_str();
+  c->add_option("--max-steps", a->max_steps, "stop there; 0: after the epochs")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--batch-tokens", a->batch_tokens, "tokens a step")->check(CLI::PositiveNumber)->capture_default_str();
+  c->add_option("--micro-batch-tokens", a->micro_batch_tokens, "tokens a forward pass, for less memory; 0: all at once")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--max-tokens", a->max_tokens, "longer examples are left out")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_flag("--loss-on-everything", a->everything, "learn the questions too (default: the answers alone)");
+  c->add_flag("--recompute", a->recompute, "less memory for a third more time (default: off)");
+  c->add_option("--evaluate-every", a->evaluate_every, "steps; 0: each epoch")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--patience", a->patience,
+                "stop after so many evaluations without a better one, keep the best; 0: never")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--samples", a->samples, "held-out questions answered at each evaluation")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--save-every", a->save_every, "steps between checkpoints; 0: only when stopped by SIGINT or SIGTERM")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_flag("--resume", a->resume, "go on from RUN's checkpoint, where there is one (default: start afresh)");
+  c->add_option("--seed", a->seed, "of the data's order, LoRA's start, dropout")->capture_default_str();
+  c->footer("Example:\n  qa train --model SmolLM2-135M-Instruct.Q4_1.gguf --data facts.jsonl --out run --epochs 4");
+  c->callback([a] { train(*a); });
+}
+
+// --- evaluate ------------------------------------------------------------------------------------------------------
+
+struct EvaluateArguments : ModelArguments {
+  std::string data, split = "test", unrelated, json;
+  int64_t max_new_tokens = 48, batch = 32, limit = 0;
+};
+
+ft::Json figures(const ft::Evaluation& e, std::optional<double> unrelated) {
+  return {{"exact_match", e.exact_match},
+          {"f1", e.f1},
+          {"perplexity", e.perplexity},
+          {"unrelated_perplexity", unrelated ? ft::Json(*unrelated) : ft::Json()},
+          {"n", e.n}};
+}
+
+void evaluate(const EvaluateArguments& a) {
+  auto lm = a.open();
+  const auto all = ft::text::read_records(a.data);
+  auto records = of_split(all, a.split);
+  if (records.empty())
+    throw ft::Error(a.data + ": has no record of split '" + a.split + "'", "name another with --split.");
+  if (a.limit > 0 && static_cast<int64_t>(records.size()) > a.limit) records.resize(static_cast<std::size_t>(a.limit));
+  // Facts that were never trained: what the tuned model says to them should not be a trained answer.
+  const auto untrained = a.split == "test" ? of_split(all, "untrained") : std::vector<Record>{};
+  const bool has_untrained = !untrained.empty() && untrained.size() != all.size();
+  std::string unrelated;
+  if (!a.unrelated.empty()) unrelated = ft::read_file(a.unrelated, uint64_t{64} << 20);
+
+  struct Result {
+    ft::Evaluation main, untrained;
+    std::optional<double> unrelated;
+  };
+  ft::Progress progress(std::cerr);
+  const auto run = [&](const char* name) {
+    ft::EvaluateOptions options{.form = a.text_form(), .batch = a.batch};
+    options.generate.max_new_tokens = a.max_new_tokens;
+    options.progress = [&](int64_t done, int64_t of) { progress.update({.step = done, .steps = of}); };
+    progress.message(std::string(name) + ":");
+    Result r;
+    r.main = ft::evaluate(lm, records, options);
+    if (has_untrained) r.untrained = ft::evaluate(lm, untrained, options);
+    if (!unrelated.empty()) r.unrelated = ft::perplexity(lm, unrelated);
+    return r;
+  };
+  const Result base = run("base");
+  std::optional<Result> tuned;
+  if (!a.adapter.empty()) {
+    lm.load_adapter(a.adapter);
+    tuned = run("tuned");
+  }
+  progress.finish();
+
+  std::set<std::string> trained_answers;
+  for (const Record& r : all)
+    if (r.split == "train")
+      for (const auto& answer : r.answers)
+        trained_answers.insert(ft::text::normalize_answer(answer, ft::text::rules_for(r.lang)));
+  const auto says_trained = [&](const ft::Evaluation& e) {
+    int64_t n = 0;
+    for (const auto& answer : e.answers)
+      n +=
+          trained_answers.count(ft::text::normalize_answer(answer.text, ft::text::rules_for(answer.record->lang))) != 0;
+    return e.n ? static_cast<double>(n) / static_cast<double>(e.n) : 0.0;
+  };
+
+  // The table, base and tuned side by side.
+  const auto row = [&](const char* name, auto value) {
+    std::cout << name << "  " << value(base);
+    if (tuned) std::cout << "  " << value(*tuned);
+    std::cout << '\n';
+  };
+  const auto percent = [](double v) { return ft::detail::printed("%8.1f %%", 100 * v); };
+  const auto plain = [](double v) { return ft::detail::printed("%10.3g", v); };
+  std::cout << "on " << base.main.n << " records of split '" << a.split << "'        base"
+            << (tuned ? "       tuned" : "") << '\n';
+  row("exact match               ", [&](const Result& r) { return percent(r.main.exact_match); });
+  row("F1                        ", [&](const Result& r) { return percent(r.main.f1); });
+  row("perplexity of the answers ", [&](const Result& r) { return plain(r.main.perplexity); });
+  if (has_untrained) {
+    row("never trained: exact match", [&](const Result& r) { return percent(r.untrained.exact_match); });
+    row("  says a trained answer   ", [&](const Result& r) { return percent(says_trained(r.untrained)); });
+  }
+  if (base.unrelated) row("perplexity, unrelated text", [&](const Result& r) { return plain(*r.unrelated); });
+
+  if (a.json.empty()) return;
+  ft::Json report{{"model", a.model},
+                  {"adapter", a.adapter},
+                  {"data", a.data},
+                  {"split", a.split},
+                  {"base", figures(base.main, base.unrelated)}};
+  if (tuned) report["tuned"] = figures(tuned->main, tuned->unrelated);
+  if (has_untrained)
+    for (const Result* r : {&base, tuned ? &std::as_const(*tuned) : nullptr})
+      if (r)
+        report[r == &base ? "base" : "tuned"]["untrained"] = {{"exact_match", r->untrained.exact_match},
+                                                              {"says_trained_answer", says_trained(r->untrained)},
+                                                              {"n", r->untrained.n}};
+  ft::Json answers = ft::Json::array();
+  const auto list = [&](const ft::Evaluation& before, const ft::Evaluation* after) {
+    for (std::size_t i = 0; i < before.answers.size(); ++i) {
+      const auto& record = *before.answers[i].record;
+      ft::Json entry{{"id", record.id},
+                     {"split", record.split},
+                     {"question", record.question},
+                     {"answers", record.answers},
+                     {"base", before.answers[i].text}};
+      if (after) entry["tuned"] = after->answers[i].text;
+      answers.push_back(std::move(entry));
+    }
+  };
+  list(base.main, tuned ? &tuned->main : nullptr);
+  if (has_untrained) list(base.untrained, tuned ? &tuned->untrained : nullptr);
+  report["answers"] = std::move(answers);
+  write_json(a.json, report);
+  std::cout << "wrote " << a.json << '\n';
+}
+
+void add_evaluate(CLI::App& app) {
+  const auto a = std::make_shared<EvaluateArguments>();
+  auto* c = app.add_subcommand("evaluate", "Ask held-out questions, before and after");
+  a->add_to(*c, true);
+  c->add_option("--data", a->data, "records, as prepare writes them")->required()->type_name("DATA.jsonl");
+  c->add_option("--split", a->split, "which of them; all where the file has no splits")->capture_default_str();
+  c->add_option("--unrelated", a->unrelated, "text to measure forgetting on (default: none)")->type_name("TEXT");
+  c->add_option("--json", a->json, "also write the figures and every answer there")->type_name("REPORT.json");
+  c->add_option("--max-new-tokens", a->max_new_tokens, "of an answer")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--batch", a->batch, "questions answered side by side")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--limit", a->limit, "only the first so many records; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->footer(
+      "Example:\n  qa evaluate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter --data facts.jsonl --json "
+      "report.json");
+  c->callback([a] { evaluate(*a); });
+}
+
+// --- ask -----------------------------------------------------------------------------------------------------------
+
+struct AskArguments : ModelArguments {
+  std::string question;
+  int64_t max_new_tokens = 128;
+  ft::Sampling sampling;
+  uint64_t seed = 0;
+};
+
+void answer(Lm& lm, const AskArguments& a, const std::string& question, std::string& history) {
+  Record record{.id = "", .question = question, .answers = {}, .context = "", .lang = "", .split = ""};
+  ft::GenerateOptions options{.max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .stop = {}, .seed = a.seed};
+  std::vector<int32_t> prompt;
+  if (a.form == "chat") {
+    prompt = ft::text::encode_prompt(record, lm.tokenizer(), a.text_form());
+  } else {
+    options.stop = {"\n"};
+    prompt = lm.encode(history + ft::text::prompt_text(record));
+    while (static_cast<int64_t>(prompt.size()) + a.max_new_tokens > lm.model().context_length() && !history.empty()) {
+      history.clear();  // the oldest turns have no room any more
+      prompt = lm.encode(ft::text::prompt_text(record));
+    }
+  }
+  std::string text;
+  for (const std::string& piece : lm.generate_from(std::move(prompt), options)) {
+    std::string shown = piece;
+    if (text.empty()) shown.erase(0, shown.find_first_not_of(' '));
+    std::cout << shown << std::flush;
+    text += shown;
+  }
+  std::cout << '\n';
+  if (a.form != "chat") history += ft::text::prompt_text(record) + " " + text + "\n";
+}
+
+void ask(const AskArguments& a) {
+  a.sampling.check();
+  auto lm = a.open();
+  if (!a.adapter.empty()) lm.load_adapter(a.adapter);
+  std::string history;
+  if (!a.question.empty()) {
+    answer(lm, a, a.question, history);
+    return;
+  }
+  const bool terminal = isatty(0);
+  if (terminal) std::cout << "Ask a question; /new forgets what was said, an empty line ends.\n";
+  for (std::string line; (terminal && std::cout << "> " << std::flush), std::getline(std::cin, line);) {
+    if (line.empty()) break;
+    if (line == "/new") history.clear();
+    else answer(lm, a, line, history);
+  }
+}
+
+void add_ask(CLI::App& app) {
+  const auto a = std::make_shared<AskArguments>();
+  auto* c = app.add_subcommand("ask", "Answer one question, or open a prompt");
+  a->add_to(*c, true);
+  c->add_option("question", a->question, "the question (default: read questions line by line)");
+  c->add_option("--max-new-tokens", a->max_new_tokens, "of an answer")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--temperature", a->sampling.temperature, "0: always the likeliest token")->capture_default_str();
+  c->add_option("--top-k", a->sampling.top_k, "only the k likeliest; 0: all")->capture_default_str();
+  c->add_option("--top-p", a->sampling.top_p, "only the likeliest that together have this probability")
+      ->capture_default_str();
+  c->add_option("--min-p", a->sampling.min_p, "only those with this share of the likeliest's probability")
+      ->capture_default_str();
+  c->add_option("--repetition-penalty", a->sampling.repetition_penalty, "of tokens that were there already; 1: none")
+      ->capture_default_str();
+  c->add_option("--seed", a->seed, "of the sampling")->capture_default_str();
+  c->footer(
+      "Example:\n  qa ask --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter \"Which mountain is the "
+      "highest on Earth?\"");
+  c->callback([a] { ask(*a); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Fine-tune a language model on questions and answers: prepare, train, evaluate, ask.", "qa");
+  app.require_subcommand(1);
+  app.set_version_flag("--version", std::string("qa (ftlib " FTLIB_VERSION ")"));
+  try {
+    qa::add_prepare(app);
+    add_train(app);
+    add_evaluate(app);
+    add_ask(app);
+    app.parse(argc, argv);
+    return 0;
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
+    std::cerr << "qa: " << e.what() << " (see --help)\n";
+  } catch (const ft::Error& e) {
+    std::cerr << "qa: " << e.message() << (e.hint().empty() ? "" : " (hint: " + e.hint() + ")") << '\n';
+  } catch (const std::exception& e) {
+    std::cerr << "qa: " << e.what() << '\n';
+  }
+  return 2;
+}

@@ -1,0 +1,8 @@
+// finetune.hpp: all of ftlib in one include.
+#pragma once
+#include <ftlib/text/causal_lm.hpp>
+#include <ftlib/text/dataset.hpp>
+#include <ftlib/text/evaluate.hpp>
+#include <ftlib/text/records.hpp>
+#include <ftlib/train/plot.hpp>
+#include <ftlib/train/trainer.hpp>
