@@ -206,6 +206,15 @@ TEST_CASE("text/tokenizer: broken UTF-8 is replaced by maximal subparts") {
   CHECK(replace_broken_utf8("\xE1\x80\xE2\xF0\x91\x92\xF1\xBF\x41") == "\uFFFD\uFFFD\uFFFD\uFFFD\x41");
 }
 
+TEST_CASE("text/tokenizer: an added token that is part of a character does not part it") {
+  TokenizerSpec spec;
+  spec.model = TokenizerSpec::Model::sentencepiece_bpe;
+  spec.tokens = {"\xA9", "\u00e9", "\u2581"};
+  spec.scores = {0, 0, 0};
+  spec.added = {{.content = "\xA9", .id = 0}};
+  CHECK(Tokenizer(spec).encode("\u00e9 \u2581\u00e9") == std::vector<int32_t>{1, 2, 2, 1});
+}
+
 TEST_CASE("text/tokenizer: a long text without a word's end takes O(n log n)") {
   const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gpt2.json"));
   std::string text;
@@ -246,7 +255,8 @@ TEST_CASE("text/tokenizer: what is not known is quoted, what is wrong is named")
       {R"({"added_tokens": [{"content": "q", "id": -7}]})", "has id -7"},
       {R"({"added_tokens": 3})", "added_tokens"},
   };
-  for (const auto& [patch, what] : cases) {
+  for (const auto& one : cases) {
+    const char *patch = one.first, *what = one.second;
     CAPTURE(patch);
     CHECK_MESSAGE(message(patch).find(what) != std::string::npos, message(patch));
   }

@@ -3,6 +3,7 @@
 #pragma once
 #include <ftlib/text/tokenizer.hpp>  // Tokenizer
 
+#include <algorithm>    // std::min
 #include <string>       // std::string
 #include <string_view>  // std::string_view
 #include <vector>       // std::vector
@@ -23,14 +24,18 @@ enum class ChatTemplate {
   llama3,  // <|start_header_id|>role<|end_header_id|>\n\n...<|eot_id|>
 };
 
-/// The form that a Jinja template means. Throws Error for one that is not known; empty text means none.
+/// The form that a Jinja template means; empty text means none. Throws Error for one that is not known, and for one
+/// that writes more than turns (tools, dates), which would be left out here.
 inline ChatTemplate recognise_chat_template(std::string_view jinja) {
+  const auto has = [&](std::string_view mark) { return jinja.find(mark) != jinja.npos; };
   if (jinja.empty()) return ChatTemplate::none;
-  if (jinja.find("<|im_start|>") != jinja.npos) return ChatTemplate::chatml;
-  if (jinja.find("<start_of_turn>") != jinja.npos) return ChatTemplate::gemma;
-  if (jinja.find("<|start_header_id|>") != jinja.npos) return ChatTemplate::llama3;
+  if (!has("tools") && !has("Cutting Knowledge Date")) {
+    if (has("<|im_start|>")) return ChatTemplate::chatml;
+    if (has("<start_of_turn>")) return ChatTemplate::gemma;
+    if (has("<|start_header_id|>")) return ChatTemplate::llama3;
+  }
   throw Error(str("chat: the model's template is not known: ", ft::detail::printable(jinja, 120)),
-              "known are ChatML's, Gemma's and Llama 3's; use the question-answer form.");
+              "known are ChatML's, Gemma's and Llama 3's, without tools; use the question-answer form.");
 }
 
 namespace detail {
@@ -40,10 +45,36 @@ struct ChatPiece {
   bool control;
 };
 
-/// The system line that SmolLM2's template puts in where a conversation has none; empty for other ChatML templates.
+/// The system line that a ChatML template puts in where a conversation has none (SmolLM2's does), or empty: what it
+/// has between <|im_start|>system and <|im_end|>, if that is a plain string.
 inline std::string default_system_line(std::string_view jinja) {
-  constexpr std::string_view smollm = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
-  return jinja.find(smollm) != jinja.npos ? std::string(smollm) : std::string();
+  constexpr std::string_view begin = "<|im_start|>system", end = "<|im_end|>";
+  const std::size_t found = jinja.find(begin);
+  if (found == jinja.npos) return {};
+  jinja.remove_prefix(found + begin.size());
+  if (jinja.substr(0, 1) == "\n") jinja.remove_prefix(1);  // inside a Jinja string, as itself or escaped
+  else if (jinja.substr(0, 2) == "\\n") jinja.remove_prefix(2);
+  else return {};
+  const std::string_view line = jinja.substr(0, jinja.find(end));
+  const bool plain = line.size() < jinja.size() && line.find_first_of("'\"{}\\") == line.npos;
+  return plain ? std::string(line) : std::string();
+}
+
+/// `text` without white space at both ends, as Jinja's filter trim.
+inline std::string trim(std::string_view text) {
+  const CharacterClasses classes;
+  const std::string good = replace_broken_utf8(text);
+  std::size_t begin = good.size(), end = 0;
+  for (std::size_t at = 0; at < good.size();) {
+    const Utf8Char c = decode_utf8(good.data() + at);
+    const bool white = (classes(c.code) & space_class) || (c.code >= 0x1c && c.code <= 0x1f);  // Python's isspace
+    if (!white) {
+      begin = std::min(begin, at);
+      end = at + c.length;
+    }
+    at += c.length;
+  }
+  return begin < end ? good.substr(begin, end - begin) : std::string();
 }
 
 inline std::vector<ChatPiece> chat_pieces(std::string_view jinja, const std::vector<Message>& messages,
@@ -69,22 +100,22 @@ inline std::vector<ChatPiece> chat_pieces(std::string_view jinja, const std::vec
       if (answer_next) pieces.push_back({"<|im_start|>assistant\n", true});
       break;
     case ChatTemplate::gemma: {
-      std::string system;
-      for (const Message& m : messages) {
-        if (m.role == "system") {
-          system += m.content + "\n\n";
-          continue;
-        }
-        turn(m.role == "assistant" ? "<start_of_turn>model\n" : "<start_of_turn>user\n", system + m.content,
+      const bool has_system = !messages.empty() && messages.front().role == "system";
+      for (std::size_t i = has_system; i < messages.size(); ++i) {
+        const bool users = (i - has_system) % 2 == 0;
+        if (messages[i].role != (users ? "user" : "assistant"))
+          throw Error(str("chat: message ", i, " is the ", messages[i].role, "'s"),
+                      "Gemma's turns alternate, the user's first; a system message may stand before them.");
+        const std::string system = has_system && i == 1 ? messages.front().content + "\n\n" : std::string();
+        turn(users ? "<start_of_turn>user\n" : "<start_of_turn>model\n", system + trim(messages[i].content),
              "<end_of_turn>\n");
-        system.clear();
       }
       if (answer_next) pieces.push_back({"<start_of_turn>model\n", true});
       break;
     }
     case ChatTemplate::llama3:
       for (const Message& m : messages)
-        turn("<|start_header_id|>" + m.role + "<|end_header_id|>\n\n", m.content, "<|eot_id|>");
+        turn("<|start_header_id|>" + m.role + "<|end_header_id|>\n\n", trim(m.content), "<|eot_id|>");
       if (answer_next) pieces.push_back({"<|start_header_id|>assistant<|end_header_id|>\n\n", true});
       break;
   }
@@ -93,7 +124,8 @@ inline std::vector<ChatPiece> chat_pieces(std::string_view jinja, const std::vec
 }  // namespace detail
 
 /// A conversation as the model's template writes it; with `answer_next`, up to where the assistant's next words go. For
-/// showing: text from outside could forge a turn, so encode with encode_chat.
+/// showing: text from outside could forge a turn, so encode with encode_chat. Without the beginning-of-text token that
+/// Gemma's and Llama 3's templates begin with.
 inline std::string render_chat(std::string_view jinja, const std::vector<Message>& messages, bool answer_next = true) {
   std::string text;
   for (const auto& piece : detail::chat_pieces(jinja, messages, answer_next)) text += piece.text;
@@ -101,7 +133,8 @@ inline std::string render_chat(std::string_view jinja, const std::vector<Message
 }
 
 /// The same as tokens, with the beginning-of-text token where the model asks for one. Control tokens that are written
-/// in a message stay text.
+/// in a message stay text. Messages and marks are encoded apart, so where a ChatML message begins with white space the
+/// tokens can differ from those of the rendered text (the other templates trim).
 inline std::vector<int32_t> encode_chat(const Tokenizer& tokenizer, const std::vector<Message>& messages,
                                         bool answer_next = true) {
   std::vector<int32_t> ids;

@@ -259,7 +259,9 @@ class Tokenizer {
       if (by_rank) add_merges(spec);
       else rank_scores(spec.scores);
       for (std::size_t i = 0; i < added.size(); ++i) {
-        (added[i].normalized ? normalized_added : raw_added).insert(sought(added[i]), static_cast<std::int32_t>(i));
+        const std::string content = sought(added[i]);
+        if (valid_utf8_prefix(content) != content.size()) continue;  // would match inside a character, and part it
+        (added[i].normalized ? normalized_added : raw_added).insert(content, static_cast<std::int32_t>(i));
       }
       whole = std::make_unique<std::atomic<std::uint8_t>[]>(spec.tokens.size());
     }
@@ -287,6 +289,11 @@ class Tokenizer {
       return token.normalized && !byte_level ? normalize(token.content) : token.content;
     }
 
+    /// A token's text as it is kept here.
+    std::string inner(std::string_view spelling) const {
+      return byte_level ? alphabet.bytes(spelling) : detail::replace_all(spelling, detail::sp_space, " ");
+    }
+
     void add_tokens(const Spec& spec) {
       std::unordered_map<std::int32_t, std::string> normalized;  // which decode to what they are sought as, as there
       for (const AddedToken& token : added)
@@ -306,8 +313,7 @@ class Tokenizer {
           continue;
         }
         if (const auto found = normalized.find(id); found != normalized.end()) table.add(found->second);
-        else if (!byte_level) table.add(detail::replace_all(spelling, detail::sp_space, " "));
-        else table.add(flags[i] & literal_flag ? spelling : alphabet.bytes(spelling));
+        else table.add(byte_level && flags[i] & literal_flag ? spelling : inner(spelling));
         const bool unreachable = !byte_level && type == Spec::Type::normal && spelling.find(' ') != std::string::npos;
         if ((type != Spec::Type::normal && type != Spec::Type::user_defined) || unreachable) continue;
         table.index(id);
@@ -321,18 +327,19 @@ class Tokenizer {
 
     void add_merges(const Spec& spec) {
       merges = detail::MergeTable(spec.merges.size());
+      std::string text;
       for (std::size_t i = 0; i < spec.merges.size(); ++i) {
         const std::string& merge = spec.merges[i];
         const std::size_t space = merge.find(' ', 1);
-        const auto id_of = [&](const std::string& spelling) {
-          return table.find(byte_level ? alphabet.bytes(spelling)
-                                       : detail::replace_all(spelling, detail::sp_space, " "));
-        };
         std::int32_t left = -1, right = -1, both = -1;
         if (space != std::string::npos) {
-          left = id_of(merge.substr(0, space));
-          right = id_of(merge.substr(space + 1));
-          both = id_of(merge.substr(0, space) + merge.substr(space + 1));
+          const std::string_view spelling = merge;
+          text = inner(spelling.substr(0, space));
+          const std::size_t middle = text.size();
+          text += inner(spelling.substr(space + 1));
+          left = table.find(std::string_view(text).substr(0, middle));
+          right = table.find(std::string_view(text).substr(middle));
+          both = table.find(text);
         }
         if (left < 0 || right < 0 || both < 0)
           throw Error(str(spec.name, ": merge ", i, " ", detail::quote(merge), " is not of tokens of the vocabulary"),
@@ -370,7 +377,7 @@ class Tokenizer {
       for (const AddedToken& one : added)
         if (one.content == token) return one.id;
       if (const int byte = byte_of(token); !byte_level && byte >= 0) return byte_ids[static_cast<std::size_t>(byte)];
-      return table.find(byte_level ? alphabet.bytes(token) : detail::replace_all(token, detail::sp_space, " "));
+      return table.find(inner(token));
     }
 
     /// SentencePiece's form of a stretch of text.

@@ -259,10 +259,11 @@ class TokenizerJson {
       if (merge.is_string()) {
         spec_.merges.push_back(merge.get<std::string>());
       } else {
-        const auto pair = json_as<std::vector<std::string>>(merge, "merges", spec_.name);
-        if (pair.size() != 2 || (pair[0] + pair[1]).find(' ') != std::string::npos)
+        const bool pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
+        std::string both = pair ? merge[0].get_ref<const std::string&>() + merge[1].get_ref<const std::string&>() : " ";
+        if (both.find(' ') != std::string::npos)
           throw Error(str(spec_.name, ": merge ", dump(merge), " is not two tokens without spaces"));
-        spec_.merges.push_back(pair[0] + ' ' + pair[1]);
+        spec_.merges.push_back(std::move(both.insert(merge[0].get_ref<const std::string&>().size(), 1, ' ')));
       }
     }
   }
