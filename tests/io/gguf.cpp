@@ -72,7 +72,9 @@ TEST_CASE("io/gguf: every type of tensor, as gguf-py wrote it") {
   CHECK(file.alignment() == 32);
   REQUIRE(file.names().size() == expected.size());
   int read = 0;
-  for (const auto& [name, facts] : expected.items()) {
+  for (const auto& item : expected.items()) {
+    const std::string& name = item.key();
+    const Json& facts = item.value();
     CAPTURE(name);
     const auto type = facts["type"].get<std::string>();
     const auto shape = facts["shape"].get<std::vector<int64_t>>();

@@ -57,7 +57,9 @@ TEST_CASE("io/safetensors: every dtype, as the reference wrote it") {
   CHECK(file.metadata() == std::map<std::string, std::string>{{"format", "pt"}, {"note", "caf\u00e9 \"quoted\""}});
   REQUIRE(file.names().size() == expected.size());
   int floats = 0;
-  for (const auto& [name, facts] : expected.items()) {
+  for (const auto& item : expected.items()) {
+    const std::string& name = item.key();
+    const Json& facts = item.value();
     CAPTURE(name);
     REQUIRE(file.contains(name));
     const auto shape = facts["shape"].get<std::vector<int64_t>>();

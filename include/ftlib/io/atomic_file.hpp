@@ -191,8 +191,8 @@ class AtomicFolder {
       throw Error(str(path_.string(), ": is a file, a folder was to be written"));
     recover_folder(path_);
     std::error_code error;
-    if (!std::filesystem::create_directory(temporary_, error))
-      throw detail::system_error(path_, "cannot make the folder", {}, error.value());
+    if (!std::filesystem::create_directory(temporary_, error))  // false without an error: it is there and stays
+      throw detail::system_error(path_, "cannot make the folder", {}, error ? error.value() : EEXIST);
   }
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;

@@ -68,6 +68,7 @@ struct Batch {
 
 class Dataset {
  public:
+  Dataset() = default;
   /// Throws Error where no record is left.
   Dataset(std::vector<Record> records, const Tokenizer& tokenizer, const DatasetOptions& options = {})
       : records_(std::move(records)) {
@@ -101,11 +102,13 @@ class Dataset {
     const auto cut = static_cast<std::size_t>(share * static_cast<double>(order.size()) + 0.5);
     if (cut == 0 || cut >= order.size())
       throw Error(str("dataset: a share of ", share, " of ", order.size(), " examples leaves one side empty"));
-    std::pair<Dataset, Dataset> parts{*this, *this};
-    parts.first.examples_.clear();
-    parts.second.examples_.clear();
-    for (std::size_t i = 0; i < order.size(); ++i)
-      (i < cut ? parts.first : parts.second).examples_.push_back(examples_[order[i]]);
+    std::pair<Dataset, Dataset> parts;
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      Dataset& part = i < cut ? parts.first : parts.second;
+      part.examples_.push_back(examples_[order[i]]);
+      part.records_.push_back(records_[part.examples_.back().record]);
+      part.examples_.back().record = part.records_.size() - 1;
+    }
     return parts;
   }
 

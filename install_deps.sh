@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs, from Debian's or Ubuntu's packages, those of the named sets that are missing:
+#   install_deps.sh build | test | ci | quickstart ...
+set -euo pipefail
+
+packages=()
+for set in "$@"; do
+  case $set in
+    build) packages+=(g++ cmake make libeigen3-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev) ;;
+    quickstart) packages+=(python3 python3-pip unzip) ;;
+    test) packages+=(doctest-dev python3) ;;
+    ci) packages+=(clang clang-format clang-tidy libclang-rt-dev libbenchmark-dev libopenblas-dev) ;;
+    *) echo "install_deps.sh: no set '$set'; there are build, quickstart, test, ci" >&2; exit 2 ;;
+  esac
+done
+
+missing=()
+for package in "${packages[@]}"; do
+  dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  command -v sudo >/dev/null || { echo "install_deps.sh: needs root or sudo to install: ${missing[*]}" >&2; exit 2; }
+  as_root=(sudo)
+fi
+echo "installing: ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -qq
+"${as_root[@]}" apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null

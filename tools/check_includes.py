@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""Includes point down only. Fails, naming file and line, on an arrow that points up, on a CUDA file that includes a CPU
+one, on Eigen outside *.cpu.hpp, and on a header without #pragma once or without a line that says what it is for."""
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent / "include" / "ftlib"
+# A floor may include itself and those before it. train/ is general and knows no text; text/ and image/ use it.
+FLOORS = ["core", "tensor", "io", "autograd", "ops", "optim", "nn", "models", "train", "text", "image"]
+APART = {("nn", "optim"), ("models", "optim"), ("image", "text")}  # neighbours that do not know each other
+
+bad = []
+for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
+    name = path.relative_to(ROOT)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines[0].startswith(f"// {name}: "):
+        bad.append(f"{name}:1: the first line should be '// {name}: what it is for'")
+    if "#pragma once" not in lines:
+        bad.append(f"{name}: has no #pragma once")
+    floor = name.parts[0] if len(name.parts) > 1 else None
+    if floor and floor not in FLOORS:
+        bad.append(f"{name}: '{floor}' is no floor of tools/check_includes.py")
+        continue
+    for number, line in enumerate(lines, 1):
+        found = re.match(r"\s*#\s*include\s*([<\"])([^>\"]+)", line)
+        if not found:
+            continue
+        target = found.group(2)
+        if found.group(1) == '"':
+            bad.append(f"{name}:{number}: include our own headers as <ftlib/...>")
+        if target.startswith("Eigen/") and not name.name.endswith(".cpu.hpp"):
+            bad.append(f"{name}:{number}: Eigen appears in *.cpu.hpp only")
+        if not target.startswith("ftlib/"):
+            continue
+        if not (ROOT.parent / target).exists():
+            bad.append(f"{name}:{number}: {target} does not exist")
+        if name.name.endswith(".cuda.cuh") and target.endswith(".cpu.hpp"):
+            bad.append(f"{name}:{number}: a CUDA file includes a CPU file")
+        parts = target.split("/")
+        if floor and len(parts) > 2:
+            to = parts[1]
+            if FLOORS.index(to) > FLOORS.index(floor) or (floor, to) in APART:
+                bad.append(f"{name}:{number}: {floor}/ includes {to}/, which points up")
+print("\n".join(bad) if bad else "includes: all arrows point down")
+sys.exit(1 if bad else 0)
