@@ -218,7 +218,7 @@ TEST_CASE("text/tokenizer: an added token that is part of a character does not p
 TEST_CASE("text/tokenizer: a long text without a word's end takes O(n log n)") {
   const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gpt2.json"));
   std::string text;
-  for (int i = 0; i < 200000; ++i) text += static_cast<char>('a' + i * i % 23);
+  for (int i = 0; i < 200000; ++i) text += static_cast<char>('a' + i % 97 * (i % 89) % 23);
   const auto ids = tokenizer.encode(text);  // quadratic merging would take minutes
   CHECK(tokenizer.decode(ids) == text);
 }
