@@ -14,7 +14,7 @@ struct LinearCrossEntropy {
   bool frozen = false;
   static constexpr const char* name = "linear_cross_entropy";
   static std::vector<LinearCrossEntropy> shapes() {
-    return {{1, 1, 1, 1 << 20},     {5, 7, 11, 1 << 20}, {6, 3, 40, 160},
+    return {{1, 1, 2, 1 << 20},     {5, 7, 11, 1 << 20}, {6, 3, 40, 160},
             {9, 16, 33, 700, true}, {4, 5, 6, 1, true},  {3, 64, 100, 1 << 20, true}};
   }
   std::vector<int32_t> targets() const {  // some rows have none
