@@ -89,9 +89,11 @@ void train(const TrainArguments& a) {
   const bool has_splits = held_out_records.size() != records.size();
   ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.tokenizer(), options);
   if (has_splits && held_out_records.empty()) held_out_records = of_split(records, "test");
-  auto [learned, held_out] = has_splits && !held_out_records.empty()
-                                 ? std::pair(data, ft::text::Dataset(held_out_records, lm.tokenizer(), options))
-                                 : data.split(0.9, a.seed);
+  const std::pair<ft::text::Dataset, ft::text::Dataset> parts =
+      has_splits && !held_out_records.empty()
+          ? std::pair(data, ft::text::Dataset(held_out_records, lm.tokenizer(), options))
+          : data.split(0.9, a.seed);
+  const auto &learned = parts.first, &held_out = parts.second;
   std::cout << "data: " << learned.size() << " examples, " << learned.tokens() << " tokens; held out "
             << held_out.size();
   if (learned.too_long())

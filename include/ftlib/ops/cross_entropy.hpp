@@ -62,8 +62,8 @@ Tensor<T, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h_, Param
 
   // dlogits = (softmax - onehot) dloss;  dh = dlogits W;  dW += dlogits^T h
   record(ctx, "linear_cross_entropy", loss, {h, w},
-         [&w, id = TensorId<T>(h), kept = early ? Tensor<T, D>{} : h, dhs, rows, wanted, for_each_chunk,
-          C](Gradients<T, D>& g) {
+         [&w, id = TensorId<T>(h), kept = early ? Tensor<T, D>{} : h, dhs, rows, wanted,
+          for_each_chunk](Gradients<T, D>& g) {
            Context<D>& c = g.context();
            const T dloss = g.incoming_tensor().item(c);
            auto dh = g.assign(id);
