@@ -93,6 +93,21 @@ TEST_CASE("ops/rope: divisors from a file divide the frequencies") {
                        doctest::Contains("2 divisors for 4 frequencies"), Error);
 }
 
+TEST_CASE("ops/rope: on a grid, half of a head's pairs turn by the row and half by the column") {
+  Context<Cpu> ctx({.threads = 1});
+  const auto axis = rope_frequencies({.head_size = 4, .theta = 100});
+  const RopeTable<double, Cpu> table(ctx, 4, grid_angles(8, 100, 2, 3));
+  REQUIRE(table.cos.shape() == Shape{6, 4});
+  for (int64_t row = 0; row < 2; ++row)
+    for (int64_t column = 0; column < 3; ++column)
+      for (int64_t i = 0; i < 4; ++i) {
+        const double angle = static_cast<float>(i < 2 ? row : column) * axis[static_cast<std::size_t>(i % 2)];
+        CHECK(table.cos.data()[(row * 3 + column) * 4 + i] == std::cos(angle));
+        CHECK(table.sin.data()[(row * 3 + column) * 4 + i] == std::sin(angle));
+      }
+  CHECK_THROWS_WITH_AS(grid_angles(6, 100, 2, 2), doctest::Contains("rope: rotary size 3"), Error);
+}
+
 TEST_CASE("ops/rope: a table grows, and what used the shorter one keeps it") {
   Context<Cpu> ctx({.threads = 1});
   RopeTable<double, Cpu> table(RopeOptions{.head_size = 8});

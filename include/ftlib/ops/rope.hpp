@@ -68,6 +68,30 @@ inline std::vector<float> rope_frequencies(const RopeOptions& o) {
   return frequencies;
 }
 
+/// Angle of each pair at text positions 0, 1, ..., (positions, R / 2).
+inline std::vector<float> text_angles(const RopeOptions& o, int64_t positions) {
+  const auto frequencies = rope_frequencies(o);
+  std::vector<float> angles;
+  angles.reserve(static_cast<std::size_t>(positions) * frequencies.size());
+  for (int64_t p = 0; p < positions; ++p)
+    for (const float f : frequencies) angles.push_back(static_cast<float>(p) * f);
+  return angles;
+}
+
+/// Angle of each pair at the places of a grid, row by row, (height width, hd / 2): the first half of a head's pairs
+/// turns by the row, the second by the column, both at the frequencies of a head of half the size.  EVA-02,
+/// arXiv:2303.11331
+inline std::vector<float> grid_angles(int64_t head_size, float theta, int64_t height, int64_t width) {
+  const auto frequencies = rope_frequencies({.head_size = head_size / 2, .theta = theta});
+  if (head_size % 4) throw Error(str("rope: a head of ", head_size, " does not part into pairs for two axes"));
+  std::vector<float> angles;
+  for (int64_t row = 0; row < height; ++row)
+    for (int64_t column = 0; column < width; ++column)
+      for (const int64_t place : {row, column})
+        for (const float f : frequencies) angles.push_back(static_cast<float>(place) * f);
+  return angles;
+}
+
 /// Cosine and sine of each (position, pair), (P, R / 2) each. Any two tensors of that form do: rotary positions over
 /// several axes are a table whose row is a place on the grid.
 template <Scalar T, Device D> struct RopeTable {
@@ -75,8 +99,10 @@ template <Scalar T, Device D> struct RopeTable {
 
   RopeTable() = default;
   RopeTable(Tensor<T, D> cos_, Tensor<T, D> sin_) : cos(std::move(cos_)), sin(std::move(sin_)) {}
+  /// The table of given angles, (P, R / 2) with R / 2 = pairs.
+  RopeTable(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles) { set(ctx, pairs, angles); }
   /// The table of text positions 0, 1, ...; empty until reserve().
-  explicit RopeTable(const RopeOptions& options) : frequencies_(rope_frequencies(options)) {}
+  explicit RopeTable(const RopeOptions& options) : options_(options) { rope_frequencies(options); }
 
   int64_t positions() const { return cos ? cos.size(0) : 0; }
 
@@ -84,27 +110,29 @@ template <Scalar T, Device D> struct RopeTable {
   /// table keeps that one.
   void reserve(Context<D>& ctx, int64_t count) {
     if (count <= positions()) return;
-    if (frequencies_.empty())
+    if (options_.head_size == 0)
       throw Error(str("rope: position ", count - 1, " is outside the table of ", positions(), " rows"),
                   "this table was given as tensors and cannot grow.");
     const int64_t rows = std::max<int64_t>({count, 2 * positions(), 64});
-    const auto half = static_cast<int64_t>(frequencies_.size());
-    std::vector<T> c, s;
-    c.reserve(static_cast<std::size_t>(rows * half));
-    s.reserve(static_cast<std::size_t>(rows * half));
-    for (int64_t p = 0; p < rows; ++p) {
-      for (const float f : frequencies_) {
-        const float angle = static_cast<float>(p) * f;
-        c.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::cos(double{angle}))));
-        s.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::sin(double{angle}))));
-      }
-    }
-    cos = Tensor<T, D>(ctx, {rows, half}, c);
-    sin = Tensor<T, D>(ctx, {rows, half}, s);
+    const auto angles = text_angles(options_, rows);
+    set(ctx, static_cast<int64_t>(angles.size()) / rows, angles);
   }
 
  private:
-  std::vector<float> frequencies_;
+  void set(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles) {
+    std::vector<T> c, s;
+    c.reserve(angles.size());
+    s.reserve(angles.size());
+    for (const float angle : angles) {
+      c.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::cos(double{angle}))));
+      s.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::sin(double{angle}))));
+    }
+    const Shape shape{static_cast<int64_t>(angles.size()) / pairs, pairs};
+    cos = Tensor<T, D>(ctx, shape, c);
+    sin = Tensor<T, D>(ctx, shape, s);
+  }
+
+  RopeOptions options_;
 };
 
 /// Turns each pair (a, b) of a head by the angle of its token's position: (a cos - b sin, b cos + a sin); elements past
