@@ -8,7 +8,7 @@
 
 #include <unistd.h>
 #include <CLI/CLI.hpp>
-#include <fstream>
+#include <csignal>
 #include <iostream>
 
 namespace {
@@ -155,7 +155,7 @@ void train(const TrainArguments& a) {
   else lm.save_adapter(result);
   ft::write_atomically(out / "loss.svg", ft::loss_curve_svg(std::vector<ft::PlotSeries>{
                                              {"training", report.train_loss}, {"held out", report.held_out_loss}}));
-  write_json(out / "report.json",
+  write_json(out / "training.json",
              {{"model", a.model},
               {"data", a.data},
               {"steps", report.steps},
@@ -169,12 +169,16 @@ void train(const TrainArguments& a) {
               {"best_step", report.best_step},
               {"seed", a.seed},
               {"lr", lr}});
+  const auto off = [](auto planned, auto used) {
+    return ft::detail::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
+  };
   std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
             << static_cast<int64_t>(report.tokens_per_second) << " tokens/s"
             << (report.stopped_early ? ", stopped early" : "") << "\nplan against use: memory "
-            << ft::pretty_bytes(plan.process_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes)
-            << " used; time " << ft::pretty_duration(plan.seconds) << " planned, "
-            << ft::pretty_duration(report.seconds) << " used\nwrote " << result.string() << '\n';
+            << ft::pretty_bytes(plan.process_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes) << " used ("
+            << off(plan.process_bytes, report.peak_bytes) << "); time " << ft::pretty_duration(plan.seconds)
+            << " planned, " << ft::pretty_duration(report.seconds) << " used (" << off(plan.seconds, report.seconds)
+            << ")\nwrote " << result.string() << '\n';
 }
 
 void add_train(CLI::App& app) {
@@ -393,19 +397,23 @@ struct AskArguments : ModelArguments {
   uint64_t seed = 0;
 };
 
-void answer(Lm& lm, const AskArguments& a, const std::string& question, std::string& history) {
-  Record record{.id = "", .question = question, .answers = {}, .context = "", .lang = "", .split = ""};
+/// The tokens of a conversation up to where the answer to its last question goes.
+std::vector<int32_t> encode_turns(const Lm& lm, const AskArguments& a, const std::vector<ft::text::Message>& turns) {
+  if (a.form == "chat") return ft::text::encode_chat(lm.tokenizer(), turns);
+  std::string text;
+  for (const auto& turn : turns)
+    text += turn.role == "user" ? "Q: " + turn.content + "\nA:" : " " + turn.content + "\n";
+  return lm.encode(text);
+}
+
+/// Answers the last question of `turns`, and adds the answer to them.
+void answer(Lm& lm, const AskArguments& a, std::vector<ft::text::Message>& turns) {
   ft::GenerateOptions options{.max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .stop = {}, .seed = a.seed};
-  std::vector<int32_t> prompt;
-  if (a.form == "chat") {
-    prompt = ft::text::encode_prompt(record, lm.tokenizer(), a.text_form());
-  } else {
-    options.stop = {"\n"};
-    prompt = lm.encode(history + ft::text::prompt_text(record));
-    while (static_cast<int64_t>(prompt.size()) + a.max_new_tokens > lm.model().context_length() && !history.empty()) {
-      history.clear();  // the oldest turns have no room any more
-      prompt = lm.encode(ft::text::prompt_text(record));
-    }
+  if (a.form == "qa") options.stop = {"\n"};
+  auto prompt = encode_turns(lm, a, turns);
+  while (turns.size() > 1 && static_cast<int64_t>(prompt.size()) + a.max_new_tokens > lm.model().context_length()) {
+    turns.erase(turns.begin(), turns.begin() + 2);  // the oldest question and its answer have no room any more
+    prompt = encode_turns(lm, a, turns);
   }
   std::string text;
   for (const std::string& piece : lm.generate_from(std::move(prompt), options)) {
@@ -414,25 +422,30 @@ void answer(Lm& lm, const AskArguments& a, const std::string& question, std::str
     std::cout << shown << std::flush;
     text += shown;
   }
-  std::cout << '\n';
-  if (a.form != "chat") history += ft::text::prompt_text(record) + " " + text + "\n";
+  std::cout << std::endl;
+  turns.push_back({.role = "assistant", .content = text});
 }
 
 void ask(const AskArguments& a) {
   a.sampling.check();
   auto lm = a.open();
   if (!a.adapter.empty()) lm.load_adapter(a.adapter);
-  std::string history;
+  std::vector<ft::text::Message> turns;
   if (!a.question.empty()) {
-    answer(lm, a, a.question, history);
+    turns.push_back({.role = "user", .content = a.question});
+    answer(lm, a, turns);
     return;
   }
   const bool terminal = isatty(0);
   if (terminal) std::cout << "Ask a question; /new forgets what was said, an empty line ends.\n";
-  for (std::string line; (terminal && std::cout << "> " << std::flush), std::getline(std::cin, line);) {
+  for (std::string line; (terminal && std::cout << "> " << std::flush), std::cout && std::getline(std::cin, line);) {
     if (line.empty()) break;
-    if (line == "/new") history.clear();
-    else answer(lm, a, line, history);
+    if (line == "/new") {
+      turns.clear();
+      continue;
+    }
+    turns.push_back({.role = "user", .content = line});
+    answer(lm, a, turns);
   }
 }
 
@@ -462,6 +475,7 @@ void add_ask(CLI::App& app) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is a write that fails
   CLI::App app("Fine-tune a language model on questions and answers: prepare, train, evaluate, ask.", "qa");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("qa (ftlib " FTLIB_VERSION ")"));

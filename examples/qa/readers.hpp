@@ -15,7 +15,7 @@
 #include <iterator>     // std::input_iterator_tag
 #include <string>       // std::string
 #include <string_view>  // std::string_view
-#include <utility>      // std::move
+#include <utility>      // std::exchange, std::move
 #include <vector>       // std::vector
 
 namespace qa {
@@ -423,7 +423,7 @@ inline void read_trivia(Collector& out, const std::filesystem::path& path) {
     if (fault.empty()) fault = lines.fault(line);
     if (line.starts_with("^")) {
       record.answers = {line.substr(1)};
-      if (fault.empty()) out.add(start, std::move(record));
+      if (fault.empty()) out.add(start, std::exchange(record, {}));
       else out.bad(start, fault);
       start = 0;
     } else if (lines.number() > start) {

@@ -77,7 +77,7 @@ def main():
     parser.add_argument("--llama-cpp-child", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if not args.model.is_file():
-        stop(f"{args.model}: no such file", "./quickstart.sh fetches it into build/")
+        stop(f"{args.model}: no such file", "tools/fetch_model en fetches SmolLM2")
     if args.llama_cpp_child:
         return llama_cpp_rate(args)
     if args.only != "llama.cpp" and not args.bench.is_file():

@@ -31,7 +31,7 @@ def our_command(args, out):
 
 
 def our_report(out, peak):
-    report = json.loads((out / "report.json").read_text())
+    report = json.loads((out / "training.json").read_text())
     losses = report.get("losses", [])
     if not losses and (out / "metrics.jsonl").is_file():  # one JSON object a line, a loss in those of training steps
         rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines() if line.strip()]
@@ -146,7 +146,7 @@ def main():
     parser.add_argument("--json", type=Path, help="where the result goes too (default WORK/result.json)")
     parser.add_argument("--prepare-only", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    for path, hint in ((args.model, "./quickstart.sh fetches it into build/"), (args.data, "give --data FILE.jsonl")):
+    for path, hint in ((args.model, "tools/fetch_model en fetches SmolLM2"), (args.data, "give --data FILE.jsonl")):
         if not path.is_file():
             stop(f"{path}: no such file", hint)
     args.work.mkdir(parents=True, exist_ok=True)
