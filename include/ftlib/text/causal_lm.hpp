@@ -19,6 +19,7 @@ struct ModelSummary {
   int64_t parameters = 0, trainable = 0;  // counts
   int64_t bytes = 0;                      // of all weights, adapters among them
   std::map<DType, int64_t> stored;        // parameters by how they are stored
+  std::string hint = cpu_flags_hint();    // the compiler's flag that this build lacks for this CPU; mostly empty
 
   friend std::ostream& operator<<(std::ostream& out, const ModelSummary& s) {
     out << s.architecture << ": " << pretty_count(s.parameters) << " parameters, " << pretty_bytes(s.bytes) << " (";
@@ -27,10 +28,12 @@ struct ModelSummary {
       out << comma << type << ' ' << pretty_count(count);
       comma = ", ";
     }
-    return out << "); trainable " << pretty_count(s.trainable) << " ("
-               << detail::printed("%.2f", 100.0 * static_cast<double>(s.trainable) /
-                                              static_cast<double>(std::max<int64_t>(1, s.parameters)))
-               << " %)\n";
+    out << "); trainable " << pretty_count(s.trainable) << " ("
+        << detail::printed("%.2f", 100.0 * static_cast<double>(s.trainable) /
+                                       static_cast<double>(std::max<int64_t>(1, s.parameters)))
+        << " %)\n";
+    if (!s.hint.empty()) out << "hint: " << s.hint << '\n';
+    return out;
   }
 };
 

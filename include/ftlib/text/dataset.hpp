@@ -6,6 +6,7 @@
 #include <ftlib/text/tokenizer.hpp>         // Tokenizer
 
 #include <algorithm>  // std::sort
+#include <cmath>      // std::llround
 #include <numeric>    // std::iota
 #include <string>     // std::string
 #include <utility>    // std::pair
@@ -99,7 +100,7 @@ class Dataset {
   std::pair<Dataset, Dataset> split(double share, uint64_t seed) const {
     std::vector<std::size_t> order = all();
     Random(seed).shuffle(order);
-    const auto cut = static_cast<std::size_t>(share * static_cast<double>(order.size()) + 0.5);
+    const auto cut = static_cast<std::size_t>(std::llround(share * static_cast<double>(order.size())));
     if (cut == 0 || cut >= order.size())
       throw Error(str("dataset: a share of ", share, " of ", order.size(), " examples leaves one side empty"));
     std::pair<Dataset, Dataset> parts;

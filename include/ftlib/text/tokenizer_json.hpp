@@ -31,6 +31,7 @@ inline std::vector<std::string> merges_from_scores(const TokenizerSpec& spec) {
            std::tie(std::get<0>(b), std::get<1>(b), std::get<2>(b));
   });
   std::vector<std::string> merges;
+  merges.reserve(found.size());
   for (const auto& m : found) merges.push_back(str(std::get<3>(m), ' ', std::get<4>(m)));
   return merges;
 }

@@ -6,6 +6,7 @@
 #include <algorithm>    // std::clamp, std::min, std::max
 #include <cmath>        // std::floor, std::log10, std::pow
 #include <cstdio>       // std::snprintf
+#include <limits>       // std::numeric_limits
 #include <span>         // std::span
 #include <string>       // std::string
 #include <string_view>  // std::string_view
@@ -85,7 +86,8 @@ inline std::vector<PlotSeries::Point> thinned(const std::vector<PlotSeries::Poin
 inline std::string loss_curve_svg(std::span<const PlotSeries> series, const PlotOptions& options = {}) {
   using detail::plot_number;
   std::vector<std::vector<PlotSeries::Point>> curves;
-  double x0 = INFINITY, x1 = -INFINITY, y0 = INFINITY, y1 = -INFINITY;
+  constexpr double infinity = std::numeric_limits<double>::infinity();
+  double x0 = infinity, x1 = -infinity, y0 = infinity, y1 = -infinity;
   for (const PlotSeries& s : series) {
     curves.push_back(detail::thinned(s.points, 400));
     for (const auto& p : curves.back()) {

@@ -189,8 +189,7 @@ template <class Model> class Trainer {
 
     const uint64_t position = ctx.random().position();
     const auto measure = [&](int64_t most_tokens) {  // one micro-batch of the probe, cut to about so many tokens
-      auto items = batches[probe];
-      auto batch = train.batch(items, most_tokens);
+      const auto batch = train.batch(batches[probe], most_tokens);
       const auto& micro = batch.micro.front();
       const auto begin = std::chrono::steady_clock::now();
       const int64_t before = ctx.memory().now;
