@@ -40,7 +40,7 @@ class Barrier {
 /// How a product is cut. A panel of B (steps x Tile::cols) stays in L1 while a block of A (rows x steps) streams from
 /// L2; what is left of L1 holds A's panel and C's tile. Sizes measured on Zen 3 (32 KiB, 512 KiB).
 template <class T> struct Blocking {
-  static constexpr int64_t panel_bytes = 16 << 10, a_bytes = 192 << 10, b_bytes = 3 << 20;
+  static constexpr int64_t panel_bytes = 16 << 10, a_bytes = 128 << 10, b_bytes = 3 << 20;
   int64_t steps, rows, cols;
 
   Blocking(int64_t M, int64_t N, int64_t K) {
