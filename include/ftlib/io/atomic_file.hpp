@@ -87,7 +87,7 @@ inline void exchange_folders(const std::filesystem::path& temporary, const std::
 }  // namespace detail
 
 /// Writes a file so that whoever opens `path`, whenever this program is killed, finds the old content or the new,
-/// whole. The bytes go to `path`.tmp-<process id>; commit() syncs them to the disk, renames, and syncs the folder.
+/// whole. The bytes go to `path`.tmp-PID; commit() syncs them to the disk, renames, and syncs the folder.
 /// Without a commit the temporary is removed; one that a killed run left is removed by the next writer of the same
 /// path. Two threads must not write one path at a time.
 ///

@@ -18,7 +18,7 @@ struct PreTokenizer {
   };
   enum class Digits {
     in_pattern,  ///< as the pattern says
-    each,        ///< each character of \p{N} is a word, cut out before the pattern is looked for (SmolLM2)
+    each,        ///< each numeric character (class N) is a word, cut out before the pattern is looked for (SmolLM2)
     runs         ///< each run of them is
   };
   Pattern pattern = Pattern::none;

@@ -75,7 +75,7 @@ inline std::string record_fault(const Record& record) {
   return fault;
 }
 
-/// The lines of a text file, without their ends (\n or \r\n) and without a byte order mark at the start of the file.
+/// The lines of a text file, without their ends (LF or CRLF) and without a byte order mark at the start of the file.
 class LineReader {
  public:
   explicit LineReader(const std::filesystem::path& path) : in_(path, std::ios::binary) {

@@ -20,7 +20,7 @@ struct AddedToken {
   std::string content;
   std::int32_t id = -1;
   bool special = false;      ///< control tokens: not looked for with Special::as_text, left out by decode on request
-  bool single_word = false;  ///< only where no word character (\w) touches it
+  bool single_word = false;  ///< only where no letter, digit or underscore touches it
   bool lstrip = false;       ///< takes the white space before it along
   bool rstrip = false;       ///< takes the white space after it along
   bool normalized = false;   ///< looked for in the normalized text
