@@ -23,6 +23,53 @@ std::vector<std::pair<Parameter<T, D>*, LoraAdapter<T, D>*>> lora_adapters(
     if (auto* lora = dynamic_cast<LoraAdapter<T, D>*>(w->adapter.get())) found.emplace_back(w, lora);
   return found;
 }
+/// The keys of A and B in a file, for each weight that they adapt.
+template <Scalar T, Device D> using LoraKeys = std::map<Parameter<T, D>*, std::pair<std::string, std::string>>;
+
+/// Makes the adapters of `keys` from a file's tensors and hangs them onto their weights; all `parameters` are frozen,
+/// and config.targets names what is adapted. Convolutions' A (R, ch, p, p) and B (out, R, 1, 1) are matrices in here.
+/// Throws Error, and changes nothing, where a key of the file is `unmatched`, has no partner, or has another shape.
+template <Scalar T, Device D>
+void hang_lora(Context<D>& ctx, const SafetensorsFile& file, std::span<Parameter<T, D>* const> parameters,
+               const LoraKeys<T, D>& keys, const std::vector<std::string>& unmatched, Lora& config) {
+  if (!unmatched.empty() || keys.empty()) {
+    std::string names;
+    for (std::size_t i = 0; i < unmatched.size() && i < 8; ++i) names += str(i ? ", '" : ": '", unmatched[i], '\'');
+    throw Error(str(file.file_name(), ": ", unmatched.size(), " of ", file.names().size(),
+                    " keys match no linear layer of this model", names, unmatched.size() > 8 ? ", ..." : ""),
+                "the adapter was made for another model.");
+  }
+  const auto read = [&](Parameter<T, D>& to, const std::string& key) {
+    const Stored<Cpu> tensor = file.tensor(key);
+    const int64_t rows = tensor.shape.rank() ? tensor.shape[0] : 1;
+    if (tensor.shape.rank() < 2 || Shape{rows, tensor.shape.count() / std::max<int64_t>(1, rows)} != to.shape())
+      throw Error(str(file.file_name(), ": '", key, "' is ", tensor.shape, ", the model and rank ", config.rank,
+                      " ask for ", to.shape()));
+    std::vector<T> values(static_cast<std::size_t>(tensor.shape.count()));
+    dequantise_row(tensor.type, tensor.data, 0, tensor.shape.count(), values.data());
+    to.value = Tensor<T, D>(ctx, to.shape(), values);
+  };
+  Random random(0);
+  std::vector<std::pair<Parameter<T, D>*, std::shared_ptr<LoraAdapter<T, D>>>> made;
+  for (const auto& [w, pair] : keys) {
+    if (pair.first.empty() || pair.second.empty())
+      throw Error(str(file.file_name(), ": '", pair.first + pair.second, "' has no partner"),
+                  "each layer needs both matrices, lora_A and lora_B.");
+    auto lora = std::make_shared<LoraAdapter<T, D>>(ctx, *w, config, random);
+    read(lora->a, pair.first);
+    read(lora->b, pair.second);
+    made.emplace_back(w, std::move(lora));
+  }
+  config.targets = {};
+  for (Parameter<T, D>* w : parameters) {
+    w->trainable = false;
+    w->adapter.reset();
+  }
+  for (auto& [w, lora] : made) {
+    config.targets.names.push_back(module_of(w->name));
+    w->adapter = std::move(lora);
+  }
+}
 }  // namespace detail
 
 /// Writes the LoRA adapters that hang on `parameters` to `folder`, whole or not at all. `config` is what they were
@@ -105,7 +152,7 @@ Lora load_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<P
   std::map<std::string, Parameter<T, D>*> by_module;
   for (Parameter<T, D>* w : parameters)
     if (w->kind == WeightKind::linear) by_module[module_of(w->name)] = w;
-  std::map<Parameter<T, D>*, std::pair<std::string, std::string>> pairs;  // the keys of A and B
+  detail::LoraKeys<T, D> pairs;
   std::vector<std::string> unmatched;
   for (const std::string& key : file.names()) {
     std::string name = key;
@@ -117,40 +164,7 @@ Lora load_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<P
     if (found == by_module.end()) unmatched.push_back(key);
     else (is_a ? pairs[found->second].first : pairs[found->second].second) = key;
   }
-  if (!unmatched.empty() || pairs.empty())
-    throw Error(str(file.file_name(), ": ", unmatched.size(), " of ", file.names().size(),
-                    " keys match no linear layer of this model",
-                    unmatched.empty() ? "" : ", '" + unmatched.front() + "' first"),
-                "the adapter was made for another model.");
-  const auto read = [&](Parameter<T, D>& to, const std::string& key) {
-    const Stored<Cpu> tensor = file.tensor(key);
-    if (tensor.shape != to.shape())
-      throw Error(str(file.file_name(), ": '", key, "' is ", tensor.shape, ", the model and rank ", config.rank,
-                      " ask for ", to.shape()));
-    std::vector<T> values(static_cast<std::size_t>(tensor.shape.count()));
-    dequantise_row(tensor.type, tensor.data, 0, tensor.shape.count(), values.data());
-    to.value = Tensor<T, D>(ctx, tensor.shape, values);
-  };
-  Random random(0);
-  std::vector<std::pair<Parameter<T, D>*, std::shared_ptr<LoraAdapter<T, D>>>> made;
-  for (const auto& [w, keys] : pairs) {
-    if (keys.first.empty() || keys.second.empty())
-      throw Error(str(file.file_name(), ": '", keys.first + keys.second, "' has no partner"),
-                  "each layer needs lora_A and lora_B.");
-    auto lora = std::make_shared<LoraAdapter<T, D>>(ctx, *w, config, random);
-    read(lora->a, keys.first);
-    read(lora->b, keys.second);
-    made.emplace_back(w, std::move(lora));
-  }
-  config.targets = {};
-  for (Parameter<T, D>* w : parameters) {
-    w->trainable = false;
-    w->adapter.reset();
-  }
-  for (auto& [w, lora] : made) {
-    config.targets.names.push_back(module_of(w->name));
-    w->adapter = std::move(lora);
-  }
+  detail::hang_lora(ctx, file, parameters, pairs, unmatched, config);
   return config;
 }
 
