@@ -1,7 +1,7 @@
 // examples/image_style/images.hpp: PNG, JPEG, BMP, GIF, WebP and SVG files to pictures on white. What a file is, its
 // first bytes say, not its name. Every size is checked before memory is taken for it.
 #pragma once
-#include "../common/rows.hpp"  // lowered
+#include "../common/rows.hpp"  // lowered, trimmed
 #include "exif.hpp"
 #include "picture.hpp"
 
@@ -107,11 +107,11 @@ struct Unref {
   void operator()(void* object) const { g_object_unref(object); }
 };
 
-/// What the library said, freed.
+/// What the library said, freed, on one line.
 inline std::string taken(GError* error) {
-  std::string message = error ? error->message : "damaged";
+  const std::string message = error ? error->message : "damaged";
   g_clear_error(&error);
-  return message;
+  return ft::detail::printable(examples::trimmed(message));
 }
 
 inline std::int64_t little_endian(std::string_view bytes, std::size_t at, std::size_t size) {

@@ -94,6 +94,7 @@ inline std::vector<std::filesystem::path> picture_files(const std::filesystem::p
 inline std::vector<Source> read_folder(const std::filesystem::path& given, const PrepareOptions& options,
                                        std::vector<std::string>& faults, std::ostream& report) {
   const auto folder = given.has_filename() ? given : given.parent_path();
+  const auto folder_name = std::filesystem::weakly_canonical(folder).filename();  // "." has a name too
   const auto files = picture_files(folder);
   const auto jsonl = folder / "metadata.jsonl", csv = folder / "metadata.csv";
   const auto sidecar = [](std::filesystem::path file) { return file.replace_extension(".txt"); };
@@ -106,7 +107,7 @@ inline std::vector<Source> read_folder(const std::filesystem::path& given, const
   }
   std::vector<Source> sources;
   const auto add = [&](const std::filesystem::path& file, Sample sample) {
-    sample.file = (folder.filename() / file.lexically_relative(folder)).generic_string();
+    sample.file = (folder_name / file.lexically_relative(folder)).generic_string();
     std::string fault = ft::text::text_fault(sample.file);
     if (!fault.empty()) sample.file = "?";
     sources.push_back({file, std::move(sample), {}, 0, 0, false, fault.empty() ? "" : str("its name is ", fault)});

@@ -100,6 +100,7 @@ TEST_CASE("examples/image_prepare: damaged and huge files are refused with a rea
   CHECK(fault(broken / "text.jpg") == "is none of PNG, JPEG, BMP, GIF, WebP and SVG");
   CHECK(fault(broken / "embeds.svg") == "SVG: embeds a picture");
   CHECK(fault(broken / "no_size.svg") == "SVG: has no size");
+  for (const auto& file : fs::directory_iterator(broken)) CHECK(fault(file).find('\n') == std::string::npos);
 }
 
 TEST_CASE("examples/image_prepare: captions from names") {
@@ -204,9 +205,10 @@ TEST_CASE("examples/image_prepare: samples of one subject stay together, whateve
   }
   write(in / "metadata.jsonl", lines);
   std::ostringstream report;
-  prepare({.folders = {in}, .out = scratch / "out", .valid_share = 0.1}, report);
+  prepare({.folders = {in / "."}, .out = scratch / "out", .valid_share = 0.1}, report);
   const Data data = Data::open(scratch / "out");
   for (std::size_t i = 0; i < 30; ++i) {
+    CHECK(data.samples()[i].file == str("in/", i, ".png"));
     CHECK(data.samples()[i].subject() == str("thing ", i / 3));
     CHECK(data.samples()[i].split == data.samples()[i / 3 * 3].split);
   }
