@@ -75,7 +75,7 @@ Tensor<T, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h_, Param
            for_each_chunk(c, kept, rows, [&](int64_t begin, Tensor<T, D>& hs, Tensor<T, D>& logits) {
              Tensor<T, D> unused(c, {hs.rows()});
              softmax_cross_entropy(c, unused.view(), logits.view(), wanted.data() + begin, true);
-             if (auto dw = g.add(w)) detail::add_outer(c, dw, logits.view(), hs.view(), dloss);
+             if (auto dw = g.add(w)) detail::outer(c, Write::add, dw, logits.view(), hs.view(), dloss);
              if (!dh) return;
              detail::project_back(c, Write::assign, hs.view(), logits.view(), w.weight());
              scatter_rows(c, dh, hs.view(), rows.data() + begin, dloss);

@@ -76,24 +76,26 @@ template <class T> Share share_of(int thread, int threads, int64_t M, int64_t N)
   return {row, row_end - row, col, col_end - col, group, member, down};
 }
 
-/// A packed block of A times a packed block of B, tile by tile, into c.
-template <class T>
-void multiply_block(int64_t rows, int64_t cols, int64_t steps, int64_t panels, const T* a, const T* b, T* c,
-                    int64_t c_row_stride, const Epilogue<T>& epilogue) {
+/// A block of A, packed (then `a` is its first panel) or in place, times a packed block of B, tile by tile, into c.
+template <Rows where, class T>
+void multiply_block(int64_t rows, int64_t cols, int64_t steps, int64_t panels, const DenseOperand<T>& a, const T* b,
+                    T* c, int64_t c_row_stride, const Epilogue<T>& epilogue) {
   constexpr int width = Tile<T>::cols;
   for (int64_t j = 0; j < cols; j += width) {
     const bool whole = j + width <= cols;
     const Epilogue<T> in_place{epilogue.write, epilogue.alpha, epilogue.bias ? epilogue.bias + j : nullptr};
     for (int64_t p = 0; p < panels; ++p) {
       const int64_t i = panel_begin(rows, panels, p), height = panel_begin(rows, panels, p + 1) - i;
-      const TileKernel<T> kernel = tile_kernels<T>[static_cast<std::size_t>(height - 1)];
+      const TileKernel<T> kernel = tile_kernels<T, where>[static_cast<std::size_t>(height - 1)];
+      const T* ai = a.data + i * (where == Rows::packed ? steps : a.row_stride);
       T* ci = c + i * c_row_stride + j;
       if (whole) {
-        kernel(steps, a + i * steps, b + j * steps, ci, c_row_stride, in_place);
+        kernel(steps, ai, a.row_stride, a.col_stride, b + j * steps, ci, c_row_stride, in_place);
         continue;
       }
       T tile[Tile<T>::rows * width];
-      kernel(steps, a + i * steps, b + j * steps, tile, width, {Write::assign, epilogue.alpha, nullptr});
+      kernel(steps, ai, a.row_stride, a.col_stride, b + j * steps, tile, width,
+             {Write::assign, epilogue.alpha, nullptr});
       for (int64_t r = 0; r < height; ++r, ci += c_row_stride)
         for (int64_t s = 0; s < cols - j; ++s)
           ci[s] = (epilogue.write == Write::add ? ci[s] : T{}) + tile[r * width + s] +
@@ -108,6 +110,7 @@ void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t 
   constexpr int64_t small = 1 << 18;  // multiplications; below it a second thread costs more than it saves
   const int most = M * N * std::max<int64_t>(K, 1) < small ? 1 : ctx.threads();
   const Blocking<T> block(M, N, K);
+  const bool in_place = N <= Tile<T>::cols;  // A is read once: packing it would cost more than the product (LoRA's)
   // Each thread's block of A, and two of B for each group: one is packed while a slower thread still reads the other.
   constexpr int64_t line = 64 / sizeof(T);
   const int64_t a_size = (block.rows * block.steps + Simd<T>::lanes + line - 1) / line * line;
@@ -136,9 +139,16 @@ void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t 
         for (int64_t i = 0; i < share.rows; i += block.rows) {
           const int64_t rows = std::min(block.rows, share.rows - i);
           const int64_t panels = (rows + Tile<T>::rows - 1) / Tile<T>::rows;
-          pack_a(packed_a, a, share.row + i, rows, k, steps, panels);
-          multiply_block(rows, cols, steps, panels, packed_a, b_block,
-                         c + (share.row + i) * c_row_stride + share.col + j, c_row_stride, epilogue);
+          T* const to = c + (share.row + i) * c_row_stride + share.col + j;
+          if (in_place) {
+            const T* from = a.data + (share.row + i) * a.row_stride + k * a.col_stride;
+            multiply_block<Rows::in_place>(rows, cols, steps, panels, {from, a.row_stride, a.col_stride}, b_block, to,
+                                           c_row_stride, epilogue);
+          } else {
+            pack_a(packed_a, a, share.row + i, rows, k, steps, panels);
+            multiply_block<Rows::packed>(rows, cols, steps, panels, DenseOperand<T>{packed_a, 0, 0}, b_block, to,
+                                         c_row_stride, epilogue);
+          }
         }
         k += steps;
       } while (k < K);

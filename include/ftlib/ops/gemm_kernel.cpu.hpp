@@ -78,10 +78,14 @@ template <class T> struct Epilogue {
   const T* bias;  // one value for each column of the tile, or null
 };
 
+/// Where a tile's rows of A lie: in a packed panel, or as they are in the matrix.
+enum class Rows { packed, in_place };
+
 /// A tile of H rows and Tile<T>::cols columns: the sum over k of a's column times b's row, then the epilogue into c.
-template <class T, int H>
+template <class T, int H, Rows rows>
 void tile_kernel(int64_t k,
-                 const T* a,  // (k, H)     packed
+                 const T* a,  // (k, H)     packed, or (H, k) with these strides
+                 int64_t a_row_stride, int64_t a_col_stride,
                  const T* b,  // (k, cols)  packed
                  T* c, int64_t c_row_stride, const Epilogue<T>& epilogue) {
   using V = typename Simd<T>::Vec;
@@ -95,12 +99,13 @@ void tile_kernel(int64_t k,
   const auto step = [&](const T* ak, const T* bk) __attribute__((always_inline)) {
     const V b0 = load<V>(bk), b1 = load<V>(bk + lanes);
     unroll<H>([&](auto i) __attribute__((always_inline)) {
-      sum[i][0] += ak[i] * b0;
-      sum[i][1] += ak[i] * b1;
+      const T x = ak[rows == Rows::packed ? i : i * a_row_stride];
+      sum[i][0] += x * b0;
+      sum[i][1] += x * b1;
     });
   };
   // Not unrolled over k: GCC 12 then reads b from memory once a row, which costs an eighth of the speed.
-  for (; k > 0; --k, a += H, b += 2 * lanes) step(a, b);
+  for (; k > 0; --k, a += rows == Rows::packed ? H : a_col_stride, b += 2 * lanes) step(a, b);
 
   V bias0{}, bias1{};
   if (epilogue.bias) {
@@ -125,11 +130,12 @@ void tile_kernel(int64_t k,
   });
 }
 
-template <class T> using TileKernel = void (*)(int64_t, const T*, const T*, T*, int64_t, const Epilogue<T>&);
+template <class T>
+using TileKernel = void (*)(int64_t, const T*, int64_t, int64_t, const T*, T*, int64_t, const Epilogue<T>&);
 
 /// The kernels for tiles of 1, ..., Tile<T>::rows rows.
-template <class T> inline constexpr auto tile_kernels = []<int... i>(std::integer_sequence<int, i...>) {
-  return std::array<TileKernel<T>, sizeof...(i)>{&tile_kernel<T, i + 1>...};
+template <class T, Rows rows> inline constexpr auto tile_kernels = []<int... i>(std::integer_sequence<int, i...>) {
+  return std::array<TileKernel<T>, sizeof...(i)>{&tile_kernel<T, i + 1, rows>...};
 }
 (std::make_integer_sequence<int, Tile<T>::rows>{});
 

@@ -34,9 +34,9 @@ void project_back(Context<D>& ctx, Write write, View<T> dx, In<T> dy, const Stor
   gemm(ctx, write, dy.rows(), w.shape[1], w.shape[0], dx.data, w.shape[1], DenseOperand<T>{dy.data, dy.cols(), 1},
        StoredOperand{w.type, w.data, w.shape[0], w.shape[1], Transpose::no}, alpha);
 }
-/// dw (out, in) += alpha dy^T (out, N) x (N, in)
-template <Scalar T, Device D> void add_outer(Context<D>& ctx, View<T> dw, In<T> dy, In<T> x, T alpha = T(1)) {
-  gemm(ctx, Write::add, dy.cols(), x.cols(), x.rows(), dw.data, x.cols(), DenseOperand<T>{dy.data, 1, dy.cols()},
+/// dw (out, in) = or += alpha dy^T (out, N) x (N, in)
+template <Scalar T, Device D> void outer(Context<D>& ctx, Write write, View<T> dw, In<T> dy, In<T> x, T alpha = T(1)) {
+  gemm(ctx, write, dy.cols(), x.cols(), x.rows(), dw.data, x.cols(), DenseOperand<T>{dy.data, 1, dy.cols()},
        DenseOperand<T>{x.data, x.cols(), 1}, alpha);
 }
 }  // namespace detail
@@ -53,7 +53,7 @@ Tensor<T, D> linear(Context<D>& ctx, const Tensor<T, D>& x_, Parameter<T, D>& w,
          [&w, bias, id = TensorId<T>(x), kept = w.trainable ? x : Tensor<T, D>{}](Gradients<T, D>& g) {
            Context<D>& context = g.context();
            if (auto [dx, write] = g.write(id); dx) detail::project_back(context, write, dx, g.incoming(), w.weight());
-           if (auto dw = g.add(w)) detail::add_outer(context, dw, g.incoming(), kept.view());
+           if (auto dw = g.add(w)) detail::outer(context, Write::add, dw, g.incoming(), kept.view());
            if (auto db = g.add(bias)) add_column_sums(context, db, g.incoming());
          });
   return y;
@@ -83,9 +83,13 @@ Tensor<T, D> lora_linear(Context<D>& ctx, const Tensor<T, D>& x_, Parameter<T, D
       detail::project_back(context, write, dx, dy, w.weight());
       detail::project_back(context, Write::add, dx, du.view(), a.weight());
     }
-    if (auto db = g.add(b)) detail::add_outer(context, db, dy, u.view(), T(s));
-    if (auto da = g.add(a)) detail::add_outer(context, da, du.view(), x.view());
-    if (auto dw = g.add(w)) detail::add_outer(context, dw, dy, x.view());
+    if (auto db = g.add(b)) detail::outer(context, Write::add, db, dy, u.view(), T(s));
+    if (auto da = g.add(a)) {  // as (x^T du)^T: a product with few columns needs no packing
+      Tensor<T, D> dat(context, {a.shape()[1], a.shape()[0]});
+      detail::outer(context, Write::assign, dat.view(), x.view(), du.view());
+      accumulate(context, da, View<const T>(dat.data(), a.shape(), {1, a.shape()[0]}));
+    }
+    if (auto dw = g.add(w)) detail::outer(context, Write::add, dw, dy, x.view());
     if (auto dbias = g.add(bias)) add_column_sums(context, dbias, dy);
   });
   return y;
