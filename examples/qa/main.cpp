@@ -252,7 +252,7 @@ void add_train(CLI::App& app) {
 
 struct EvaluateArguments : ModelArguments {
   std::string data, split = "test", unrelated, json;
-  int64_t max_new_tokens = 48, batch = 32, limit = 0;
+  int64_t max_new_tokens = 48, batch = 64, limit = 0;
 };
 
 ft::Json figures(const ft::Evaluation& e, std::optional<double> unrelated) {

@@ -68,7 +68,7 @@ def main():
     parser.add_argument("--bench", type=Path, default=ROOT / "build/benchmarks/bench_generate")
     parser.add_argument("--bench-flags", default="", help="more options for bench_generate, in one string")
     parser.add_argument("--tokens", type=int, default=128)
-    parser.add_argument("--batch", type=int, default=32, help="prompts in ours's second figure (default 32)")
+    parser.add_argument("--batch", type=int, default=64, help="prompts in ours's second figure (default 64)")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--prompt", default="Q: What is the highest mountain on Earth?\nA:")

@@ -13,7 +13,7 @@ namespace ft::inline FTLIB_ABI {
 struct EvaluateOptions {
   text::Form form = text::Form::question_answer;
   GenerateOptions generate = {.max_new_tokens = 48, .stop = {"\n"}};
-  int64_t batch = 32;                                           // prompts generated side by side
+  int64_t batch = 64;                                           // prompts generated side by side
   std::function<void(int64_t done, int64_t of)> progress = {};  // called after each batch
 };
 
