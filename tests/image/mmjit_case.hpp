@@ -1,0 +1,87 @@
+// tests/image/mmjit_case.hpp: a tiny MM-JiT with what PyTorch made of it (tools/make_mmjit_fixtures.py).
+#pragma once
+#include <ftlib/image/flow.hpp>
+#include <ftlib/models/mmjit.hpp>
+#include <ftlib/nn/trainable.hpp>
+#include <ftlib/optim/adamw.hpp>
+#include <ftlib/optim/clip.hpp>
+
+#include "../scratch.hpp"
+
+#include <cmath>
+#include <string>
+#include <vector>
+
+namespace ft::test {
+
+struct MMJiTCase {
+  std::filesystem::path folder;
+  Context<Cpu> ctx{{.threads = 2}};
+  MMJiT<float, Cpu> net;
+  std::vector<Parameter<float, Cpu>*> parameters;
+  Json expected;
+  SafetensorsFile arrays;
+
+  explicit MMJiTCase(const std::string& name)
+      : folder(std::filesystem::path(FTLIB_TEST_DATA) / "mmjit" / name),
+        net(MMJiT<float, Cpu>::open(ctx, folder / "model.safetensors")),
+        expected(read_json(folder / "expected.json")),
+        arrays(SafetensorsFile::open(folder / "expected.safetensors")) {
+    ctx.poison(true);
+    net.visit([&](Parameter<float, Cpu>& w) { parameters.push_back(&w); });
+  }
+
+  std::vector<float> array(const std::string& name) const {
+    const auto stored = arrays.tensor(name);
+    std::vector<float> values(static_cast<std::size_t>(stored.shape.count()));
+    dequantise_row(stored.type, stored.data, 0, stored.shape.count(), values.data());
+    return values;
+  }
+  double largest(const std::string& name) const {
+    double most = 0;
+    for (const float v : array(name)) most = std::max(most, std::abs(double{v}));
+    return most;
+  }
+  double difference(const std::vector<float>& got, const std::string& name) const {
+    const auto wanted = array(name);
+    if (got.size() != wanted.size()) return INFINITY;
+    double most = 0;
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      const double d = std::abs(double{got[i]} - double{wanted[i]});
+      if (!(d <= most)) most = d;
+    }
+    return most;
+  }
+  double difference(const Tensor<float, Cpu>& got, const std::string& name) {
+    return difference(contiguous(ctx, got).to_host(ctx), name);
+  }
+
+  /// A batch of the ten steps, with its times and noise.
+  FlowBatch batch(std::size_t i) const {
+    const std::string at = str("batch.", i, '.');
+    FlowBatch b;
+    b.pictures = array(at + "pictures");
+    b.times = array(at + "times");
+    b.noise = array(at + "noise");
+    const auto lengths = expected["captions"][i].get<std::vector<int64_t>>();
+    for (std::size_t n = 0; n < lengths.size(); ++n)
+      b.text.add(lengths[n] ? array(str(at, "caption.", n)) : std::vector<float>{}, net.config().txt_input_size);
+    return b;
+  }
+  Tensor<float, Cpu> loss_sum(std::size_t i, bool recompute = false) {
+    return flow_loss(ctx, net, batch(i), {}, recompute);
+  }
+  /// The network on batch 0's noisy pictures.
+  Tensor<float, Cpu> predict() {
+    const FlowBatch b = batch(0);
+    const auto values = static_cast<std::size_t>(net.config().picture_values());
+    std::vector<float> z(b.pictures.size());
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      const float t = b.times[i / values];
+      z[i] = t * b.pictures[i] + (1 - t) * net.config().noise_scale * b.noise[i];
+    }
+    return net.forward(ctx, Tensor<float, Cpu>(ctx, {b.tokens(), 3, 12, 12}, z), b.times, b.text);
+  }
+};
+
+}  // namespace ft::test

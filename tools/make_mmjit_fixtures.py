@@ -1,0 +1,402 @@
+#!/usr/bin/env python3
+"""Makes tests/data/mmjit/: tiny random MM-JiT models and what PyTorch computes with them.
+
+    make_mmjit_fixtures.py            both, in place
+    make_mmjit_fixtures.py --check    remakes them in a temporary folder and compares, within 2e-5
+
+published/ is as MiniT2I publishes it (no time, no adaLN, captions filled up to prompt_length); adaln/ has adaLN-zero and
+captions of their own length. Each folder holds
+    model.safetensors                  weights under their published names, the configuration in the metadata
+    lora_initial, lora_trained         diffusers' LoRA files, by peft's LoRA (the patch embedding's are convolutions)
+    expected.json                      losses and norms of the ten steps, settings
+    expected.safetensors               inputs: caption.N (rows, W), pictures, times, noise (N, ...)
+                                       pred (N, 3, S, S); loss (); grad.<parameter>; full.pred, lora.pred after ten steps
+                                       euler.K, heun.K: both pictures after step K + 1, from noise.0 and noise.1
+
+Traps these fixtures are made to catch:
+ - heads * head_dim is 32, hidden_size 24; the grid is 3 x 3; the rotary table of text begins anew at 0.
+ - The fixed position has sines and cosines of the column first, of the row second; rotary pairs the other way round.
+ - A patch goes in by (channel, row, column) and comes out by (row, column, channel).
+ - mask_token fills the caption before txt_embedder and counts in the pooled caption; caption 2 is dropped (no rows).
+ - Nothing reads the text that the last block would make: its projection, MLP and second norm have no gradient.
+ - The loss of a picture is the mean over its values of (x_pred - x)^2 / max(1 - t, eps)^2; one time is above 1 - eps.
+ - Guidance holds for times within its interval alone; the last Heun step is an Euler step.
+ - Decay is for weights of two axes or more (mask_token and the convolutions among them), not for norms and biases.
+"""
+import argparse
+import json
+import math
+import os
+import sys
+import tempfile
+import zlib
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+ROOT = Path(__file__).resolve().parent.parent / "tests" / "data" / "mmjit"
+STEPS, EPS, DRAW_STEPS = 10, 0.05, 5
+OPTIMIZER = {"lr": 1e-3, "betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.01, "clip_norm": 1.0}
+GUIDANCE = {"steps": DRAW_STEPS, "guidance": 2.5, "guide_from": 0.1, "guide_to": 0.7}
+COMMON = {"model_type": "mmjit", "image_size": 12, "in_channels": 3, "patch_size": 4, "pca_channels": 6,
+          "hidden_size": 24, "txt_hidden_size": 24, "cond_vec_size": 24, "txt_input_size": 10, "txt_preamble_depth": 1,
+          "depth_double": 2, "num_heads": 2, "head_dim": 16, "mlp_ratio": 2.0, "rope_theta": 10000.0, "noise_scale": 0.75,
+          "prediction": "x"}
+CONFIGS = {"published": COMMON | {"prompt_length": 5, "conditioning": "none"},
+           "adaln": COMMON | {"prompt_length": 1, "conditioning": "adaln_zero"}}
+
+
+# ---- the model, one sample at a time, so that no padding is involved -------------------------------------------------
+
+class RMSNorm(nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+
+    def forward(self, x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-6) * self.weight
+
+
+class Mlp(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        inner = (int(c["hidden_size"] * c["mlp_ratio"]) + 7) // 8 * 8
+        self.w1 = nn.Linear(c["hidden_size"], inner, bias=False)
+        self.w3 = nn.Linear(c["hidden_size"], inner, bias=False)
+        self.w2 = nn.Linear(inner, c["hidden_size"], bias=False)
+
+    def forward(self, x):
+        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+
+
+def turn(x, angles):
+    """x (N, H, hd) by angles (N, hd / 2): element i turns with element i + hd / 2."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
+def frequencies(size, theta):
+    return theta ** -(torch.arange(0, size, 2, dtype=torch.float32) / size)
+
+
+def text_angles(length, c):
+    return torch.outer(torch.arange(length, dtype=torch.float32), frequencies(c["head_dim"], c["rope_theta"]))
+
+
+def grid_angles(c):
+    side = c["image_size"] // c["patch_size"]
+    place = torch.arange(side, dtype=torch.float32)
+    axis = torch.outer(place, frequencies(c["head_dim"] // 2, c["rope_theta"]))
+    rows = axis[:, None].expand(side, side, -1)
+    columns = axis[None].expand(side, side, -1)
+    return torch.cat([rows, columns], dim=-1).reshape(side * side, -1)
+
+
+def attend(qkv, angles, block):
+    n, head = len(qkv), block.q_norm.weight.numel()
+    q, k, v = qkv.reshape(n, 3, -1, head).unbind(1)
+    q, k = turn(block.q_norm(q), angles), turn(block.k_norm(k), angles)
+    scores = torch.einsum("ihd,jhd->hij", q, k) / math.sqrt(head)
+    return torch.einsum("hij,jhd->ihd", scores.softmax(-1), v).reshape(n, -1)
+
+
+def add_stream(module, prefix, c):
+    width, inner = c["hidden_size"], c["num_heads"] * c["head_dim"]
+    setattr(module, prefix + "norm1", RMSNorm(width))
+    setattr(module, prefix + "norm2", RMSNorm(width))
+    setattr(module, prefix + "qkv", nn.Linear(width, 3 * inner))
+    setattr(module, prefix + "attn_proj", nn.Linear(inner, width))
+    setattr(module, prefix + "mlp", Mlp(c))
+
+
+class TextBlock(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        add_stream(self, "", c)
+        self.q_norm, self.k_norm = RMSNorm(c["head_dim"]), RMSNorm(c["head_dim"])
+
+    def forward(self, txt, angles):
+        txt = txt + self.attn_proj(attend(self.qkv(self.norm1(txt)), angles, self))
+        return txt + self.mlp(self.norm2(txt))
+
+
+class DoubleBlock(nn.Module):
+    def __init__(self, c, last):
+        super().__init__()
+        add_stream(self, "img_", c)
+        add_stream(self, "txt_", c)
+        self.q_norm, self.k_norm = RMSNorm(c["head_dim"]), RMSNorm(c["head_dim"])
+        if c["conditioning"] == "adaln_zero":
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(c["hidden_size"], 6 * c["hidden_size"]))
+        self.last = last
+
+    def forward(self, img, txt, angles, condition):
+        if condition is None:
+            shift1 = scale1 = shift2 = scale2 = 0
+            gate1 = gate2 = 1
+        else:
+            shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition).chunk(6, dim=-1)
+        qkv = torch.cat([self.txt_qkv(self.txt_norm1(txt)), self.img_qkv(self.img_norm1(img) * (1 + scale1) + shift1)])
+        y = attend(qkv, angles, self)
+        img = img + gate1 * self.img_attn_proj(y[len(txt):])
+        img = img + gate2 * self.img_mlp(self.img_norm2(img) * (1 + scale2) + shift2)
+        if self.last:
+            return img, txt
+        txt = txt + self.txt_attn_proj(y[:len(txt)])
+        return img, txt + self.txt_mlp(self.txt_norm2(txt))
+
+
+def sincos_positions(c):
+    side, waves = c["image_size"] // c["patch_size"], c["hidden_size"] // 4
+    omega = 10000.0 ** -(torch.arange(waves, dtype=torch.float64) / waves)
+    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    parts = []
+    for place in (column, row):
+        angle = place.reshape(-1, 1) * omega
+        parts += [angle.sin(), angle.cos()]
+    return torch.cat(parts, dim=1).float()
+
+
+class MMJiT(nn.Module):
+    def __init__(self, c):
+        super().__init__()
+        self.c = c
+        width, p = c["hidden_size"], c["patch_size"]
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, c["txt_input_size"]))
+        self.img_embedder = nn.ModuleDict({"proj1": nn.Conv2d(c["in_channels"], c["pca_channels"], p, p, bias=False),
+                                           "proj2": nn.Conv2d(c["pca_channels"], width, 1)})
+        self.txt_embedder = nn.Linear(c["txt_input_size"], width, bias=False)
+        adaln = c["conditioning"] == "adaln_zero"
+        if adaln:
+            self.t_embedder = nn.ModuleDict(
+                {"mlp": nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))})
+            self.pooled_embedder = nn.Linear(c["txt_input_size"], width, bias=False)
+        self.txt_preamble_blocks = nn.ModuleList(TextBlock(c) for _ in range(c["txt_preamble_depth"]))
+        self.double_blocks = nn.ModuleList(DoubleBlock(c, i + 1 == c["depth_double"]) for i in range(c["depth_double"]))
+        final = {"norm_final": RMSNorm(width), "linear": nn.Linear(width, p * p * c["in_channels"])}
+        if adaln:
+            final["adaLN_modulation"] = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+        self.final_layer = nn.ModuleDict(final)
+
+    def one(self, z, t, caption):
+        c = self.c
+        fill = max(0, c["prompt_length"] - len(caption))
+        states = torch.cat([caption, self.mask_token[0].expand(fill, -1)])
+        img = self.img_embedder["proj2"](self.img_embedder["proj1"](z[None]))[0].flatten(1).T + sincos_positions(c)
+        txt = self.txt_embedder(states)
+        condition = None
+        if c["conditioning"] == "adaln_zero":
+            angle = t * torch.exp(-math.log(10000.0) * torch.arange(128) / 128)
+            waves = torch.cat([angle.cos(), angle.sin()])
+            condition = self.t_embedder["mlp"](waves) + self.pooled_embedder(states.mean(0))
+        angles = text_angles(len(txt), c)
+        for block in self.txt_preamble_blocks:
+            txt = block(txt, angles)
+        angles = torch.cat([angles, grid_angles(c)])
+        for block in self.double_blocks:
+            img, txt = block(img, txt, angles, condition)
+        img = self.final_layer["norm_final"](img)
+        if condition is not None:
+            shift, scale = self.final_layer["adaLN_modulation"](condition).chunk(2, dim=-1)
+            img = img * (1 + scale) + shift
+        side, p = c["image_size"] // c["patch_size"], c["patch_size"]
+        values = self.final_layer["linear"](img).reshape(side, side, p, p, c["in_channels"])
+        return values.permute(4, 0, 2, 1, 3).reshape(c["in_channels"], side * p, side * p)
+
+    def forward(self, z, t, captions):
+        return torch.stack([self.one(*sample) for sample in zip(z, t, captions)])
+
+
+# ---- flow matching ---------------------------------------------------------------------------------------------------
+
+def mixed(c, batch):
+    t = batch["times"][:, None, None, None]
+    return t * batch["pictures"] + (1 - t) * c["noise_scale"] * batch["noise"]
+
+
+def loss_of(model, c, batch):
+    """The mean over pictures of the mean over values of (v_pred - v)^2."""
+    z = mixed(c, batch)
+    room = (1 - batch["times"]).clamp(min=EPS)[:, None, None, None]
+    v_pred = (model(z, batch["times"], batch["captions"]) - z) / room
+    return (v_pred - (batch["pictures"] - z) / room).square().mean()
+
+
+def velocity(model, z, t, captions):
+    times = torch.full((len(z),), t)
+
+    def v(texts):
+        return (model(z, times, texts) - z) / max(1 - t, EPS)
+    if not GUIDANCE["guide_from"] <= t <= GUIDANCE["guide_to"]:
+        return v(captions)
+    dropped = v([c[:0] for c in captions])
+    return dropped + GUIDANCE["guidance"] * (v(captions) - dropped)
+
+
+def draw(model, z, captions, heun):
+    path = []
+    for i in range(DRAW_STEPS):
+        t, after = i / DRAW_STEPS, (i + 1) / DRAW_STEPS
+        first = velocity(model, z, t, captions)
+        ahead = z + (after - t) * first
+        if heun and i + 1 < DRAW_STEPS:
+            ahead = z + (after - t) / 2 * (first + velocity(model, ahead, after, captions))
+        z = ahead
+        path.append(z.clone())
+    return path
+
+
+# ---- fixtures --------------------------------------------------------------------------------------------------------
+
+def randomised(c):
+    model = MMJiT(c)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "norm" in name:
+                p.uniform_(0.5, 1.6)
+            elif p.dim() == 1:
+                p.normal_(0, 0.2)
+            elif name == "mask_token":
+                p.normal_(0, 1)
+            elif "adaLN" in name:
+                p.normal_(0, 0.5 / math.sqrt(p[0].numel()))
+            else:
+                p.normal_(0, 1.2 / math.sqrt(p[0].numel()))
+    return model
+
+
+def draw_batch(c, lengths, times):
+    n, shape = len(lengths), (c["in_channels"], c["image_size"], c["image_size"])
+    return {"captions": [torch.randn(length, c["txt_input_size"]) for length in lengths],
+            "pictures": torch.rand(n, *shape) * 2 - 1, "times": torch.tensor(times), "noise": torch.randn(n, *shape)}
+
+
+def train(model, c, batches):
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in trained if p.dim() >= 2], "weight_decay": OPTIMIZER["weight_decay"]},
+              {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=OPTIMIZER["lr"], betas=OPTIMIZER["betas"], eps=OPTIMIZER["eps"], foreach=False)
+    losses, norms = [], []
+    for step in range(STEPS):
+        adamw.zero_grad()
+        loss = loss_of(model, c, batches[step % len(batches)])
+        loss.backward()
+        losses.append(float(loss.detach()))
+        norms.append(float(nn.utils.clip_grad_norm_(trained, OPTIMIZER["clip_norm"])))
+        adamw.step()
+    return losses, norms
+
+
+def adapted(model, rank, alpha):
+    """peft's LoRA on every layer, the two convolutions among them."""
+    layers = [n for n, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+    return peft.get_peft_model(model, peft.LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
+
+
+def save_lora(model, rank, alpha, path):
+    """As diffusers' save_lora_weights writes it."""
+    tensors = {k.replace("base_model.model.", "transformer."): v.contiguous()
+               for k, v in peft.get_peft_model_state_dict(model).items()}
+    modules = sorted({k.removeprefix("transformer.").split(".lora_")[0] for k in tensors})
+    config = {"transformer.r": rank, "transformer.lora_alpha": alpha, "transformer.target_modules": modules}
+    save_file(tensors, path, metadata={"format": "pt", "lora_adapter_metadata": json.dumps(config, indent=2, sort_keys=True)})
+
+
+def make(name, out):
+    c = CONFIGS[name]
+    torch.manual_seed(zlib.crc32(name.encode()))
+    folder = out / name
+    folder.mkdir(parents=True, exist_ok=True)
+    model = randomised(c)
+    save_file({k: v.detach().contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors",
+              metadata={"format": "pt", "config": json.dumps(c)})
+
+    batches = [draw_batch(c, lengths, times) for lengths, times in
+               (((3, 7, 0), (0.2, 0.6, 0.97)), ((4, 1), (0.05, 0.5)), ((0, 2, 6, 5), (0.3, 0.9, 0.0, 0.4)))]
+    tensors = {}
+    for i, batch in enumerate(batches):
+        tensors |= {f"batch.{i}.{k}": v for k, v in batch.items() if k != "captions"}
+        tensors |= {f"batch.{i}.caption.{n}": caption for n, caption in enumerate(batch["captions"]) if len(caption)}
+    with torch.no_grad():
+        tensors["pred"] = model(mixed(c, batches[0]), batches[0]["times"], batches[0]["captions"])
+        start = c["noise_scale"] * batches[0]["noise"][:2]
+        for solver in ("euler", "heun"):
+            for step, z in enumerate(draw(model, start, batches[0]["captions"][:2], solver == "heun")):
+                tensors[f"{solver}.{step}"] = z
+    loss = loss_of(model, c, batches[0])
+    loss.backward()
+    tensors |= {f"grad.{n}": p.grad for n, p in model.named_parameters() if p.grad is not None}
+    expected = {"made_by": {"torch": torch.__version__, "peft": peft.__version__}, "optimizer": OPTIMIZER, "eps": EPS,
+                "draw": GUIDANCE, "captions": [[len(x) for x in b["captions"]] for b in batches],
+                "loss": float(loss.detach()), "training": {}}
+
+    def fresh():
+        again = MMJiT(c)
+        again.load_state_dict(load_file(folder / "model.safetensors"))
+        return again
+    full = fresh()
+    losses, norms = train(full, c, batches)
+    expected["training"]["full"] = {"losses": losses, "grad_norms": norms}
+
+    torch.manual_seed(zlib.crc32((name + "/lora").encode()))
+    rank, alpha = 3, 6
+    lora = adapted(fresh(), rank, alpha)
+    save_lora(lora, rank, alpha, folder / "lora_initial.safetensors")
+    losses, norms = train(lora, c, batches)
+    save_lora(lora, rank, alpha, folder / "lora_trained.safetensors")
+    expected["training"]["lora"] = {"rank": rank, "alpha": alpha, "losses": losses, "grad_norms": norms}
+    with torch.no_grad():
+        for way, tuned in (("full", full), ("lora", lora)):
+            tensors[f"{way}.pred"] = tuned(mixed(c, batches[0]), batches[0]["times"], batches[0]["captions"])
+    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
+    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    for f in sorted(folder.iterdir()):
+        f.chmod(0o644)
+        print(f"{name}/{f.name}: {f.stat().st_size:,} bytes")
+
+
+def same(a, b):
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k != "made_by")
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return abs(a - b) <= 2e-5 * max(1, abs(a)) if isinstance(a, float) else a == b
+
+
+def check():
+    wrong = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in CONFIGS:
+            make(name, Path(scratch))
+            for new in sorted((Path(scratch) / name).iterdir()):
+                old = ROOT / name / new.name
+                if new.suffix == ".json":
+                    wrong += [] if same(json.loads(old.read_text()), json.loads(new.read_text())) else [str(old)]
+                else:
+                    a, b = load_file(old), load_file(new)
+                    wrong += [f"{old}: {k}" for k in a.keys() | b.keys()
+                              if k not in a or k not in b or not torch.allclose(a[k], b[k], rtol=2e-5, atol=2e-5)]
+    print("\n".join(wrong) if wrong else "all as committed")
+    return 1 if wrong else 0
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="remake and compare with what is committed")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    if args.check:
+        return check()
+    for name in CONFIGS:
+        make(name, ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
