@@ -24,7 +24,8 @@ model=$(tools/fetch_model "$lang")
 # 2. Train, evaluate on questions whose wording was never trained, ask.
 data=examples/qa/data/facts.$lang.jsonl
 qa=build/examples/qa/qa
-run "$qa" train --model "$model" --data "$data" --out "$out" --epochs "${EPOCHS:-4}" --lr 1e-3
+run "$qa" train --model "$model" --data "$data" --out "$out" --epochs "${EPOCHS:-3}" --lr 1e-3 \
+  --interpolate 0.6
 run "$qa" evaluate --model "$model" --adapter "$out/adapter" --data "$data" \
   --unrelated "examples/qa/data/unrelated.$lang.txt" --max-new-tokens 16 --json "$out/report.json"
 run "$qa" ask --model "$model" --adapter "$out/adapter" "$question"

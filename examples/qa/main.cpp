@@ -51,7 +51,7 @@ struct TrainArguments : ModelArguments {
   std::string data, out, targets;
   bool full = false, recompute = false, resume = false, everything = false;
   int lora_rank = 16;
-  float lora_alpha = 0, lora_dropout = 0;
+  float lora_alpha = 0, lora_dropout = 0, interpolate = 1;
   double lr = 0;
   int64_t epochs = 4, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512, save_every = 0,
           evaluate_every = 0, patience = 0;
@@ -150,6 +150,7 @@ void train(const TrainArguments& a) {
     std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
     return;
   }
+  if (!a.full) lm.interpolate(a.interpolate);
   const auto result = out / (a.full ? "model" : "adapter");
   if (a.full) lm.save_pretrained(result);
   else lm.save_adapter(result);
@@ -168,7 +169,8 @@ void train(const TrainArguments& a) {
               {"best_held_out_loss", report.held_out_loss.empty() ? ft::Json() : ft::Json(report.best_loss)},
               {"best_step", report.best_step},
               {"seed", a.seed},
-              {"lr", lr}});
+              {"lr", lr},
+              {"interpolate", a.interpolate}});
   const auto off = [](auto planned, auto used) {
     return ft::detail::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
   };
@@ -199,6 +201,11 @@ void add_train(CLI::App& app) {
   c->add_option("--lora-alpha", a->lora_alpha, "LoRA's alpha; 0: twice the rank")->capture_default_str();
   c->add_option("--lora-dropout", a->lora_dropout, "dropout of the adapter's input")
       ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  c->add_option("--interpolate", a->interpolate,
+                "share of the trained adapter that is saved: less than 1 answers a little worse and forgets much less")
+      ->check(CLI::Range(0.0, 1.0))
+      ->excludes(full)
       ->capture_default_str();
   c->add_option("--targets", a->targets, "layers to adapt, by name: q_proj,v_proj (default: all linear ones)");
   c->add_option("--lr", a->lr, "learning rate; 0: 5e-4 for LoRA, 3e-5 for --full")

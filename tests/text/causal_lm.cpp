@@ -108,6 +108,27 @@ TEST_CASE("adapters: peft's folder gives peft's logits, and what is saved gives 
   }
 }
 
+TEST_CASE("adapters: interpolated, the base at 0, as trained at 1, and saved as they then are") {
+  Scratch dir;
+  auto lm = Lm::from_pretrained(models / "llama_tiny", {.threads = 2});
+  const auto base = logits(lm, some_tokens);
+  CHECK_THROWS_WITH_AS(lm.interpolate(0.5f), doctest::Contains("no adapter"), Error);
+  lm.load_adapter(models / "llama_tiny" / "adapter_trained");
+  const auto trained = logits(lm, some_tokens);
+  lm.interpolate(1);
+  CHECK(difference(logits(lm, some_tokens), trained) == 0);
+  lm.interpolate(0.5f);
+  const auto half = logits(lm, some_tokens);
+  CHECK(difference(half, trained) > 1e-3);
+  CHECK(difference(half, base) > 1e-3);
+  lm.save_adapter(dir / "half");
+  auto again = Lm::from_pretrained(models / "llama_tiny", {.threads = 2});
+  again.load_adapter(dir / "half");
+  CHECK(difference(logits(again, some_tokens), half) <= 1e-6);
+  lm.interpolate(0);
+  CHECK(difference(logits(lm, some_tokens), base) <= 1e-6);
+}
+
 TEST_CASE("adapters: one of another model is refused, with how many keys do not match, and nothing is changed") {
   auto lm = Lm::from_pretrained(models / "gemma3_tiny");
   const auto before = logits(lm, some_tokens);

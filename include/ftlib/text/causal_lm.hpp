@@ -117,6 +117,15 @@ template <Scalar T, Device D> class CausalLM {
     detach();
   }
 
+  /// Goes back towards the base: `share` of what the adapter adds stays, 0 none of it, 1 all. A share of 0.6 costs few
+  /// of the answers that were learned and saves most of what was forgotten.    Wortsman et al., arXiv:2109.01903
+  void interpolate(float share) {
+    if (!lora_) throw Error("interpolate: there is no adapter");
+    if (!(share >= 0)) throw Error(str("interpolate: a share of ", share), "give 0 (the base) to 1 (as trained).");
+    lora_->alpha *= share;
+    for (auto& [w, lora] : detail::lora_adapters<T, D>(base_parameters())) lora->scale *= share;
+  }
+
   /// Writes a PEFT folder, which peft opens.
   void save_adapter(const std::filesystem::path& folder) {
     if (!lora_) throw Error(folder.string() + ": there is no adapter to save", "attach one, or call save_pretrained.");
