@@ -34,7 +34,7 @@ inline float read_half(const void* p) {
 
 /// out = d q + m for the 16 signed bytes q, into half a chunk.
 [[gnu::always_inline]] inline void scale_bytes(const Bytes& q, float d, float m, Simd<float>::Vec* out) {
-  using V = Simd<float>::Vec;
+  using V [[maybe_unused]] = Simd<float>::Vec;
 #if defined(__AVX512F__)
   out[0] = reinterpret_cast<V>(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(reinterpret_cast<__m128i>(q)))) * d + m;
 #elif defined(__AVX2__) && defined(__FMA__)
