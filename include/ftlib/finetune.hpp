@@ -1,5 +1,7 @@
 // finetune.hpp: all of ftlib in one include.
 #pragma once
+#include <ftlib/image/flow_data.hpp>
+#include <ftlib/image/text_to_image.hpp>
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>
