@@ -98,7 +98,8 @@ TEST_CASE("diffusers lora: other writers' keys are read") {
     CHECK(config.alpha == 6);
     CHECK(c.predict().to_host(c.ctx) == wanted);
   };
-  for (const char* prefix : {"base_model.model.", "diffusion_model.", "base_model.model.transformer.", ""}) {
+  for (const char* prefix :
+       {"base_model.model.", "diffusion_model.", "base_model.model.transformer.", "transformer.model.net.", ""}) {
     CAPTURE(prefix);
     Changed changed(reference);
     changed.rename([&](const std::string& key) { return with(key, "transformer.", prefix); });

@@ -16,10 +16,15 @@
 #include <ftlib/ops/rows.hpp>            // take_rows, mean_rows
 #include <ftlib/ops/shape.hpp>           // reshape, split, concat
 
+#include <algorithm>   // std::max
+#include <cmath>       // std::sqrt, std::exp
+#include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
+#include <map>         // std::map
 #include <memory>      // std::shared_ptr
 #include <span>        // std::span
 #include <string>      // std::string
+#include <tuple>       // std::tie
 #include <vector>      // std::vector
 
 namespace ft::inline FTLIB_ABI {

@@ -28,7 +28,8 @@ inline std::pair<std::string, LoraPart> parse_lora_key(const std::string& key) {
       {".lora_A.default.weight", a}, {".lora_B.default.weight", b},                      // PEFT's state_dict
       {".lora_down.weight", a},      {".lora_up.weight", b},        {".alpha", alpha}};  // kohya
   static constexpr std::string_view beginnings[] = {"transformer.", "base_model.model.", "diffusion_model.",
-                                                    "lora_unet_", "lora_transformer_"};
+                                                    "model.net.",  // MiniT2I's own script, behind another one
+                                                    "lora_unet_",   "lora_transformer_"};
   for (const auto& [ending, part] : endings) {
     if (!key.ends_with(ending)) continue;
     std::string_view module = std::string_view(key).substr(0, key.size() - ending.size());
