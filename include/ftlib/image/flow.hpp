@@ -75,7 +75,7 @@ Mixed mix(Context<D>& ctx, const MMJiTConfig& config, const FlowBatch& batch, co
     for (auto b = static_cast<std::size_t>(begin); b < static_cast<std::size_t>(end); ++b) {
       if (drawn) {
         Random random(seed, first + b * each);
-        dropped[b] = random.uniform() < double{options.caption_drop};
+        dropped[b] = random.uniform() < double{options.caption_drop} ? 1 : 0;
         m.times[b] = draw_time(random, options);
         draw_noise(random, std::span(m.z).subspan(b * M, M));
       }

@@ -181,7 +181,7 @@ class InitialWeights {
 /// Floats of the host on the device, in the compute type.
 template <Scalar T, Device D>
 Tensor<T, D> upload_floats(Context<D>& ctx, const Shape& shape, const std::vector<float>& values) {
-  const Tensor<float, D> x(ctx, shape, values);
+  Tensor<float, D> x(ctx, shape, values);
   if constexpr (std::same_as<T, float>) return x;
   else return convert<T>(ctx, x);
 }

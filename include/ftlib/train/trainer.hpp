@@ -1,6 +1,7 @@
 // train/trainer.hpp: the training loop, for any model and any data: plan, steps, evaluation, early stopping,
 // checkpoints.
 #pragma once
+#include <ftlib/autograd/tape.hpp>      // NoGrad
 #include <ftlib/optim/adamw.hpp>        // AdamW, Optimizer
 #include <ftlib/optim/clip.hpp>         // clip_grad_norm, zero_grad
 #include <ftlib/optim/schedule.hpp>     // Schedule
