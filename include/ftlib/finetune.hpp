@@ -6,5 +6,6 @@
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>
 #include <ftlib/text/records.hpp>
+#include <ftlib/text/text_encoder.hpp>
 #include <ftlib/train/plot.hpp>
 #include <ftlib/train/trainer.hpp>

@@ -74,8 +74,11 @@ template <Scalar T, Device D> class TextToImage {
     lora_ = load_diffusers_lora<T, D>(*ctx_, path, base_parameters());
     for (auto& [w, lora] : detail::lora_adapters<T, D>(base_parameters())) lora->scale *= strength;
   }
-  /// Writes the whole model to one safetensors file; an adapter must be merged first.
-  void save(const std::filesystem::path& path, DType type = DType::f32) { net_->save(*ctx_, path, type); }
+  /// Writes the whole model to one safetensors file; an adapter must be merged first. See MMJiT::save.
+  void save(const std::filesystem::path& path, DType type = DType::f32,
+            const std::map<std::string, std::string>& metadata = {}) {
+    net_->save(*ctx_, path, type, metadata);
+  }
 
   /// The sum over a batch's pictures of their losses: what the trainer asks for.
   Tensor<T, D> loss_sum(const FlowBatch& batch, bool recompute = false) {

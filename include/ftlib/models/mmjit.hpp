@@ -327,8 +327,10 @@ template <Scalar T, Device D> class MMJiT {
     weights.finish();
     return model;
   }
-  /// Writes what open() reads, whole or not at all, as f32, f16 or bf16. An adapter must be merged first.
-  void save(Context<D>& ctx, const std::filesystem::path& path, DType type = DType::f32) {
+  /// Writes what open() reads, whole or not at all, as f32, f16 or bf16. An adapter must be merged first. `metadata`
+  /// goes beside the configuration: whatever else belongs to the model.
+  void save(Context<D>& ctx, const std::filesystem::path& path, DType type = DType::f32,
+            std::map<std::string, std::string> metadata = {}) {
     std::vector<std::vector<std::byte>> bytes;
     std::vector<TensorEntry> entries;
     visit([&](Parameter<T, D>& w) {
@@ -341,7 +343,9 @@ template <Scalar T, Device D> class MMJiT {
       const auto shape = file_shapes_.find(w.name);
       entries.push_back({w.name, type, shape == file_shapes_.end() ? w.shape() : shape->second, bytes.back().data()});
     });
-    write_safetensors(path, entries, {{"format", "pt"}, {"config", config_.to_json().dump()}});
+    metadata["format"] = "pt";
+    metadata["config"] = config_.to_json().dump();
+    write_safetensors(path, entries, metadata);
   }
 
   const MMJiTConfig& config() const { return config_; }

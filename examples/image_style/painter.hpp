@@ -1,0 +1,153 @@
+// examples/image_style/painter.hpp: a base with the language model that reads its captions: what learns and draws.
+//
+// A base is a folder with model.safetensors, whose metadata hold the text encoding and the style of its own drawings,
+// and a model card. The language model is a file of its own; see tools/fetch_model. An adapter is a folder with
+// pytorch_lora_weights.safetensors, as diffusers writes it, and style.json, which says the words that call its style.
+#pragma once
+#include "data.hpp"
+
+#include <ftlib/image/flow_data.hpp>
+#include <ftlib/image/text_to_image.hpp>
+#include <ftlib/io/atomic_file.hpp>
+#include <ftlib/text/text_encoder.hpp>
+
+#include <cstdint>      // std::int64_t, std::uint64_t
+#include <filesystem>   // std::filesystem::path
+#include <functional>   // std::function
+#include <map>          // std::map
+#include <span>         // std::span
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <utility>      // std::move
+#include <vector>       // std::vector
+
+namespace image_style {
+
+using Model = ft::TextToImage<float, ft::Cpu>;
+using Encoder = ft::TextEncoder<float, ft::Cpu>;
+
+/// "dog face", "painterly style" -> "dog face, painterly style": how prepare's captions are written.
+inline std::string in_style(const std::string& subject, const std::string& style) {
+  return style.empty() ? subject : subject + ", " + style;
+}
+
+/// What an application draws with where nobody says otherwise; measured in docs/image_style.md.
+inline constexpr ft::DrawOptions default_drawing{.steps = 12, .solver = ft::Solver::euler, .guidance = 1.5f};
+
+class Painter {
+ public:
+  /// A base folder, or its file; `text_model` is a GGUF file or Hugging Face folder.
+  static Painter open(const std::filesystem::path& base, const std::filesystem::path& text_model, int threads = 0,
+                      std::uint64_t seed = 0) {
+    const auto file = file_of(base);
+    const auto metadata = ft::SafetensorsFile::open(file).metadata();
+    const auto entry = metadata.find(encoding_key);
+    if (entry == metadata.end())
+      throw Error(str(file.string(), ": does not say how its captions are read"),
+                  "give a base that `image_style pretrain` made.");
+    auto encoding = ft::TextEncoding::from_json(ft::parse_json(entry->second, file.string()), file.string());
+    const auto style = metadata.find(style_key);
+    return {Model::from_pretrained(file, {.threads = threads, .seed = seed}),
+            Encoder::open(text_model, std::move(encoding), threads), style == metadata.end() ? "" : style->second};
+  }
+  /// `style` calls the base's own drawings.
+  Painter(Model model, Encoder encoder, std::string style)
+      : model_(std::move(model)), encoder_(std::move(encoder)), base_style_(std::move(style)), style_(base_style_) {
+    if (model_.config().txt_input_size != encoder_.width())
+      throw Error(str("base: reads captions of width ", model_.config().txt_input_size, ", the text model has ",
+                      encoder_.width()),
+                  "give the language model that the base was trained with: tools/fetch_model en.");
+  }
+
+  Model& model() { return model_; }
+  Encoder& encoder() { return encoder_; }
+  /// The words that call the style of the loaded adapter, or of the base: "painterly style".
+  const std::string& style() const { return style_; }
+  const std::string& base_style() const { return base_style_; }
+  int side() const { return static_cast<int>(model_.config().image_size); }
+
+  /// Hangs an adapter onto the base in place of the one before. `strength` scales it: 0 the base, 1 as trained.
+  void load_adapter(const std::filesystem::path& folder, float strength = 1) {
+    model_.load_adapter(folder, strength);
+    style_ = base_style_;
+    if (const auto file = folder / "style.json"; std::filesystem::exists(file))
+      style_ = ft::at<std::string>(ft::read_json(file), "style", file.string());
+  }
+  void save_adapter(const std::filesystem::path& folder, const std::string& style) {
+    model_.save_adapter(folder);
+    ft::write_atomically(folder / "style.json", ft::Json{{"style", style}}.dump() + "\n");
+  }
+  void remove_adapter() {
+    model_.detach();
+    style_ = base_style_;
+  }
+
+  /// A picture for each caption and seed; one depends on its own alone. `on_step` sees them as they come out of the
+  /// noise. Not for two threads at once.
+  std::vector<Picture> draw(
+      const std::vector<std::string>& captions, const std::vector<std::uint64_t>& seeds,
+      const ft::DrawOptions& options = default_drawing,
+      const std::function<void(std::int64_t step, std::int64_t steps, const std::vector<Picture>& now)>& on_step = {}) {
+    std::vector<Picture> drawn;
+    const auto states = encoder_.encode(captions);
+    for (std::size_t begin = 0; begin < captions.size(); begin += drawn_at_once) {
+      const auto end = std::min(captions.size(), begin + drawn_at_once);
+      ft::PackedText text;
+      for (auto i = begin; i < end; ++i) text.add(*states[i], model_.config().txt_input_size);
+      const std::vector<std::uint64_t> own(seeds.begin() + static_cast<std::ptrdiff_t>(begin),
+                                           seeds.begin() + static_cast<std::ptrdiff_t>(end));
+      const auto values = model_.draw(text, own, options, [&](const ft::DrawStep& s) {
+        if (on_step) on_step(s.step, s.steps, pictures(s.pictures));
+      });
+      for (auto& picture : pictures(values)) drawn.push_back(std::move(picture));
+    }
+    return drawn;
+  }
+
+  /// The base as pretrain and train --full leave it: model.safetensors in f16.
+  void save(const std::filesystem::path& folder) {
+    std::filesystem::create_directories(folder);
+    model_.save(folder / "model.safetensors", ft::DType::f16,
+                {{encoding_key, encoder_.encoding().to_json().dump()}, {style_key, base_style_}});
+  }
+
+  /// Pictures (N, 3, S, S) as a model gives them.
+  std::vector<Picture> pictures(std::span<const float> values) const {
+    std::vector<Picture> all;
+    for (const auto each = static_cast<std::size_t>(model_.config().picture_values()); !values.empty();
+         values = values.subspan(each))
+      all.push_back(Data::to_picture(values.first(each), side()));
+    return all;
+  }
+
+  static std::filesystem::path file_of(const std::filesystem::path& base) {
+    return ft::detail::is_folder(base) ? base / "model.safetensors" : base;
+  }
+
+ private:
+  static constexpr const char *encoding_key = "text_encoding", *style_key = "style";
+  static constexpr std::size_t drawn_at_once = 32;
+
+  Model model_;
+  Encoder encoder_;
+  std::string base_style_, style_;
+};
+
+/// Samples of `data` as a trainer takes them; states come from, or go to, a cache in the data's own folder. Throws
+/// Error where the pictures have another size than the model's.
+inline std::vector<ft::FlowExample> flow_examples(const Data& data, const std::filesystem::path& folder,
+                                                  const std::vector<std::int64_t>& rows, Encoder& encoder,
+                                                  const std::function<void(std::int64_t, std::int64_t)>& progress) {
+  std::vector<std::string> captions;
+  for (const auto row : rows) captions.push_back(data.samples()[static_cast<std::size_t>(row)].caption);
+  const auto states = encoder.encode(captions, folder, progress);
+  std::vector<ft::FlowExample> examples;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::vector<float> picture(static_cast<std::size_t>(3 * data.side() * data.side()));
+    data.read(rows[i], picture);
+    examples.push_back({data.samples()[static_cast<std::size_t>(rows[i])].file, std::move(picture), states[i]});
+  }
+  return examples;
+}
+
+}  // namespace image_style
