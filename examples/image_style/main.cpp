@@ -1,7 +1,9 @@
 // examples/image_style/main.cpp: from a folder of pictures to a model that draws in their style.
 //
 // Each subcommand is one header, registered below in the order in which a person uses them.
+#include "draw.hpp"
 #include "prepare.hpp"
+#include "train.hpp"
 
 #include <ftlib/core/version.hpp>
 
@@ -9,11 +11,14 @@
 #include <iostream>
 
 int main(int argc, char** argv) {
-  CLI::App app("Fine-tune a text-to-image model to a style: prepare.", "image_style");
+  CLI::App app("Fine-tune a text-to-image model to a style.", "image_style");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("image_style (ftlib " FTLIB_VERSION ")"));
   try {
     image_style::add_prepare(app);
+    image_style::add_pretrain(app);
+    image_style::add_train(app);
+    image_style::add_draw(app);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {

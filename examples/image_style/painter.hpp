@@ -31,6 +31,9 @@ inline std::string in_style(const std::string& subject, const std::string& style
   return style.empty() ? subject : subject + ", " + style;
 }
 
+/// Where tools/fetch_model puts the text model of the committed base.
+inline constexpr const char* default_text_model = "build/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+
 /// What an application draws with where nobody says otherwise; measured in docs/image_style.md.
 inline constexpr ft::DrawOptions default_drawing{.steps = 12, .solver = ft::Solver::euler, .guidance = 1.5f};
 
@@ -38,7 +41,7 @@ class Painter {
  public:
   /// A base folder, or its file; `text_model` is a GGUF file or Hugging Face folder.
   static Painter open(const std::filesystem::path& base, const std::filesystem::path& text_model, int threads = 0,
-                      std::uint64_t seed = 0) {
+                      std::uint64_t seed = 0, const ft::FlowOptions& flow = {}) {
     const auto file = file_of(base);
     const auto metadata = ft::SafetensorsFile::open(file).metadata();
     const auto entry = metadata.find(encoding_key);
@@ -47,7 +50,7 @@ class Painter {
                   "give a base that `image_style pretrain` made.");
     auto encoding = ft::TextEncoding::from_json(ft::parse_json(entry->second, file.string()), file.string());
     const auto style = metadata.find(style_key);
-    return {Model::from_pretrained(file, {.threads = threads, .seed = seed}),
+    return {Model::from_pretrained(file, {.threads = threads, .seed = seed, .flow = flow}),
             Encoder::open(text_model, std::move(encoding), threads), style == metadata.end() ? "" : style->second};
   }
   /// `style` calls the base's own drawings.
@@ -104,11 +107,11 @@ class Painter {
     return drawn;
   }
 
-  /// The base as pretrain and train --full leave it: model.safetensors in f16.
-  void save(const std::filesystem::path& folder) {
+  /// The whole model as a base, in f16; `style` calls what it draws.
+  void save(const std::filesystem::path& folder, const std::string& style) {
     std::filesystem::create_directories(folder);
     model_.save(folder / "model.safetensors", ft::DType::f16,
-                {{encoding_key, encoder_.encoding().to_json().dump()}, {style_key, base_style_}});
+                {{encoding_key, encoder_.encoding().to_json().dump()}, {style_key, style}});
   }
 
   /// Pictures (N, 3, S, S) as a model gives them.
@@ -133,19 +136,26 @@ class Painter {
   std::string base_style_, style_;
 };
 
-/// Samples of `data` as a trainer takes them; states come from, or go to, a cache in the data's own folder. Throws
-/// Error where the pictures have another size than the model's.
-inline std::vector<ft::FlowExample> flow_examples(const Data& data, const std::filesystem::path& folder,
-                                                  const std::vector<std::int64_t>& rows, Encoder& encoder,
-                                                  const std::function<void(std::int64_t, std::int64_t)>& progress) {
+/// Samples as a trainer takes them, with captions beside.
+struct Examples {
+  std::vector<ft::FlowExample> flow;
   std::vector<std::string> captions;
-  for (const auto row : rows) captions.push_back(data.samples()[static_cast<std::size_t>(row)].caption);
-  const auto states = encoder.encode(captions, folder, progress);
-  std::vector<ft::FlowExample> examples;
+};
+/// The rows of a prepared folder; hidden states come from, or go to, a cache in it. `style` is for samples that name
+/// none.
+inline Examples examples_of(const Data& data, const std::filesystem::path& folder,
+                            const std::vector<std::int64_t>& rows, Encoder& encoder, const std::string& style,
+                            const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
+  Examples examples;
+  for (const auto row : rows) {
+    const Sample& sample = data.samples()[static_cast<std::size_t>(row)];
+    examples.captions.push_back(sample.style.empty() ? in_style(sample.caption, style) : sample.caption);
+  }
+  const auto states = encoder.encode(examples.captions, folder, progress);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     std::vector<float> picture(static_cast<std::size_t>(3 * data.side() * data.side()));
     data.read(rows[i], picture);
-    examples.push_back({data.samples()[static_cast<std::size_t>(rows[i])].file, std::move(picture), states[i]});
+    examples.flow.push_back({data.samples()[static_cast<std::size_t>(rows[i])].file, std::move(picture), states[i]});
   }
   return examples;
 }

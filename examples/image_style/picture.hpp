@@ -4,7 +4,8 @@
 #include <ftlib/io/atomic_file.hpp>
 
 #include <cairo.h>  // cairo_surface_t
-#include <png.h>    // png_image_write_to_memory
+#include <png.h>
+#include <zlib.h>  // png_image_write_to_memory
 
 #include <algorithm>   // std::clamp, std::max, std::min
 #include <cmath>       // std::lrint, std::lround, std::sin
@@ -182,8 +183,35 @@ inline std::string to_png(const Picture& picture) {
   return bytes;
 }
 
-inline void write_png(const std::filesystem::path& path, const Picture& picture) {
-  ft::write_atomically(path, to_png(picture));
+/// Each pixel as a square of `times` x `times`.
+inline Picture magnified(const Picture& from, int times) {
+  Picture out(from.width * times, from.height * times);
+  for (int y = 0; y < out.height; ++y)
+    for (int x = 0; x < out.width; ++x) std::copy_n(from.at(x / times, y / times), 3, out.at(x, y));
+  return out;
+}
+
+/// Text about a picture, by keyword (at most 79 Latin-1 bytes): PNG's iTXt chunks, UTF-8, not compressed.
+using PngText = std::vector<std::pair<std::string, std::string>>;
+
+/// A PNG file with `text` behind its header.
+inline std::string to_png(const Picture& picture, const PngText& text) {
+  const auto big_endian = [](std::size_t n) {
+    return std::string{static_cast<char>(n >> 24), static_cast<char>(n >> 16), static_cast<char>(n >> 8),
+                       static_cast<char>(n)};
+  };
+  std::string chunks;
+  for (const auto& [keyword, value] : text) {
+    const std::string body = "iTXt" + keyword + std::string(5, '\0') + value;
+    chunks += big_endian(body.size() - 4) + body +
+              big_endian(crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size())));
+  }
+  constexpr std::size_t header_end = 8 + 25;  // signature and IHDR
+  return to_png(picture).insert(header_end, chunks);
+}
+
+inline void write_png(const std::filesystem::path& path, const Picture& picture, const PngText& text = {}) {
+  ft::write_atomically(path, to_png(picture, text));
 }
 
 }  // namespace image_style

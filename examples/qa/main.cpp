@@ -2,6 +2,7 @@
 //
 // Each subcommand is one function below, in the order in which a person uses them. Needs one model (a GGUF file or a
 // Hugging Face folder); SmolLM2-135M in Q4_1 trains in about 0.7 GB of memory. docs/qa.md walks through it.
+#include "../common/training.hpp"
 #include "prepare.hpp"
 
 #include <ftlib/finetune.hpp>
@@ -14,6 +15,7 @@
 namespace {
 
 using Lm = ft::CausalLM<float, ft::Cpu>;
+using examples::write_json;
 using ft::text::Record;
 
 /// What every subcommand that opens a model asks for.
@@ -61,10 +63,6 @@ struct TrainArguments : ModelArguments {
   int samples = 2;
 };
 
-void write_json(const std::filesystem::path& path, const ft::Json& json) {
-  ft::write_atomically(path, json.dump(2, ' ', false, ft::Json::error_handler_t::replace) + "\n");
-}
-
 void train(const TrainArguments& a) {
   // 1. The model, with what is to be learned: an adapter, or all of it.
   auto lm = a.open();
@@ -103,11 +101,8 @@ void train(const TrainArguments& a) {
   // 3. The run.
   const std::filesystem::path out = a.out;
   const double lr = a.lr > 0 ? a.lr : a.full ? 3e-5 : 5e-4;
-  const ft::Schedule schedule = a.schedule == "cosine"   ? ft::Schedule(ft::Cosine{.warmup = a.warmup})
-                                : a.schedule == "linear" ? ft::Schedule(ft::LinearDecay{.warmup = a.warmup})
-                                                         : ft::Schedule(ft::Constant{.warmup = a.warmup});
   ft::Trainer trainer(lm, {.optimizer = {.lr = static_cast<float>(lr), .weight_decay = a.weight_decay},
-                           .schedule = schedule,
+                           .schedule = examples::schedule_named(a.schedule, a.warmup),
                            .epochs = a.epochs,
                            .max_steps = a.max_steps,
                            .batch_tokens = a.batch_tokens,
@@ -124,13 +119,7 @@ void train(const TrainArguments& a) {
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
   trainer.on_step([&](const ft::Step& s) {
-    progress.update({.step = s.step,
-                     .steps = s.steps,
-                     .loss = s.loss,
-                     .lr = s.lr,
-                     .tokens_per_second = s.tokens_per_second,
-                     .memory = s.memory});
-    if (s.skipped) progress.message(ft::str("step ", s.step, ": loss or gradient not finite, skipped"));
+    examples::show(progress, s);
     return ft::Flow::go;
   });
   trainer.on_evaluation([&](int64_t step, double loss) {
@@ -154,33 +143,10 @@ void train(const TrainArguments& a) {
   const auto result = out / (a.full ? "model" : "adapter");
   if (a.full) lm.save_pretrained(result);
   else lm.save_adapter(result);
-  ft::write_atomically(out / "loss.svg", ft::loss_curve_svg(std::vector<ft::PlotSeries>{
-                                             {"training", report.train_loss}, {"held out", report.held_out_loss}}));
-  write_json(out / "training.json",
-             {{"model", a.model},
-              {"data", a.data},
-              {"steps", report.steps},
-              {"seconds", report.seconds},
-              {"tokens_per_second", report.tokens_per_second},
-              {"peak_memory_bytes", report.peak_bytes},
-              {"planned_memory_bytes", plan.process_bytes},
-              {"planned_seconds", plan.seconds},
-              {"final_loss", report.train_loss.empty() ? ft::Json() : ft::Json(report.train_loss.back().y)},
-              {"best_held_out_loss", report.held_out_loss.empty() ? ft::Json() : ft::Json(report.best_loss)},
-              {"best_step", report.best_step},
-              {"seed", a.seed},
-              {"lr", lr},
-              {"interpolate", a.interpolate}});
-  const auto off = [](auto planned, auto used) {
-    return ft::detail::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
-  };
-  std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
-            << static_cast<int64_t>(report.tokens_per_second) << " tokens/s"
-            << (report.stopped_early ? ", stopped early" : "") << "\nplan against use: memory "
-            << ft::pretty_bytes(plan.process_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes) << " used ("
-            << off(plan.process_bytes, report.peak_bytes) << "); time " << ft::pretty_duration(plan.seconds)
-            << " planned, " << ft::pretty_duration(report.seconds) << " used (" << off(plan.seconds, report.seconds)
-            << ")\nwrote " << result.string() << '\n';
+  examples::write_report(
+      out, plan, report,
+      {{"model", a.model}, {"data", a.data}, {"seed", a.seed}, {"lr", lr}, {"interpolate", a.interpolate}});
+  std::cout << "wrote " << result.string() << '\n';
 }
 
 void add_train(CLI::App& app) {

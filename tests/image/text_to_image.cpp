@@ -94,10 +94,11 @@ TEST_CASE("text to image: learns squares from noise, and draws the one that is a
 TEST_CASE("text to image: a resumed run ends as an uninterrupted one, bit for bit") {
   Scratch dir;
   const FlowData train(squares(16), tiny), held_out(squares(8), tiny, 5);
-  const auto run = [&](const std::string& name, int64_t stop_at) {
+  const auto run = [&](const std::string& name, int64_t stop_at, float ema = 0) {
     auto model = Model::initial(tiny, 1, {.threads = 2, .seed = 9});
     auto c = config(4, dir / name);
     c.resume = true;
+    c.ema_decay = ema;
     Trainer trainer(model, c);
     trainer.on_step([&](const Step& s) { return s.step == stop_at ? Flow::stop : Flow::go; });
     trainer.fit(train, &held_out);
@@ -106,6 +107,12 @@ TEST_CASE("text to image: a resumed run ends as an uninterrupted one, bit for bi
   const auto whole = run("whole", 0);
   CHECK(run("parts", 5) != whole);
   CHECK(run("parts", 0) == whole);
+
+  const auto averaged = run("averaged", 0, 0.9f);
+  CHECK(averaged != whole);
+  run("averaged in parts", 5, 0.9f);
+  CHECK_THROWS_WITH_AS(run("averaged in parts", 0), doctest::Contains("was made with ema_decay = "), Error);
+  CHECK(run("averaged in parts", 0, 0.9f) == averaged);
 }
 
 TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, merging and files") {

@@ -26,6 +26,8 @@ struct FlowBatches {
 /// The unit of batch sizes is a picture: TrainerConfig{.batch_tokens = 16} takes 16 at a time.
 class FlowData {
  public:
+  static constexpr const char* unit = "pictures";
+
   /// With `fixed`, a seed, every picture has one time and one noise for good, and keeps its caption: for validation,
   /// where losses of different steps are to be compared. Throws Error where there is no example or a size differs.
   FlowData(std::vector<FlowExample> examples, const MMJiTConfig& config, std::optional<uint64_t> fixed = {},

@@ -20,10 +20,10 @@ namespace ft::inline FTLIB_ABI {
 
 /// How texts are read; whoever was trained on the states must be given them in the same way.
 struct TextEncoding {
-  int64_t layer = 14;              // states after so many blocks, without the model's last norm
-  std::string before = "Emoji:";   // read in front of each text, whose states alone are given
-  std::vector<float> mean, scale;  // (C) each: states go as (h - mean) scale; empty: as they are
-  float limit = 6;                 // and cut to [-limit, limit]
+  int64_t layer = 14;                        // states after so many blocks, without the model's last norm
+  std::string before = "Emoji:";             // read in front of each text, whose states alone are given
+  std::vector<float> mean = {}, scale = {};  // (C) each: states go as (h - mean) scale; empty: as they are
+  float limit = 6;                           // and cut to [-limit, limit]
 
   Json to_json() const {
     return {{"layer", layer}, {"before", before}, {"mean", mean}, {"scale", scale}, {"limit", limit}};

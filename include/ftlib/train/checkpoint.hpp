@@ -70,16 +70,24 @@ void load_weights(Context<D>& ctx, const std::filesystem::path& path, std::span<
 }
 
 /// Writes `folder` whole or not at all: what was there before stays until the new one is complete and on the disk.
-/// `state` is the trainer's own: step, position in the data, what a resumed run must agree in.
+/// `state` is the trainer's own: step, position in the data, what a resumed run must agree in. `averages` of the
+/// trainable weights go along where there are some.
 template <Scalar T, Device D>
 void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
-                     const Optimizer<T, D>& optimizer, Json state) {
+                     const Optimizer<T, D>& optimizer, Json state, std::span<const Tensor<T, D>> averages = {}) {
   state["random"] = {{"seed", ctx.random().seed()}, {"position", ctx.random().position()}};
   AtomicFolder out(folder);
   save_weights(ctx, out.folder() / "weights.safetensors", params);
   detail::EntryList list;
   optimizer.for_each_state(ctx, [&](const std::string& name, const auto& x) { list.add(ctx, name, x); });
   write_safetensors(out.folder() / "optimizer.safetensors", list.entries());
+  if (!averages.empty()) {
+    detail::EntryList average;
+    auto next = averages.begin();
+    for (const Parameter<T, D>* w : params)
+      if (w->trainable) average.add(ctx, w->name, *next++);
+    write_safetensors(out.folder() / "averages.safetensors", average.entries());
+  }
   write_atomically(out.folder() / "state.json", state.dump(2) + "\n");
   out.commit();
 }

@@ -88,6 +88,7 @@ struct ProgressState {
   std::optional<double> lr = {};
   double tokens_per_second = 0;
   int64_t memory = 0;  // bytes
+  const char* unit = "tokens";
 };
 
 /// Shows how a run goes. On a terminal one line that is written over; elsewhere (a file, a pipe) a plain line now and
@@ -165,7 +166,7 @@ class Progress {
     if (s.steps > 0) text += str(" (", 100 * s.step / s.steps, " %)");
     if (s.loss) text += detail::printed("  loss %.4f", *s.loss);
     if (s.lr) text += detail::printed("  lr %.2e", *s.lr);
-    if (s.tokens_per_second > 0) text += detail::printed("  %.0f tokens/s", s.tokens_per_second);
+    if (s.tokens_per_second > 0) text += detail::printed("  %.0f ", s.tokens_per_second) + s.unit + "/s";
     if (s.memory > 0) text += "  " + pretty_bytes(s.memory);
     const auto done = static_cast<double>(s.step - options_.first_step);
     if (s.step >= s.steps) text += "  " + pretty_duration(now - start_);

@@ -4,6 +4,7 @@
 #include <ftlib/autograd/tape.hpp>      // NoGrad
 #include <ftlib/optim/adamw.hpp>        // AdamW, Optimizer
 #include <ftlib/optim/clip.hpp>         // clip_grad_norm, zero_grad
+#include <ftlib/optim/ema.hpp>          // WeightAverage
 #include <ftlib/optim/schedule.hpp>     // Schedule
 #include <ftlib/train/checkpoint.hpp>   // save_checkpoint, load_checkpoint
 #include <ftlib/train/metrics_log.hpp>  // MetricsLog
@@ -28,6 +29,7 @@ struct TrainerConfig {
   int64_t batch_tokens = 512;       // tokens a step
   int64_t micro_batch_tokens = 0;   // tokens a forward pass: fewer need less memory; 0: all of the batch
   float clip_norm = 1.0f;           // of all gradients together; 0: no clipping
+  float ema_decay = 0;              // of the average of weights that evaluations see and the run ends with; 0: none
   bool recompute = false;           // forget activations and compute them again: less memory, a third more time
   uint64_t seed = 42;               // of the order of the data
   int64_t evaluate_every = 0;       // steps; 0: at the end of each epoch
@@ -66,9 +68,10 @@ struct Plan {
   int64_t activation_bytes = 0;   // of the largest micro-batch
   int64_t process_bytes = 0;      // the process's peak
   double seconds = 0;
+  const char* unit = "tokens";  // what the data counts
 
   friend std::ostream& operator<<(std::ostream& out, const Plan& p) {
-    return out << "plan: " << p.steps << " steps, " << pretty_count(p.tokens) << " tokens; memory "
+    return out << "plan: " << p.steps << " steps, " << pretty_count(p.tokens) << ' ' << p.unit << "; memory "
                << pretty_bytes(p.process_bytes) << " (weights " << pretty_bytes(p.weight_bytes)
                << ", gradients and optimizer " << pretty_bytes(p.state_bytes) << ", activations "
                << pretty_bytes(p.activation_bytes) << "); about " << pretty_duration(p.seconds) << '\n';
@@ -91,7 +94,8 @@ struct RunReport {
 ///
 /// A Model has context(), parameters() (a vector of pointers; the trainable ones are trained) and
 /// loss_sum(micro, recompute) -> scalar. A Data has size(), plan(batch_tokens, seed, epoch) -> batches of indices, and
-/// batch(indices, micro_batch_tokens) -> {micro, targets, tokens, names}; see text::Dataset.
+/// batch(indices, micro_batch_tokens) -> {micro, targets, tokens, names}; see text::Dataset. What it counts as tokens
+/// may be something else, which Data::unit names.
 template <class Model> class Trainer {
  public:
   using T = typename Model::value_type;
@@ -109,11 +113,15 @@ template <class Model> class Trainer {
       if (w->trainable) params_.push_back(w);
     if (params_.empty())
       throw Error("trainer: the model has nothing to train", "attach an adapter, or call train_all().");
+    if (config_.ema_decay > 0) average_.emplace(model.context(), params_, config_.ema_decay);
   }
 
   /// Called after each step and each evaluation of the held-out data.
   void on_step(std::function<Flow(const Step&)> f) { on_step_ = std::move(f); }
   void on_evaluation(std::function<void(int64_t step, double loss)> f) { on_evaluation_ = std::move(f); }
+
+  /// TensorBoard's file while fit() runs, for what the host shows beside; null without out_dir.
+  TensorBoardWriter* board() { return log_ ? &log_->board : nullptr; }
 
   /// Forward, backward and update on one batch, at the current learning rate: what fit() does in a loop. A loss or
   /// gradient that is not finite changes nothing; after max_bad_steps such in a row, Error names the batch's records.
@@ -187,6 +195,9 @@ template <class Model> class Trainer {
     for (const Parameter<T, D>* w : params_)
       plan.state_bytes += w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
     plan.state_bytes += Optimizer<T, D>::state_bytes(params_);
+    if (average_)
+      for (const Parameter<T, D>* w : params_) plan.state_bytes += w->bytes();
+    if constexpr (requires { Data::unit; }) plan.unit = Data::unit;
 
     const uint64_t position = ctx.random().position();
     const auto measure = [&](int64_t most_tokens) {  // one micro-batch of the probe, cut to about so many tokens
@@ -228,7 +239,7 @@ template <class Model> class Trainer {
     RunReport report;
     int64_t done = begin_run(report, train, steps), since_best = report.best_step > 0 ? since_best_ : 0;
     report.stopped_early = config_.patience > 0 && since_best >= config_.patience;
-    auto log = open_log(done);
+    log_ = open_log(done);
     const auto started = std::chrono::steady_clock::now();
     const auto seconds = [&] {
       return std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
@@ -241,15 +252,16 @@ template <class Model> class Trainer {
       Step s = step(batch, config_.optimizer.lr * config_.schedule.multiplier(done, steps));
       tokens += s.tokens;
       s.step = ++done;
+      if (average_ && !s.skipped) average_->update(model_.context(), done);
       s.steps = steps;
       s.tokens_per_second = static_cast<double>(tokens) / seconds();
       s.memory = process_memory().resident;
       report.train_loss.push_back({static_cast<double>(done), s.loss});
-      if (log) log->step(s);
+      if (log_) log_->step(s);
       if (on_step_ && on_step_(s) == Flow::stop) stopped = true;
       stopped = stopped || signals.requested();
       if (held_out && evaluation_due(done, train)) {
-        since_best = evaluate_run(*held_out, done, report, since_best, log ? &*log : nullptr);
+        since_best = evaluate_run(*held_out, done, report, since_best);
         report.stopped_early = config_.patience > 0 && since_best >= config_.patience;
       }
       const bool save = stopped || (config_.save_every > 0 && done % config_.save_every == 0);
@@ -261,6 +273,7 @@ template <class Model> class Trainer {
     report.tokens_per_second = static_cast<double>(tokens) / std::max(1e-9, report.seconds);
     report.peak_bytes = process_memory().peak;
     if (report.finished) end_run(report);
+    log_.reset();
     return report;
   }
 
@@ -290,6 +303,18 @@ template <class Model> class Trainer {
     }
   };
 
+  /// The average in the weights' place for as long as it lives.
+  struct AveragedWeights {
+    std::optional<WeightAverage<T, D>>& average;
+    explicit AveragedWeights(std::optional<WeightAverage<T, D>>& a) : average(a) { swap(); }
+    ~AveragedWeights() { swap(); }
+    AveragedWeights(const AveragedWeights&) = delete;
+    AveragedWeights& operator=(const AveragedWeights&) = delete;
+    void swap() {
+      if (average) average->swap();
+    }
+  };
+
   template <class Data> std::vector<std::vector<std::size_t>> all_batches(const Data& data) const {
     std::vector<std::vector<std::size_t>> all;
     for (int64_t epoch = 0; epoch < config_.epochs; ++epoch)
@@ -314,10 +339,11 @@ template <class Model> class Trainer {
   }
 
   template <class Data>
-  int64_t evaluate_run(const Data& held_out, int64_t done, RunReport& report, int64_t since_best, Log* log) {
+  int64_t evaluate_run(const Data& held_out, int64_t done, RunReport& report, int64_t since_best) {
+    const AveragedWeights in_place(average_);
     const double loss = evaluate(held_out);
     report.held_out_loss.push_back({static_cast<double>(done), loss});
-    if (log) log->evaluation(done, loss);
+    if (log_) log_->evaluation(done, loss);
     if (on_evaluation_) on_evaluation_(done, loss);
     if (!(loss < report.best_loss)) return since_best + 1;
     report.best_loss = loss;
@@ -344,6 +370,7 @@ template <class Model> class Trainer {
             {"lr", config_.optimizer.lr},
             {"weight_decay", config_.optimizer.weight_decay},
             {"clip_norm", config_.clip_norm},
+            {"ema_decay", config_.ema_decay},
             {"threads", model_.context().threads()}};
   }
   template <class Data>
@@ -362,7 +389,9 @@ template <class Model> class Trainer {
       if (!std::filesystem::exists(config_.out_dir / name)) write_safetensors(config_.out_dir / name, list.entries());
       state["best"] = name;
     }
-    save_checkpoint<T, D>(model_.context(), checkpoint(), params_, optimizer_, state);
+    save_checkpoint<T, D>(
+        model_.context(), checkpoint(), params_, optimizer_, state,
+        average_ ? std::span<const Tensor<T, D>>(average_->averages()) : std::span<const Tensor<T, D>>());
     remove_best_files(state.contains("best") ? state["best"].template get<std::string>() : std::string());
   }
   void remove_best_files(const std::string& but) const {
@@ -396,6 +425,11 @@ template <class Model> class Trainer {
     report.best_loss = value_or<double>(state, "best_loss", report.best_loss, file);
     since_best_ = at<int64_t>(state, "since_best", file);
     bad_steps_ = at<int64_t>(state, "bad_steps", file);
+    if (average_) {
+      const auto averages = SafetensorsFile::open(checkpoint() / "averages.safetensors");
+      for (std::size_t i = 0; i < params_.size(); ++i)
+        average_->averages()[i] = detail::exact_tensor<T>(model_.context(), averages, params_[i]->name);
+    }
     if (state.contains("best")) {
       const auto best = SafetensorsFile::open(config_.out_dir / at<std::string>(state, "best", file));
       for (const Parameter<T, D>* w : params_)
@@ -403,10 +437,11 @@ template <class Model> class Trainer {
     }
     return at<int64_t>(state, "step", file);
   }
-  /// The best weights where patience kept them; the checkpoint has done its work.
+  /// The best weights where patience kept them, else the average where there is one.
   void end_run(const RunReport& report) {
     if (!best_.empty() && report.best_step > 0)
       for (std::size_t i = 0; i < params_.size(); ++i) params_[i]->value = best_[i];
+    else if (average_) average_->swap();
     best_.clear();
   }
 
@@ -415,6 +450,8 @@ template <class Model> class Trainer {
   Optimizer<T, D> optimizer_;
   std::vector<Parameter<T, D>*> params_;
   std::vector<Tensor<T, D>> best_;
+  std::optional<WeightAverage<T, D>> average_;
+  std::optional<Log> log_;  // while fit() runs
   std::vector<int64_t> epoch_ends_;
   int64_t bad_steps_ = 0, since_best_ = 0;
   std::function<Flow(const Step&)> on_step_;

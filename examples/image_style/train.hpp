@@ -1,0 +1,323 @@
+// examples/image_style/train.hpp: `image_style pretrain`, which makes a base, and `image_style train`, which tunes one
+// to a style.
+#pragma once
+#include "../common/training.hpp"
+#include "painter.hpp"
+#include "sheet.hpp"
+
+#include <CLI/CLI.hpp>
+
+#include <cstdint>     // std::int64_t, std::uint64_t
+#include <filesystem>  // std::filesystem::path
+#include <iostream>    // std::cout, std::cerr
+#include <memory>      // std::shared_ptr
+#include <numeric>     // std::iota
+#include <set>         // std::set
+#include <string>      // std::string
+#include <utility>     // std::move
+#include <vector>      // std::vector
+
+namespace image_style {
+
+/// What both ways of training ask for.
+struct TrainArguments {
+  std::string data, out, text_model = default_text_model, style, schedule = "cosine";
+  double lr = 0;
+  float warmup = 0.03f, ema = 0.999f, caption_drop = 0.1f, clip_norm = 1;
+  std::int64_t steps = 0, batch = 16, evaluate_every = 250, patience = 0, save_every = 0;
+  std::uint64_t seed = 42;
+  std::size_t samples = 8;
+  int threads = 0;
+  bool resume = false;
+
+  void add_to(CLI::App& c) {
+    c.add_option("--data", data, "a folder that prepare made")->required()->type_name("DATA");
+    c.add_option("--text-model", text_model, "the language model that reads the captions; tools/fetch_model en")
+        ->type_name("PATH")
+        ->capture_default_str();
+    c.add_option("--steps", steps, "batches to learn from")->check(CLI::PositiveNumber)->capture_default_str();
+    c.add_option("--batch", batch, "pictures a step")->check(CLI::PositiveNumber)->capture_default_str();
+    c.add_option("--lr", lr, "learning rate")->check(CLI::PositiveNumber)->capture_default_str();
+    c.add_option("--schedule", schedule, "of the learning rate")
+        ->check(CLI::IsMember({"cosine", "linear", "constant"}))
+        ->capture_default_str();
+    c.add_option("--warmup", warmup, "share of the steps (or, from 1, their number)")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--clip-norm", clip_norm, "of all gradients; 0: no clipping")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--ema", ema, "decay of the average of weights that is kept; 0: the last weights")
+        ->check(CLI::Range(0.0, 0.99999))
+        ->capture_default_str();
+    c.add_option("--caption-drop", caption_drop, "share of captions left out, which guidance needs")
+        ->check(CLI::Range(0.0, 1.0))
+        ->capture_default_str();
+    c.add_option("--evaluate-every", evaluate_every, "steps between two looks at held-out pictures")
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
+    c.add_option("--patience", patience,
+                 "stop after so many of them without a better one, keep the best; 0: go on to the end")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--samples", samples, "pictures drawn at each of them, to RUN/samples and TensorBoard")
+        ->capture_default_str();
+    c.add_option("--save-every", save_every, "steps between checkpoints; 0: only when stopped by SIGINT or SIGTERM")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_flag("--resume", resume, "go on from the checkpoint, where there is one (default: start afresh)");
+    c.add_option("--seed", seed, "of the data's order, times, noises, and where training starts")
+        ->capture_default_str();
+    c.add_option("--threads", threads, "CPU threads; 0: one for each core")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+  }
+};
+
+/// At most `count` places of a list of `size`, at equal distances.
+inline std::vector<std::size_t> spread(std::size_t count, std::size_t size) {
+  std::vector<std::size_t> places;
+  for (std::size_t i = 0; i < std::min(count, size); ++i) places.push_back(i * size / std::min(count, size));
+  return places;
+}
+
+/// Trains what of the painter's model is trainable; true where the run came to its end.
+inline bool learn(Painter& painter, const TrainArguments& a, std::vector<ft::FlowExample> learned, Examples held_out,
+                  ft::Json settings) {
+  const auto& config = painter.model().config();
+  const ft::FlowData train(std::move(learned), config), valid(std::move(held_out.flow), config, /*fixed=*/a.seed);
+  std::vector<std::string> shown;
+  std::vector<std::uint64_t> seeds;
+  for (const auto i : spread(a.samples, held_out.captions.size())) {
+    shown.push_back(held_out.captions[i]);
+    seeds.push_back(a.seed + i);
+  }
+  const std::filesystem::path out = a.out;
+  std::cout << "data: " << train.size() << " pictures; held out " << valid.size() << '\n';
+  const auto epoch_steps = (static_cast<std::int64_t>(train.size()) + a.batch - 1) / a.batch;
+  ft::Trainer trainer(painter.model(), {.optimizer = {.lr = static_cast<float>(a.lr), .beta2 = 0.99f},
+                                        .schedule = examples::schedule_named(a.schedule, a.warmup),
+                                        .epochs = (a.steps + epoch_steps - 1) / epoch_steps,
+                                        .max_steps = a.steps,
+                                        .batch_tokens = a.batch,
+                                        .clip_norm = a.clip_norm,
+                                        .ema_decay = a.ema,
+                                        .seed = a.seed,
+                                        .evaluate_every = a.evaluate_every,
+                                        .patience = a.patience,
+                                        .out_dir = out,
+                                        .save_every = a.save_every,
+                                        .resume = a.resume});
+  const auto plan = trainer.plan(train);
+  std::cout << plan << std::flush;
+  ft::Progress progress(std::cerr);
+  trainer.on_step([&](const ft::Step& s) {
+    examples::show(progress, s, plan.unit);
+    return ft::Flow::go;
+  });
+  trainer.on_evaluation([&](std::int64_t step, double loss) {
+    progress.message(ft::str("step ", step, ": held-out loss ", loss));
+    if (shown.empty()) return;
+    std::vector<Cell> cells;
+    auto drawn = painter.draw(shown, seeds);
+    for (std::size_t i = 0; i < shown.size(); ++i) cells.push_back({std::move(drawn[i]), shown[i]});
+    const auto sheet = contact_sheet(cells, 8);
+    const auto png = to_png(sheet);
+    std::filesystem::create_directories(out / "samples");
+    ft::write_atomically(out / "samples" / ft::str("step-", step, ".png"), png);
+    if (auto* board = trainer.board()) board->image("samples", step, png, sheet.height, sheet.width);
+  });
+  const auto report = trainer.fit(train, &valid);
+  progress.finish();
+  if (!report.finished) {
+    std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
+    return false;
+  }
+  settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.seed}});
+  examples::write_report(out, plan, report, std::move(settings));
+  return true;
+}
+
+/// Captions' states are computed or read under this line.
+class ReadingProgress {
+ public:
+  std::function<void(std::int64_t, std::int64_t)> callback() {
+    return [this](std::int64_t done, std::int64_t of) { progress_.update({.step = done, .steps = of}); };
+  }
+
+ private:
+  ft::Progress progress_{std::cerr};
+};
+
+// --- pretrain --------------------------------------------------------------------------------------------------------
+
+struct PretrainArguments : TrainArguments {
+  std::string conditioning = "adaln", before = "Emoji:";
+  std::int64_t layer = 14, width = 256, depth = 5, text_depth = 1, heads = 4, patch = 8;
+};
+
+inline void pretrain(const PretrainArguments& a) {
+  const auto data = Data::open(a.data);
+  std::vector<std::int64_t> all(static_cast<std::size_t>(data.size()));
+  std::iota(all.begin(), all.end(), std::int64_t{0});
+  std::vector<std::string> captions;
+  for (const auto& sample : data.samples()) captions.push_back(sample.caption);
+
+  auto encoder = Encoder::open(a.text_model, {.layer = a.layer, .before = a.before}, a.threads);
+  std::cout << "reading " << captions.size() << " captions\n" << std::flush;
+  {
+    ReadingProgress progress;
+    encoder.standardise(captions, a.data, progress.callback());
+  }
+  const ft::MMJiTConfig config{
+      .image_size = data.side(),
+      .patch_size = a.patch,
+      .pca_channels = std::min<std::int64_t>(128, 3 * a.patch * a.patch),
+      .hidden_size = a.width,
+      .txt_input_size = encoder.width(),
+      .txt_preamble_depth = a.text_depth,
+      .depth_double = a.depth,
+      .num_heads = a.heads,
+      .head_dim = a.width / a.heads,
+      .prompt_length = 1,
+      .noise_scale = 1,
+      .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
+  config.check("pretrain");
+  auto model =
+      Model::initial(config, a.seed, {.threads = a.threads, .seed = a.seed, .flow = {.caption_drop = a.caption_drop}});
+  Painter painter(std::move(model), std::move(encoder), a.style);
+  std::int64_t parameters = 0;
+  for (const auto* w : painter.model().parameters()) parameters += w->count();
+  std::cout << "model: " << ft::pretty_count(parameters) << " parameters\n";
+
+  // All subjects are learned, in every style: what is held out of a new style must be known in the others. So what is
+  // looked at in between are pictures of the set, with fixed times and noises.
+  auto examples = examples_of(data, a.data, all, painter.encoder(), "");
+  Examples some;
+  for (const auto i : spread(256, examples.flow.size())) {
+    some.flow.push_back(examples.flow[i]);
+    some.captions.push_back(examples.captions[i]);
+  }
+  if (!learn(painter, a, std::move(examples.flow), std::move(some),
+             {{"parameters", parameters}, {"config", config.to_json()}}))
+    return;
+  painter.save(a.out, a.style);
+  std::cout << "wrote " << Painter::file_of(a.out).string() << '\n';
+}
+
+inline void add_pretrain(CLI::App& app) {
+  const auto a = std::make_shared<PretrainArguments>();
+  a->lr = 2e-3;
+  a->steps = 20000;
+  a->style = "noto style";
+  a->evaluate_every = 1000;
+  a->samples = 24;
+  auto* c = app.add_subcommand("pretrain", "Make a base: train a text-to-image transformer from nothing");
+  a->add_to(*c);
+  c->add_option("--out", a->out, "folder for the base, checkpoint, metrics, samples")->required()->type_name("BASE");
+  c->add_option("--style", a->style, "the words that call the base's own style, for captions that name none")
+      ->capture_default_str();
+  c->add_option("--layer", a->layer, "of the text model, whose hidden states are the captions")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--before", a->before, "words that the text model reads before each caption")->capture_default_str();
+  c->add_option("--width", a->width, "of the model's hidden states")->check(CLI::PositiveNumber)->capture_default_str();
+  c->add_option("--depth", a->depth, "blocks that see picture and caption")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--text-depth", a->text_depth, "blocks before them that see the caption alone")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--heads", a->heads, "of attention")->check(CLI::PositiveNumber)->capture_default_str();
+  c->add_option("--patch", a->patch, "pixels along a token's side")->check(CLI::PositiveNumber)->capture_default_str();
+  c->add_option("--conditioning", a->conditioning,
+                "adaln: blocks are told the time and the caption as a whole; none: as MiniT2I has it")
+      ->check(CLI::IsMember({"adaln", "none"}))
+      ->capture_default_str();
+  c->footer("Example:\n  image_style pretrain --data build/base-data --out build/base --steps 20000");
+  c->callback([a] { pretrain(*a); });
+}
+
+// --- train -----------------------------------------------------------------------------------------------------------
+
+struct TuneArguments : TrainArguments {
+  std::string base, targets;
+  bool full = false;
+  int lora_rank = 16;
+  float lora_alpha = 0;
+};
+
+/// The samples of `split` in the wanted style. Data without styles is all of that style.
+inline Examples styled(const Data& data, const std::string& folder, const std::string& split, const std::string& style,
+                       Encoder& encoder) {
+  std::vector<std::int64_t> rows;
+  for (const auto row : data.of_split(split)) {
+    const auto& own = data.samples()[static_cast<std::size_t>(row)].style;
+    if (own.empty() || own == style) rows.push_back(row);
+  }
+  ReadingProgress progress;
+  return examples_of(data, folder, rows, encoder, style, progress.callback());
+}
+
+/// The one style of a set, where --style does not say which.
+inline std::string only_style(const Data& data, const std::string& folder) {
+  std::set<std::string> styles;
+  for (const auto& sample : data.samples())
+    if (!sample.style.empty()) styles.insert(sample.style);
+  if (styles.size() == 1) return *styles.begin();
+  std::string names;
+  for (const auto& style : styles) names += (names.empty() ? "" : ", ") + style;
+  throw Error(styles.empty() ? folder + ": names no style" : str(folder, ": has several styles: ", names),
+              "say with --style which words shall call it, for example --style \"my style\".");
+}
+
+inline void train(const TuneArguments& a) {
+  const auto data = Data::open(a.data);
+  const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
+  auto painter = Painter::open(a.base, a.text_model, a.threads, a.seed, {.caption_drop = a.caption_drop});
+  if (a.full) painter.model().train_all();
+  else {
+    ft::Lora lora{.rank = a.lora_rank,
+                  .alpha = a.lora_alpha > 0 ? a.lora_alpha : static_cast<float>(a.lora_rank),
+                  .seed = a.seed};
+    if (!a.targets.empty()) lora.targets = ft::Targets(CLI::detail::split(a.targets, ','));
+    painter.model().attach(lora);
+  }
+  auto learned = styled(data, a.data, "train", style, painter.encoder());
+  if (learned.flow.empty())
+    throw Error(str(a.data, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
+  auto held_out = styled(data, a.data, "valid", style, painter.encoder());
+  if (held_out.flow.empty()) held_out = styled(data, a.data, "test", style, painter.encoder());
+  if (held_out.flow.empty()) held_out = learned;
+  if (!learn(painter, a, std::move(learned.flow), std::move(held_out), {{"base", a.base}, {"style", style}})) return;
+  const std::filesystem::path out = a.out;
+  const auto result = out / (a.full ? "model" : "adapter");
+  if (a.full) painter.save(result, style);
+  else painter.save_adapter(result, style);
+  std::cout << "wrote " << result.string() << "; its style is called by \"" << style << "\"\n";
+}
+
+inline void add_train(CLI::App& app) {
+  const auto a = std::make_shared<TuneArguments>();
+  a->lr = 1e-3;
+  a->steps = 1500;
+  auto* c = app.add_subcommand("train", "Tune a base to the style of a set of pictures");
+  a->add_to(*c);
+  c->add_option("--base", a->base, "a folder that pretrain made")->required()->type_name("BASE");
+  c->add_option("--out", a->out, "folder for the adapter or model, checkpoint, metrics, samples")
+      ->required()
+      ->type_name("RUN");
+  c->add_option("--style", a->style,
+                "the words that call the style; needed where the set names none or several, and picks one of them");
+  auto* full = c->add_flag("--full", a->full, "train all weights (default: LoRA)");
+  c->add_option("--lora-rank", a->lora_rank, "LoRA's rank")
+      ->check(CLI::Range(1, 1024))
+      ->excludes(full)
+      ->capture_default_str();
+  c->add_option("--lora-alpha", a->lora_alpha, "LoRA's alpha; 0: the rank")->capture_default_str();
+  c->add_option("--targets", a->targets, "layers to adapt, by name: qkv,attn_proj (default: all linear ones)");
+  c->footer("Example:\n  image_style train --base examples/image_style/base --data build/painterly --out run");
+  c->callback([a] { train(*a); });
+}
+
+}  // namespace image_style

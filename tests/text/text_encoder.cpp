@@ -1,0 +1,106 @@
+// tests/text/text_encoder.cpp: hidden states of short texts: which rows they are, standardised, and from the cache.
+#include "../scratch.hpp"
+
+#include <doctest/doctest.h>
+#include <ftlib/text/text_encoder.hpp>
+
+#include <cmath>
+#include <fstream>
+
+using namespace ft;
+using ft::test::Scratch;
+
+namespace {
+using Encoder = TextEncoder<float, Cpu>;
+const std::filesystem::path model = std::filesystem::path(FTLIB_TEST_DATA) / "models/llama_tiny";
+const std::vector<std::string> texts{"red apple", "dog", "red apple", "a dog, in oil"};
+
+/// The tiny model with a tokenizer of single bytes.
+std::filesystem::path readable(const Scratch& dir) {
+  std::filesystem::copy(model, dir / "model");
+  Json vocab = Json::object();
+  const auto put = [&](const std::string& token) { vocab[token] = vocab.size(); };
+  put("<|endoftext|>");
+  for (char c = 33; c < 127; ++c) put(std::string(1, c));
+  put("\u0120");  // a space, as byte-level BPE writes it
+  const Json json{{"version", "1.0"},
+                  {"added_tokens", {{{"id", 0}, {"content", "<|endoftext|>"}, {"special", true}}}},
+                  {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
+                  {"decoder", {{"type", "ByteLevel"}}},
+                  {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
+  std::ofstream(dir / "model/tokenizer.json") << json.dump();
+  return dir / "model";
+}
+}  // namespace
+
+TEST_CASE("text encoder: the states of a text's own tokens, after a layer, behind the words before") {
+  Scratch dir;
+  const auto path = readable(dir);
+  auto encoder = Encoder::open(path, {.layer = 1, .before = "Draw:"});
+  const auto states = encoder.encode(texts);
+  REQUIRE(states.size() == 4);
+  CHECK(states[0] == states[2]);
+  CHECK(states[0]->size() == static_cast<std::size_t>(10 * encoder.width()));  // " red apple", a token a byte
+  CHECK(states[1]->size() == static_cast<std::size_t>(4 * encoder.width()));
+
+  auto lm = CausalLM<float, Cpu>::from_pretrained(path);
+  PackedTokens batch;
+  batch.add(lm.encode("Draw: dog"));
+  const auto all = lm.model().hidden(lm.context(), batch, {.layers = 1}).to_host(lm.context());
+  const auto& own = *states[1];
+  for (std::size_t i = 0; i < own.size(); ++i) {
+    const float expected = std::clamp(all[all.size() - own.size() + i], -6.0f, 6.0f);
+    CHECK(std::abs(own[i] - expected) <= 2e-3f * std::max(1.0f, std::abs(expected)));  // kept as f16
+  }
+  CHECK_THROWS_WITH_AS(encoder.encode({""}), doctest::Contains("a text is empty"), Error);
+  CHECK_THROWS_WITH_AS(Encoder::open(path, {.layer = 99}), doctest::Contains("layer 99"), Error);
+}
+
+TEST_CASE("text encoder: standardised states have mean 0 and deviation 1") {
+  Scratch dir;
+  auto encoder = Encoder::open(readable(dir), {.layer = 2});
+  encoder.standardise(texts);
+  const auto width = static_cast<std::size_t>(encoder.width());
+  std::vector<double> sum(width), squares(width);
+  double rows = 0;
+  for (const auto& states : encoder.encode(texts)) {
+    rows += static_cast<double>(states->size() / width);
+    for (std::size_t i = 0; i < states->size(); ++i) {
+      sum[i % width] += double{(*states)[i]};
+      squares[i % width] += double{(*states)[i]} * double{(*states)[i]};
+    }
+  }
+  for (std::size_t c = 0; c < width; ++c) {
+    CHECK(std::abs(sum[c] / rows) < 1e-3);
+    CHECK(squares[c] / rows == doctest::Approx(1).epsilon(1e-2));
+  }
+  const auto again = TextEncoding::from_json(encoder.encoding().to_json(), "file");
+  CHECK(again.mean == encoder.encoding().mean);
+  CHECK(again.before == encoder.encoding().before);
+  CHECK_THROWS_WITH_AS(TextEncoding::from_json({{"layer", 1}}, "file"), doctest::Contains("before"), Error);
+}
+
+TEST_CASE("text encoder: a cache gives the same states, grows, and is refused where it does not fit") {
+  Scratch dir;
+  const auto path = readable(dir), cache = dir / "cache";
+  const auto open = [&] { return Encoder::open(path, {.layer = 2}); };
+  int64_t computed = 0;
+  const auto count = [&](int64_t, int64_t of) { computed += of; };
+  const auto fresh = open().encode(texts, cache, count);
+  CHECK(computed == 3);
+  const auto cached = open().encode({"dog", "red apple", "new"}, cache, count);
+  CHECK(computed == 4);
+  CHECK(*cached[0] == *fresh[1]);
+  CHECK(*cached[1] == *fresh[0]);
+  open().encode({"a dog, in oil", "new"}, cache, count);  // what an earlier run did not ask for stayed
+  CHECK(computed == 4);
+  auto other = Encoder::open(path, {.layer = 1});
+  other.encode({"dog"}, cache, count);
+  CHECK(computed == 5);
+
+  for (const auto& file : std::filesystem::directory_iterator(cache)) {
+    const float one = 1;
+    write_safetensors(file.path(), {{"dog", DType::f32, {1, 1}, &one}});
+  }
+  CHECK_THROWS_WITH_AS(open().encode({"dog"}, cache), doctest::Contains("'dog' is (1, 1)"), Error);
+}
