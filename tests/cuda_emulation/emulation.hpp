@@ -1,0 +1,68 @@
+// tests/cuda_emulation/emulation.hpp: what a test says to the emulation, and what the stand-in for cuda_runtime.h
+// calls. docs/cuda.md tells how it works.
+#pragma once
+#include <vector_types.h>  // uint3, dim3
+
+#include <cstddef>    // std::size_t
+#include <cstdint>    // std::int64_t
+#include <stdexcept>  // std::runtime_error
+#include <string>     // std::string
+
+namespace cuda_emulation {
+
+/// What a launch throws where a kernel does what a GPU forbids or leaves undefined. The message names the kernel, the
+/// threads, the address and the source line.
+class Fault : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// The order in which blocks, and threads between barriers, take turns in the launches that follow.
+void set_seed(std::uint64_t seed);
+
+/// Launches since the program started.
+std::int64_t launches();
+
+/// Bytes allocated and not freed.
+std::int64_t allocated_bytes();
+
+// From here on: for cuda_runtime.h alone.
+
+inline constexpr int warp_size = 32;
+
+/// Where in the kernel's source a barrier or a warp's operation stands.
+struct Where {
+  const char* file;
+  unsigned line;
+  friend bool operator==(const Where&, const Where&) = default;
+};
+
+enum class WarpOp { sync, shuffle, ballot, any, all, add, min, max, bit_and, bit_or, bit_xor };
+enum class BlockOp { sync, count, all, any };
+
+/// The threads of the warp that `mask` names meet; returns this thread's result.
+std::int64_t meet_warp(WarpOp op, unsigned mask, std::int64_t value, int source_lane, Where where);
+/// All threads of the block meet.
+int meet_block(BlockOp op, int predicate, Where where);
+int lane();
+
+/// An atomic access of `bytes` bytes at p by the running thread: checked, not carried out.
+void check_atomic(const void* p, std::size_t bytes);
+
+/// Copies to shared memory that are made no earlier than they are waited for.
+void copy_later(void* to, const void* from, std::size_t bytes, std::size_t zeros);
+void commit_copies();
+void wait_for_copies(std::size_t groups_left);
+
+struct Launch {
+  dim3 grid, block;
+  std::size_t shared_bytes;
+  const void* kernel;
+  void (*call)(const void* kernel, void* parameters);  // by one thread
+  void* parameters;
+  std::size_t parameter_bytes;
+};
+/// Runs all blocks. Throws Fault; returns a cudaError_t for a configuration that no GPU takes.
+int run(const Launch& launch);
+
+}  // namespace cuda_emulation
