@@ -2,10 +2,11 @@
 #pragma once
 #include <ftlib/core/version.hpp>
 
-#include <sstream>      // std::ostringstream
-#include <stdexcept>    // std::runtime_error
-#include <string>       // std::string
-#include <string_view>  // std::string_view
+#include <initializer_list>  // std::initializer_list
+#include <sstream>           // std::ostringstream
+#include <stdexcept>         // std::runtime_error
+#include <string>            // std::string
+#include <string_view>       // std::string_view
 
 namespace ft::inline FTLIB_ABI {
 
@@ -31,12 +32,35 @@ class Interrupted : public Error {
   using Error::Error;
 };
 
-/// All arguments written one after the other, as operator<< writes them.
-template <class... Args> std::string str(const Args&... args) {
+namespace detail {
+
+/// A value that can be written, its type left behind: str's hundreds of argument lists then need one writer for each
+/// type of argument and one loop, which is what keeps messages cheap to compile.
+class Written {
+ public:
+  Written(const char* text) : value_(text), write_([](std::ostream& out, const void* s) { out << as<char>(s); }) {}
+  template <class T>
+  Written(const T& value) : value_(&value), write_([](std::ostream& out, const void* x) { out << *as<T>(x); }) {}
+
+  void write(std::ostream& out) const { write_(out, value_); }
+
+ private:
+  template <class T> static const T* as(const void* p) { return static_cast<const T*>(p); }
+
+  const void* value_;
+  void (*write_)(std::ostream&, const void*);
+};
+
+[[gnu::noinline]] inline std::string join(std::initializer_list<Written> values) {
   std::ostringstream out;
-  (out << ... << args);
+  for (const Written& value : values) value.write(out);
   return std::move(out).str();
 }
+
+}  // namespace detail
+
+/// All arguments written one after the other, as operator<< writes them.
+template <class... Args> std::string str(const Args&... args) { return detail::join({args...}); }
 
 /// Throws Error{message, hint} unless `condition` holds. For messages that cost something to make, use `if (!...)
 /// throw`.

@@ -4,14 +4,37 @@
 
 #include <algorithm>           // std::min, std::max
 #include <atomic>              // std::atomic
+#include <concepts>            // std::invocable
 #include <condition_variable>  // std::condition_variable
 #include <cstdint>             // std::int64_t
 #include <exception>           // std::exception_ptr
+#include <memory>              // std::addressof
 #include <mutex>               // std::mutex
 #include <thread>              // std::thread
+#include <type_traits>         // std::remove_cvref_t
 #include <vector>              // std::vector
 
 namespace ft::inline FTLIB_ABI {
+
+template <class Signature> class FunctionRef;
+
+/// A reference to something that can be called. What runs a caller's loop takes this and is no template, so that the
+/// loop's body is compiled once, not once for each place that may call it.
+template <class R, class... Args> class FunctionRef<R(Args...)> {
+ public:
+  template <class F>
+  requires(std::invocable<F&, Args...> && !std::same_as<std::remove_cvref_t<F>, FunctionRef>) FunctionRef(F&& f)
+      : object_(const_cast<void*>(static_cast<const void*>(std::addressof(f)))),
+        call_([](void* object, Args... args) -> R {
+          return (*static_cast<std::remove_reference_t<F>*>(object))(args...);
+        }) {}
+
+  R operator()(Args... args) const { return call_(object_, args...); }
+
+ private:
+  void* object_;
+  R (*call_)(void*, Args...);
+};
 
 /// Runs a function once on each of `size()` threads, the caller being thread 0. One job at a time; a job that starts
 /// another runs it alone on its own thread. The first exception of a job is thrown to the caller.
@@ -36,15 +59,12 @@ class ThreadPool {
   int size() const { return static_cast<int>(workers_.size()) + 1; }
 
   /// job(thread, threads) on every thread; returns when all are done.
-  template <class Job> void run(Job&& job) {
+  void run(FunctionRef<void(int, int)> job) {
     if (workers_.empty() || busy_.exchange(true, std::memory_order_acquire)) {
       job(0, 1);
       return;
     }
-    call_ = [](void* self, int thread, int threads) {
-      (*static_cast<std::remove_reference_t<Job>*>(self))(thread, threads);
-    };
-    object_ = const_cast<void*>(static_cast<const void*>(&job));
+    job_ = &job;
     error_ = nullptr;
     left_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
     {
@@ -64,7 +84,7 @@ class ThreadPool {
 
   void invoke(int thread) noexcept {
     try {
-      call_(object_, thread, size());
+      (*job_)(thread, size());
     } catch (...) {
       const std::lock_guard lock(error_mutex_);
       if (!error_) error_ = std::current_exception();
@@ -99,23 +119,23 @@ class ThreadPool {
   std::atomic<int> left_{0};
   std::atomic<bool> busy_{false};
   std::atomic<bool> stop_{false};
-  void (*call_)(void*, int, int) = nullptr;
-  void* object_ = nullptr;
+  const FunctionRef<void(int, int)>* job_ = nullptr;
   std::exception_ptr error_;
 };
 
 /// body(begin, end) over shares of [0, count); serial where there are fewer than `grain` items for a second thread.
-template <class Body> void parallel_for(ThreadPool& pool, std::int64_t count, std::int64_t grain, Body&& body) {
+inline void parallel_for(ThreadPool& pool, std::int64_t count, std::int64_t grain,
+                         FunctionRef<void(std::int64_t, std::int64_t)> body) {
   if (count <= 0) return;
   const std::int64_t shares =
       std::min<std::int64_t>(pool.size(), std::max<std::int64_t>(1, count / std::max<std::int64_t>(1, grain)));
   if (shares == 1) {
-    body(std::int64_t{0}, count);
+    body(0, count);
     return;
   }
   pool.run([&](int thread, int threads) {
     if (threads == 1) {  // nested: this thread does it all
-      body(std::int64_t{0}, count);
+      body(0, count);
     } else if (thread < shares) {
       body(count * thread / shares, count * (thread + 1) / shares);
     }

@@ -115,22 +115,79 @@ class GgufCursor {
   uint64_t position_ = 0;
 };
 
-/// `value` as T where T holds it; a bool is no number.
-template <class T, class From> std::optional<T> gguf_convert(From value) {
-  if constexpr (std::same_as<T, bool> || std::same_as<From, bool>) {
-    if constexpr (std::same_as<T, From>) return value;
-    else return std::nullopt;
-  } else if constexpr (std::floating_point<T>) {
-    if constexpr (std::same_as<From, double> && std::same_as<T, float>)
-      if (std::abs(value) > double{std::numeric_limits<float>::max()}) return std::nullopt;
-    return static_cast<T>(value);
-  } else if constexpr (std::integral<From>) {
-    if (std::in_range<T>(value)) return static_cast<T>(value);
-    return std::nullopt;
-  } else {
-    return std::nullopt;
+/// A number or bool of metadata: its GgufType, and its value in the widest type of its kind. What asks for a T then is
+/// compiled for four kinds, not for eleven types.
+struct GgufNumber {
+  GgufType type;
+  uint64_t natural = 0;  // of unsigned types and bool
+  int64_t integer = 0;   // of signed types
+  double real = 0;       // of float types
+
+  template <class X> GgufNumber(GgufType type_, X x) : type(type_) {
+    if constexpr (std::floating_point<X>) real = x;
+    else if constexpr (std::signed_integral<X>) integer = x;
+    else natural = x;
   }
-}
+
+  /// The number at `at`; of a type that has a size.
+  static GgufNumber load(GgufType type, const std::byte* at) {
+    switch (type) {
+      case GgufType::u16:
+        return {type, detail::load<uint16_t>(at)};
+      case GgufType::u32:
+        return {type, detail::load<uint32_t>(at)};
+      case GgufType::u64:
+        return {type, detail::load<uint64_t>(at)};
+      case GgufType::i8:
+        return {type, detail::load<int8_t>(at)};
+      case GgufType::i16:
+        return {type, detail::load<int16_t>(at)};
+      case GgufType::i32:
+        return {type, detail::load<int32_t>(at)};
+      case GgufType::i64:
+        return {type, detail::load<int64_t>(at)};
+      case GgufType::f32:
+        return {type, detail::load<float>(at)};
+      case GgufType::f64:
+        return {type, detail::load<double>(at)};
+      default:
+        return {type, detail::load<uint8_t>(at)};
+    }
+  }
+
+  /// As T where T holds it; a bool is no number.
+  template <class T> std::optional<T> as() const {
+    if constexpr (std::same_as<T, bool>) {
+      if (type == GgufType::boolean) return natural != 0;
+      return std::nullopt;
+    } else {
+      switch (type) {
+        case GgufType::boolean:
+          return std::nullopt;
+        case GgufType::f64:
+          if (std::same_as<T, float> && std::abs(real) > double{std::numeric_limits<float>::max()}) return std::nullopt;
+          [[fallthrough]];
+        case GgufType::f32:
+          if constexpr (std::floating_point<T>) return static_cast<T>(real);
+          else return std::nullopt;
+        case GgufType::i8:
+        case GgufType::i16:
+        case GgufType::i32:
+        case GgufType::i64:
+          return narrow<T>(integer);
+        default:
+          return narrow<T>(natural);
+      }
+    }
+  }
+
+ private:
+  template <class T, class From> static std::optional<T> narrow(From value) {
+    if constexpr (std::integral<T>)
+      if (!std::in_range<T>(value)) return std::nullopt;
+    return static_cast<T>(value);
+  }
+};
 
 }  // namespace detail
 
@@ -179,34 +236,15 @@ class GgufArray {
       }
       return result;
     } else {
-      switch (type_) {
-        case GgufType::u8:
-          return numbers<T, uint8_t>();
-        case GgufType::i8:
-          return numbers<T, int8_t>();
-        case GgufType::u16:
-          return numbers<T, uint16_t>();
-        case GgufType::i16:
-          return numbers<T, int16_t>();
-        case GgufType::u32:
-          return numbers<T, uint32_t>();
-        case GgufType::i32:
-          return numbers<T, int32_t>();
-        case GgufType::f32:
-          return numbers<T, float>();
-        case GgufType::u64:
-          return numbers<T, uint64_t>();
-        case GgufType::i64:
-          return numbers<T, int64_t>();
-        case GgufType::f64:
-          return numbers<T, double>();
-        case GgufType::boolean:
-          return numbers<T, bool>();
-        case GgufType::string:
-        case GgufType::array:
-          break;
+      if (type_ == GgufType::string || type_ == GgufType::array) return std::nullopt;
+      result.reserve(static_cast<std::size_t>(size_));
+      const auto bytes = static_cast<std::size_t>(detail::gguf_type_bytes(type_));
+      for (std::size_t i = 0; i < size_; ++i) {
+        const auto value = detail::GgufNumber::load(type_, bytes_.data() + i * bytes).template as<T>();
+        if (!value) return std::nullopt;
+        result.push_back(*value);
       }
-      return std::nullopt;
+      return result;
     }
   }
 
@@ -214,18 +252,6 @@ class GgufArray {
   friend class GgufFile;
   GgufArray(GgufType type, uint64_t size, std::span<const std::byte> bytes, std::shared_ptr<const void> owner)
       : type_(type), size_(size), bytes_(bytes), owner_(std::move(owner)) {}
-
-  template <class T, class From> std::optional<std::vector<T>> numbers() const {
-    using Raw = std::conditional_t<std::same_as<From, bool>, uint8_t, From>;
-    std::vector<T> result;
-    result.reserve(static_cast<std::size_t>(size_));
-    for (std::size_t i = 0; i < size_; ++i) {
-      const auto value = detail::gguf_convert<T>(static_cast<From>(detail::load<Raw>(bytes_.data() + i * sizeof(Raw))));
-      if (!value) return std::nullopt;
-      result.push_back(*value);
-    }
-    return result;
-  }
 
   GgufType type_;
   uint64_t size_;
@@ -323,7 +349,8 @@ class GgufFile {
   }
 
   /// Reads a file that is in memory already; `owner` keeps its bytes. `name` is for messages.
-  static GgufFile parse(std::span<const std::byte> bytes, std::string name, std::shared_ptr<const void> owner = {}) {
+  [[gnu::cold]] static GgufFile parse(std::span<const std::byte> bytes, std::string name,
+                                      std::shared_ptr<const void> owner = {}) {
     GgufFile file(bytes, std::move(name), std::move(owner));
     file.read();
     return file;
@@ -400,16 +427,20 @@ class GgufFile {
       return found ? std::optional<T>(*found) : std::nullopt;
     } else {
       static_assert(std::is_arithmetic_v<T>, "get<T>: a number, bool, std::string, GgufArray or a std::vector");
-      return std::visit(
-          [](const auto& x) -> std::optional<T> {
-            if constexpr (std::is_arithmetic_v<std::decay_t<decltype(x)>>) return detail::gguf_convert<T>(x);
-            else return std::nullopt;
-          },
-          value);
+      const auto number = number_of(value);
+      return number ? number->template as<T>() : std::nullopt;
     }
   }
+  static std::optional<detail::GgufNumber> number_of(const GgufValue& value) {
+    return std::visit(
+        [&](const auto& x) -> std::optional<detail::GgufNumber> {
+          if constexpr (std::is_arithmetic_v<std::decay_t<decltype(x)>>) return detail::GgufNumber(type_of(value), x);
+          else return std::nullopt;
+        },
+        value);
+  }
 
-  void read() {
+  [[gnu::cold]] void read() {
     detail::GgufCursor in(bytes_, name_);
     if (bytes_.size() < 4 || std::memcmp(bytes_.data(), "GGUF", 4) != 0)
       throw Error(str(name_, ": does not begin with 'GGUF'"), "this is another kind of file, or a failed download.");
@@ -433,7 +464,7 @@ class GgufFile {
     place_tensors((in.position() + alignment_ - 1) / alignment_ * alignment_);
   }
 
-  void read_key(detail::GgufCursor& in) {
+  [[gnu::cold]] void read_key(detail::GgufCursor& in) {
     const uint64_t start = in.position();
     std::string key(in.string("a key"));
     const std::string what = "key " + detail::quote(key);
@@ -443,7 +474,7 @@ class GgufFile {
     metadata_.emplace_back(std::move(key), read_value(in, type, what));
   }
 
-  GgufValue read_value(detail::GgufCursor& in, GgufType type, const std::string& what) {
+  [[gnu::cold]] GgufValue read_value(detail::GgufCursor& in, GgufType type, const std::string& what) {
     switch (type) {
       case GgufType::u8:
         return in.number<uint8_t>(what);
@@ -486,7 +517,7 @@ class GgufFile {
     return GgufArray(element, size, in.since(start), owner_);
   }
 
-  void read_info(detail::GgufCursor& in) {
+  [[gnu::cold]] void read_info(detail::GgufCursor& in) {
     const uint64_t start = in.position();
     TensorInfo tensor;
     tensor.name = in.string("a tensor's name");
@@ -522,7 +553,7 @@ class GgufFile {
   }
 
   /// Offsets are aligned, inside the file, and no two tensors share a byte.
-  void place_tensors(uint64_t data_begin) {
+  [[gnu::cold]] void place_tensors(uint64_t data_begin) {
     std::vector<const TensorInfo*> order;
     for (TensorInfo& tensor : tensors_) {
       const std::string where = str(name_, ": tensor ", detail::quote(tensor.name));
@@ -560,8 +591,8 @@ class GgufFile {
 
 /// Writes a GGUF file of version 3, atomically. The alignment is metadata's general.alignment (uint32), or else 32.
 /// Throws Error for a name twice, more than 4 axes, or an alignment that is no power of two.
-inline void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
-                       const std::vector<TensorEntry>& tensors) {
+[[gnu::cold]] inline void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                                     const std::vector<TensorEntry>& tensors) {
   const std::string file_name = path.string();
   uint64_t alignment = 32;
   AtomicFile file(path);

@@ -16,6 +16,14 @@ inline constexpr std::uint64_t max_json_bytes = std::uint64_t{256} << 20;  // a 
 
 namespace detail {
 
+/// What parse_json throws for a text that is no JSON.
+struct JsonFault : Error {
+  JsonFault(std::string message, std::size_t position_, bool out_of_range_)
+      : Error(std::move(message)), position(position_), out_of_range(out_of_range_) {}
+  std::size_t position;  // bytes read, the offending one included
+  bool out_of_range;     // a number that no type holds
+};
+
 /// Receives nlohmann's parse events and builds the value. Refuses duplicate keys, of which readers keep the first or
 /// the last as they like, and depth, because copying and printing a value recurse.
 class JsonBuilder {
@@ -40,7 +48,7 @@ class JsonBuilder {
     member_ = &at->second;
     return true;
   }
-  bool parse_error(std::size_t position, const std::string&, const Json::exception& error) {
+  [[gnu::cold]] bool parse_error(std::size_t position, const std::string&, const Json::exception& error) {
     const auto before = text_.substr(0, position > 0 ? position - 1 : 0);
     const auto line = std::count(before.begin(), before.end(), '\n') + 1;
     const auto column = before.size() - (before.rfind('\n') + 1) + 1;
@@ -48,7 +56,8 @@ class JsonBuilder {
         error.what();  // "[json.exception.parse_error.101] parse error at line 1, column 2: syntax ..."
     what.remove_prefix(std::min(what.size(), what.find("] ") + 2));
     if (what.substr(0, 11) == "parse error") what.remove_prefix(std::min(what.size(), what.find(": ") + 2));
-    throw Error(str(name_, ": line ", line, ", column ", column, ": ", printable(what, 300)));
+    throw JsonFault(str(name_, ": line ", line, ", column ", column, ": ", printable(what, 300)), position,
+                    error.id == 406);
   }
 
  private:
@@ -80,7 +89,8 @@ class JsonBuilder {
 template <class T> struct IsVector : std::false_type {};
 template <class U> struct IsVector<std::vector<U>> : std::true_type {};
 
-inline Error wrong_type(const Json& value, std::string_view expected, std::string_view key, std::string_view where) {
+[[gnu::cold]] inline Error wrong_type(const Json& value, std::string_view expected, std::string_view key,
+                                      std::string_view where) {
   const std::string found = value.is_structured()
                                 ? std::string("an ") + value.type_name()
                                 : printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), 60);
@@ -144,7 +154,9 @@ inline const Json* json_find(const Json& object, std::string_view key, std::stri
 /// keys; for more than max_json_depth levels.
 inline Json parse_json(std::string_view text, std::string_view name) {
   detail::JsonBuilder builder(text, name);
-  Json::sax_parse(text.data(), text.data() + text.size(), &builder);
+  // As Json::sax_parse, which would compile readers of four binary formats as well.
+  auto bytes = nlohmann::detail::input_adapter(text.data(), text.data() + text.size());
+  nlohmann::detail::parser<Json, decltype(bytes)>(std::move(bytes)).sax_parse(&builder);
   return builder.take();
 }
 

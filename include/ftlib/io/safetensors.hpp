@@ -28,7 +28,7 @@ class SafetensorsFile {
   static constexpr uint64_t max_header_bytes = 100'000'000;
 
   /// Maps a file. Throws Error for anything that is not a whole, sound safetensors file.
-  static SafetensorsFile open(const std::filesystem::path& path) {
+  [[gnu::cold]] static SafetensorsFile open(const std::filesystem::path& path) {
     const auto file = MappedFile::open(path);
     return parse(file->bytes(), file->name(), file);
   }
@@ -113,7 +113,7 @@ class SafetensorsFile {
     return 0;
   }
 
-  void read_header() {
+  [[gnu::cold]] void read_header() {
     if (bytes_.size() < 8)
       throw Error(str(name_, ": has ", bytes_.size(), " bytes, a safetensors file has at least 8"),
                   "the copy is cut short, or this is another kind of file.");
@@ -139,13 +139,13 @@ class SafetensorsFile {
     check_layout();
   }
 
-  void read_metadata(const Json& value) {
+  [[gnu::cold]] void read_metadata(const Json& value) {
     if (!value.is_object()) throw Error(str(name_, ": __metadata__ is not an object"));
     for (const auto& [key, text] : value.get_ref<const Json::object_t&>())
       metadata_.emplace(key, detail::json_as<std::string>(text, key, name_ + ": __metadata__"));
   }
 
-  TensorInfo read_tensor(const std::string& name, const Json& value) const {
+  [[gnu::cold]] TensorInfo read_tensor(const std::string& name, const Json& value) const {
     const std::string where = str(name_, ": tensor ", detail::quote(name));
     TensorInfo tensor{name, at<std::string>(value, "dtype", where), {}, 0, 0};
     const int64_t bits = bits_of(tensor.dtype);
@@ -177,7 +177,7 @@ class SafetensorsFile {
   }
 
   /// Every byte of the data belongs to exactly one tensor.
-  void check_layout() {
+  [[gnu::cold]] void check_layout() {
     std::vector<const TensorInfo*> order;
     for (const auto& [name, tensor] : tensors_) order.push_back(&tensor);
     std::sort(order.begin(), order.end(), [](const TensorInfo* a, const TensorInfo* b) {
@@ -210,7 +210,7 @@ class SafetensorsFile {
 class SafetensorsModel {
  public:
   /// `path` is a file, or a folder with `stem`.safetensors or else `stem`.safetensors.index.json.
-  static SafetensorsModel open(const std::filesystem::path& path, const std::string& stem = "model") {
+  [[gnu::cold]] static SafetensorsModel open(const std::filesystem::path& path, const std::string& stem = "model") {
     SafetensorsModel model;
     if (!detail::is_folder(path)) {
       model.add(SafetensorsFile::open(path));
@@ -243,7 +243,7 @@ class SafetensorsModel {
  private:
   SafetensorsModel() = default;
 
-  void add(SafetensorsFile file) {
+  [[gnu::cold]] void add(SafetensorsFile file) {
     for (const auto& name : file.names()) {
       const auto [at, fresh] = file_of_.emplace(name, files_.size());
       if (!fresh)
@@ -254,7 +254,7 @@ class SafetensorsModel {
     files_.push_back(std::move(file));
   }
 
-  void open_shards(const std::filesystem::path& folder, const std::filesystem::path& index) {
+  [[gnu::cold]] void open_shards(const std::filesystem::path& folder, const std::filesystem::path& index) {
     const std::string where = index.string();
     const auto weight_map = at<Json>(read_json(index, SafetensorsFile::max_header_bytes), "weight_map", where);
     if (!weight_map.is_object() || weight_map.empty()) throw Error(str(where, ": weight_map names no tensors"));
@@ -293,8 +293,8 @@ class SafetensorsModel {
 /// Writes one safetensors file, atomically (io/atomic_file.hpp) and straight from the entries' memory. Wide types come
 /// first, then by name, so that every tensor is aligned to its type, as the reference writes. transformers wants
 /// metadata {"format": "pt"}. Throws Error for a quantised entry, a name twice, or text that is not UTF-8.
-inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorEntry> entries,
-                              const std::map<std::string, std::string>& metadata = {}) {
+[[gnu::cold]] inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorEntry> entries,
+                                            const std::map<std::string, std::string>& metadata = {}) {
   const std::string file_name = path.string();
   std::sort(entries.begin(), entries.end(), [](const TensorEntry& a, const TensorEntry& b) {
     const auto width_a = info(a.type).bytes, width_b = info(b.type).bytes;
@@ -342,9 +342,10 @@ inline void write_safetensors(const std::filesystem::path& path, std::vector<Ten
 /// `stem`-00001-of-0000N.safetensors ... and, last, the index. Entries keep their order; one that is larger than a
 /// shard gets its own. Each file is atomic; for all of them together write into an AtomicFolder. The other form's
 /// `stem` file is removed, because readers would prefer it.
-inline void write_safetensors_sharded(const std::filesystem::path& folder, const std::vector<TensorEntry>& entries,
-                                      const std::map<std::string, std::string>& metadata, int64_t max_shard_bytes,
-                                      const std::string& stem = "model") {
+[[gnu::cold]] inline void write_safetensors_sharded(const std::filesystem::path& folder,
+                                                    const std::vector<TensorEntry>& entries,
+                                                    const std::map<std::string, std::string>& metadata,
+                                                    int64_t max_shard_bytes, const std::string& stem = "model") {
   std::vector<std::vector<TensorEntry>> shards(1);
   int64_t total = 0, in_shard = 0;
   std::set<std::string_view> seen;

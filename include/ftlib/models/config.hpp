@@ -39,7 +39,7 @@ struct ConfigReader {
 
   /// Rotary positions: `rope_parameters` (transformers 5; by layer type where there are several) or `rope_theta` with
   /// `rope_scaling` (before).
-  RopeOptions rope(int64_t head_size, float default_theta, const char* layer_type = nullptr) const {
+  [[gnu::cold]] RopeOptions rope(int64_t head_size, float default_theta, const char* layer_type = nullptr) const {
     RopeOptions rope;
     rope.head_size = head_size;
     rope.theta = number("rope_theta", default_theta);
@@ -69,7 +69,7 @@ struct ConfigReader {
     return p ? value_or<float>(*p, "rope_theta", fallback, file) : number("rope_local_base_freq", fallback);
   }
   /// Which layers attend to the window alone: `layer_types`, or all but every `sliding_window_pattern`-th.
-  std::vector<bool> sliding_layers(int64_t layers, int64_t default_pattern) const {
+  [[gnu::cold]] std::vector<bool> sliding_layers(int64_t layers, int64_t default_pattern) const {
     std::vector<bool> sliding;
     if (json.contains("layer_types")) {
       for (const auto& type : at<std::vector<std::string>>(json, "layer_types", file))
@@ -111,7 +111,7 @@ struct GgufConfig {
   }
 
   /// The fields of config.json that all architectures share.
-  Json common() const {
+  [[gnu::cold]] Json common() const {
     Json json;
     const int64_t width = size("embedding_length"), heads = size("attention.head_count");
     if (width < 1 || heads < 1)

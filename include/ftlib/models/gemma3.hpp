@@ -23,7 +23,7 @@ struct Gemma3Config {
   std::vector<bool> sliding;  // a layer: attends to the window alone
   bool attention_bias;
 
-  static Gemma3Config from_json(const Json& json, const std::string& file) {
+  [[gnu::cold]] static Gemma3Config from_json(const Json& json, const std::string& file) {
     const ConfigReader read{json, file};
     Gemma3Config c{};
     c.vocab_size = read.size("vocab_size");
@@ -50,7 +50,7 @@ struct Gemma3Config {
     return c;
   }
 
-  static Json config_from_gguf(const GgufFile& gguf) {
+  [[gnu::cold]] static Json config_from_gguf(const GgufFile& gguf) {
     const GgufConfig read{gguf, "gemma3"};
     auto json = read.common();
     json["architectures"] = {"Gemma3ForCausalLM"};
@@ -64,8 +64,8 @@ struct Gemma3Config {
     return json;
   }
   /// Hugging Face's tensor from GGUF's; an empty name where it is none of this architecture's.
-  static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json&, const std::string& name,
-                                                              const Stored<Cpu>& tensor) {
+  [[gnu::cold]] static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json&, const std::string& name,
+                                                                            const Stored<Cpu>& tensor) {
     static const std::map<std::string, std::string> parts{{"attn_norm", "input_layernorm"},
                                                           {"attn_q", "self_attn.q_proj"},
                                                           {"attn_k", "self_attn.k_proj"},
@@ -98,7 +98,7 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
     bool sliding;
   };
 
-  Gemma3(Context<D>& ctx, const Json& json, Weights& weights)
+  [[gnu::cold]] Gemma3(Context<D>& ctx, const Json& json, Weights& weights)
       : json_(json),
         config_(Gemma3Config::from_json(json, weights.file())),
         rope_(config_.rope),

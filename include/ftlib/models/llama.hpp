@@ -22,7 +22,7 @@ struct LlamaConfig {
   RopeOptions rope;
   bool tie_word_embeddings, attention_bias, mlp_bias;
 
-  static LlamaConfig from_json(const Json& json, const std::string& file) {
+  [[gnu::cold]] static LlamaConfig from_json(const Json& json, const std::string& file) {
     const ConfigReader read{json, file};
     LlamaConfig c{};
     c.vocab_size = read.size("vocab_size");
@@ -43,7 +43,7 @@ struct LlamaConfig {
     return c;
   }
 
-  static Json config_from_gguf(const GgufFile& gguf) {
+  [[gnu::cold]] static Json config_from_gguf(const GgufFile& gguf) {
     const GgufConfig read{gguf, "llama"};
     auto json = read.common();
     json["architectures"] = {"LlamaForCausalLM"};
@@ -54,8 +54,8 @@ struct LlamaConfig {
     return json;
   }
   /// Hugging Face's tensor from GGUF's; an empty name where it is none of this architecture's.
-  static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json& config, const std::string& name,
-                                                              const Stored<Cpu>& tensor) {
+  [[gnu::cold]] static std::pair<std::string, Stored<Cpu>> tensor_from_gguf(const Json& config, const std::string& name,
+                                                                            const Stored<Cpu>& tensor) {
     static const std::map<std::string, std::string> parts{
         {"attn_norm", "input_layernorm"}, {"attn_q", "self_attn.q_proj"},      {"attn_k", "self_attn.k_proj"},
         {"attn_v", "self_attn.v_proj"},   {"attn_output", "self_attn.o_proj"}, {"ffn_norm", "post_attention_layernorm"},
@@ -82,7 +82,7 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
     Linear<T, D> down_proj;                    // (C, F)
   };
 
-  Llama(Context<D>& ctx, const Json& json, Weights& weights)
+  [[gnu::cold]] Llama(Context<D>& ctx, const Json& json, Weights& weights)
       : json_(json),
         config_(LlamaConfig::from_json(json, weights.file())),
         rope_(with_divisors(config_.rope, weights)) {

@@ -26,7 +26,8 @@ inline constexpr std::array<Architecture, 2> architectures{{
 }};
 
 template <Scalar T, Device D>
-std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>& ctx, const Json& config, Weights& weights) {
+[[gnu::cold]] std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>& ctx, const Json& config,
+                                                                       Weights& weights) {
   const auto type = at<std::string>(config, "model_type", weights.file());
   std::unique_ptr<LanguageModel<T, D>> model;
   if (type == "llama") model = std::make_unique<Llama<T, D>>(ctx, config, weights);
@@ -48,7 +49,7 @@ struct Checkpoint {
   std::optional<GgufFile> gguf;  // where it is one: its metadata hold the tokenizer
 
   /// `path` is a folder with config.json and safetensors files, or a .gguf file.
-  static Checkpoint open(const std::filesystem::path& path) {
+  [[gnu::cold]] static Checkpoint open(const std::filesystem::path& path) {
     if (!std::filesystem::exists(path))
       throw Error(str(path.string(), ": there is no such file or folder"),
                   "give a Hugging Face folder or a .gguf file.");
@@ -64,7 +65,7 @@ struct Checkpoint {
   }
 
  private:
-  void open_gguf() {
+  [[gnu::cold]] void open_gguf() {
     gguf = GgufFile::open(path);
     const auto name = gguf->get<std::string>("general.architecture");
     const Architecture* found = nullptr;

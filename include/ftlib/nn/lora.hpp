@@ -54,7 +54,7 @@ inline std::string module_of(const std::string& parameter) {
 template <Scalar T, Device D> class LoraAdapter final : public Adapter<T, D> {
  public:
   /// A is drawn from U(-1/sqrt(in), 1/sqrt(in)) (Kaiming's with a = sqrt(5), as PEFT does), B is zero.
-  LoraAdapter(Context<D>& ctx, const Parameter<T, D>& w, const Lora& config, Random& random)
+  [[gnu::cold]] LoraAdapter(Context<D>& ctx, const Parameter<T, D>& w, const Lora& config, Random& random)
       : scale(config.scale()), dropout_(config.dropout) {
     const int64_t out = w.shape()[0], in = w.shape()[1], rank = config.rank;
     std::vector<T> init(static_cast<std::size_t>(rank * in));
@@ -91,7 +91,7 @@ template <Scalar T, Device D> class LoraAdapter final : public Adapter<T, D> {
 /// Freezes all of `parameters` and hangs a LoRA onto each that the targets name. Returns how many. Throws Error where
 /// there is none, or the rank makes no sense.
 template <Scalar T, Device D>
-int attach(Context<D>& ctx, std::span<Parameter<T, D>* const> parameters, const Lora& config) {
+[[gnu::cold]] int attach(Context<D>& ctx, std::span<Parameter<T, D>* const> parameters, const Lora& config) {
   if (config.rank < 1) throw Error(str("lora: rank ", config.rank, " is no rank"), "usual ranks are 8 to 64.");
   if (!(config.dropout >= 0 && config.dropout < 1))
     throw Error(str("lora: dropout ", config.dropout, " is outside [0, 1)"));

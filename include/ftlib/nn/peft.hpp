@@ -75,8 +75,9 @@ void hang_lora(Context<D>& ctx, const SafetensorsFile& file, std::span<Parameter
 /// Writes the LoRA adapters that hang on `parameters` to `folder`, whole or not at all. `config` is what they were
 /// attached with; `base` is what PEFT is told the base model is called.
 template <Scalar T, Device D>
-void save_peft(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> parameters,
-               const Lora& config, const std::string& base, const std::string& task = "CAUSAL_LM") {
+[[gnu::cold]] void save_peft(Context<D>& ctx, const std::filesystem::path& folder,
+                             std::span<Parameter<T, D>* const> parameters, const Lora& config, const std::string& base,
+                             const std::string& task = "CAUSAL_LM") {
   const auto adapters = detail::lora_adapters(parameters);
   if (adapters.empty())
     throw Error(str(folder.string(), ": there is no adapter to save"), "attach one, or save the whole model.");

@@ -10,8 +10,8 @@
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
-inline void check_attention(const Shape& q, const Shape& k, const Shape& v, const std::vector<Segment>& segments,
-                            const AttentionOptions& options) {
+[[gnu::cold]] inline void check_attention(const Shape& q, const Shape& k, const Shape& v,
+                                          const std::vector<Segment>& segments, const AttentionOptions& options) {
   if (q.rank() != 3 || k.rank() != 3 || k != v || q[2] != k[2] || q[2] < 1 || k[1] < 1 || q[1] % k[1])
     throw Error(str("attention: q ", q, ", k ", k, " and v ", v, " do not fit one another"),
                 "they are (tokens, heads, head size); k and v are alike, and their heads divide q's.");

@@ -49,7 +49,7 @@ template <Scalar T, Device D> class CausalLM {
 
   /// Opens a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. Weights stay mapped in the
   /// type they are stored in, and are frozen. Throws Error naming the file for whatever does not fit.
-  static CausalLM from_pretrained(const std::filesystem::path& path, const Options& options = {}) {
+  [[gnu::cold]] static CausalLM from_pretrained(const std::filesystem::path& path, const Options& options = {}) {
     CausalLM lm;
     lm.path_ = path;
     lm.ctx_ =
@@ -127,7 +127,7 @@ template <Scalar T, Device D> class CausalLM {
   }
 
   /// Writes a PEFT folder, which peft opens.
-  void save_adapter(const std::filesystem::path& folder) {
+  [[gnu::cold]] void save_adapter(const std::filesystem::path& folder) {
     if (!lora_) throw Error(folder.string() + ": there is no adapter to save", "attach one, or call save_pretrained.");
     save_peft<T, D>(*ctx_, folder, base_parameters(), *lora_, path_.string());
   }
@@ -136,7 +136,7 @@ template <Scalar T, Device D> class CausalLM {
 
   /// Writes a Hugging Face folder in the compute type, which transformers opens: config.json, safetensors in shards,
   /// tokenizer. An adapter must be merged first.
-  void save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes = int64_t{5} << 30) {
+  [[gnu::cold]] void save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes = int64_t{5} << 30) {
     if (lora_)
       throw Error(folder.string() + ": the model has an adapter that would be lost", "call merge() or save_adapter().");
     std::vector<Tensor<T, D>> kept;
@@ -156,7 +156,7 @@ template <Scalar T, Device D> class CausalLM {
     out.commit();
   }
 
-  ModelSummary summary() {
+  [[gnu::cold]] ModelSummary summary() {
     ModelSummary s;
     s.architecture = model_->config().value("model_type", "");
     for (const Parameter<T, D>* w : parameters()) {
@@ -221,7 +221,7 @@ template <Scalar T, Device D> class CausalLM {
     model_->visit([&](Parameter<T, D>& w) { all.push_back(&w); });
     return all;
   }
-  void save_tokenizer(const std::filesystem::path& to) const {
+  [[gnu::cold]] void save_tokenizer(const std::filesystem::path& to) const {
     if (std::filesystem::is_directory(path_)) {
       for (const char* name :
            {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})

@@ -77,8 +77,8 @@ inline std::string trim(std::string_view text) {
   return begin < end ? good.substr(begin, end - begin) : std::string();
 }
 
-inline std::vector<ChatPiece> chat_pieces(std::string_view jinja, const std::vector<Message>& messages,
-                                          bool answer_next) {
+[[gnu::cold]] inline std::vector<ChatPiece> chat_pieces(std::string_view jinja, const std::vector<Message>& messages,
+                                                        bool answer_next) {
   const ChatTemplate form = recognise_chat_template(jinja);
   std::vector<ChatPiece> pieces;
   const auto turn = [&](const std::string& before, const std::string& content, const std::string& after) {

@@ -41,7 +41,8 @@ struct Evaluation {
 /// Asks the model every record's question, greedily unless the options say otherwise, and scores what it generates by
 /// SQuAD's rules or, for Korean records, KorQuAD's.
 template <Scalar T, Device D>
-Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records, const EvaluateOptions& options = {}) {
+[[gnu::cold]] Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records,
+                                  const EvaluateOptions& options = {}) {
   Evaluation result;
   const auto size = static_cast<int64_t>(records.size());
   const text::Dataset data(records, lm.tokenizer(), {.form = options.form, .max_tokens = lm.model().context_length()});

@@ -1,9 +1,8 @@
 // text/records.hpp: question-answer records: what they hold, and their JSON lines file, read with every fault named.
 #pragma once
 #include <ftlib/io/atomic_file.hpp>
+#include <ftlib/io/json.hpp>  // parse_json
 #include <ftlib/text/unicode.hpp>
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>     // std::find
 #include <cstddef>       // std::size_t
@@ -116,21 +115,21 @@ class LineReader {
 
 namespace detail {
 
-inline std::string string_member(const nlohmann::json& object, const char* key) {
+inline std::string string_member(const Json& object, const char* key) {
   const auto found = object.find(key);
   if (found == object.end() || found->is_null()) return {};
   if (!found->is_string()) throw Error(str("\"", key, "\" is not a string"));
   return found->get<std::string>();
 }
 
-inline Record record_from_line(const std::string& line) {
-  const auto object = nlohmann::json::parse(line);
+[[gnu::cold]] inline Record record_from_line(const std::string& line) {
+  const auto object = parse_json(line, "the line");
   if (!object.is_object()) throw Error("the line is not a JSON object");
   Record record;
   const auto id = object.find("id");
   record.id = id != object.end() && id->is_number_integer() ? id->dump() : string_member(object, "id");
   record.question = string_member(object, "question");
-  const auto add = [&](const nlohmann::json& answer) {
+  const auto add = [&](const Json& answer) {
     if (!answer.is_string()) throw Error("an answer is not a string");
     auto text = answer.get<std::string>();
     if (std::find(record.answers.begin(), record.answers.end(), text) == record.answers.end())
@@ -160,10 +159,8 @@ template <class Bad> std::vector<Record> read_records(const std::filesystem::pat
         records.push_back(record_from_line(line));
         if (records.back().id.empty()) records.back().id = std::to_string(lines.number());
         continue;
-      } catch (const nlohmann::json::parse_error& e) {
-        why = str("not JSON at byte ", e.byte);
-      } catch (const nlohmann::json::out_of_range&) {
-        why = "a number is too large";
+      } catch (const ft::detail::JsonFault& fault) {
+        why = fault.out_of_range ? "a number is too large" : str("not JSON at byte ", fault.position);
       } catch (const Error& e) {
         why = e.message();
       }
@@ -182,7 +179,7 @@ inline constexpr std::string_view records_hint =
 /// "context", "lang", "split"; other members are ignored, blank lines too. A record without an id gets its line's
 /// number. Lines that cannot be used (not JSON, not UTF-8, a NUL, an empty question or answer, over 1 MiB) are added to
 /// `bad`. Throws Error where the file cannot be read or holds no record.
-inline std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad) {
+[[gnu::cold]] inline std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad) {
   const std::size_t before = bad.size();
   auto records = detail::read_records(path, [&](BadRecord one) { bad.push_back(std::move(one)); });
   if (records.empty()) {
@@ -195,7 +192,7 @@ inline std::vector<Record> read_records(const std::filesystem::path& path, std::
 }
 
 /// The same, but the first line that cannot be used throws Error, so that nothing is left out silently.
-inline std::vector<Record> read_records(const std::filesystem::path& path) {
+[[gnu::cold]] inline std::vector<Record> read_records(const std::filesystem::path& path) {
   auto records = detail::read_records(path, [](const BadRecord& bad) {
     throw Error(str(bad), "mend the line, or read with a list of bad records, which leaves such lines out.");
   });
@@ -204,18 +201,21 @@ inline std::vector<Record> read_records(const std::filesystem::path& path) {
 }
 
 /// A record as its line in the file, without the line's end. Throws Error where record_fault() finds something.
-inline std::string to_json_line(const Record& record) {
+[[gnu::cold]] inline std::string to_json_line(const Record& record) {
   if (const auto fault = record_fault(record); !fault.empty())
     throw Error(str("record '", record.id, "': ", fault), "read_records() gives only records that can be written.");
-  nlohmann::ordered_json object;
-  if (!record.id.empty()) object["id"] = record.id;
-  object["question"] = record.question;
-  if (record.answers.size() == 1) object["answer"] = record.answers.front();
-  else object["answers"] = record.answers;
-  if (!record.context.empty()) object["context"] = record.context;
-  if (!record.lang.empty()) object["lang"] = record.lang;
-  if (!record.split.empty()) object["split"] = record.split;
-  return object.dump();
+  std::string line;
+  const auto add = [&](std::string_view key, const Json& value) {
+    line += (line.empty() ? "{" : ",") + Json(key).dump() + ':' + value.dump();
+  };
+  if (!record.id.empty()) add("id", record.id);
+  add("question", record.question);
+  if (record.answers.size() == 1) add("answer", record.answers.front());
+  else add("answers", record.answers);
+  if (!record.context.empty()) add("context", record.context);
+  if (!record.lang.empty()) add("lang", record.lang);
+  if (!record.split.empty()) add("split", record.split);
+  return line + '}';
 }
 
 /// Writes the records as a JSON lines file, atomically. Throws Error where a record is unfit (nothing is written then)

@@ -15,7 +15,7 @@ namespace ft::inline FTLIB_ABI {
 namespace detail {
 /// Merges for a vocabulary that has scores instead: every way to put a token together from two others, the best token
 /// first; so does transformers' conversion (convert_slow_tokenizer.py, generate_merges).
-inline std::vector<std::string> merges_from_scores(const TokenizerSpec& spec) {
+[[gnu::cold]] inline std::vector<std::string> merges_from_scores(const TokenizerSpec& spec) {
   std::unordered_map<std::string_view, std::size_t> ids;
   for (std::size_t i = 0; i < spec.tokens.size(); ++i)
     if (spec.types.empty() || spec.types[i] == TokenizerSpec::Type::normal) ids.emplace(spec.tokens[i], i);
@@ -38,7 +38,7 @@ inline std::vector<std::string> merges_from_scores(const TokenizerSpec& spec) {
 }  // namespace detail
 
 /// tokenizer.json and tokenizer_config.json.
-inline std::pair<Json, Json> tokenizer_json(const TokenizerSpec& spec) {
+[[gnu::cold]] inline std::pair<Json, Json> tokenizer_json(const TokenizerSpec& spec) {
   using Type = TokenizerSpec::Type;
   const bool bytes = spec.model == TokenizerSpec::Model::byte_level_bpe;
   const std::string space(detail::sp_space);

@@ -83,7 +83,7 @@ class TokenizerJson {
     spec_.name = name;
   }
 
-  TokenizerSpec read() {
+  [[gnu::cold]] TokenizerSpec read() {
     const Json model = section(json_, "model");
     if (type(model) != "BPE") throw unsupported("model of type " + detail::quote(type(model)), "");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
@@ -134,7 +134,7 @@ class TokenizerJson {
     return result;
   }
 
-  void read_pre_tokenizer(const Json& json) {
+  [[gnu::cold]] void read_pre_tokenizer(const Json& json) {
     using Pattern = PreTokenizer::Pattern;
     using Digits = PreTokenizer::Digits;
     PreTokenizer& pre = spec_.pre_tokenizer;
@@ -180,7 +180,7 @@ class TokenizerJson {
       throw unsupported("pre_tokenizer", dump(json));
   }
 
-  void read_normalizer(const Json& json) {
+  [[gnu::cold]] void read_normalizer(const Json& json) {
     for (const Json* step : steps(json, "normalizers")) {
       const std::string kind = type(*step);
       if (!byte_level_ && !metaspace_ && kind == "Prepend" &&
@@ -195,7 +195,7 @@ class TokenizerJson {
     }
   }
 
-  void read_model(const Json& model) {
+  [[gnu::cold]] void read_model(const Json& model) {
     const Json& vocab = section(model, "vocab");
     const Json& added = find(json_, "added_tokens");
     std::vector<std::pair<std::string, std::int32_t>> entries;
@@ -268,7 +268,7 @@ class TokenizerJson {
     }
   }
 
-  void read_decoder(const Json& json) {
+  [[gnu::cold]] void read_decoder(const Json& json) {
     for (const Json* step : steps(json, "decoders"))
       if (type(*step) == "Strip" && value_or<std::string>(*step, "content", "", spec_.name) == " ")
         spec_.strip_space = value_or<int>(*step, "start", 0, spec_.name) > 0;
@@ -276,7 +276,7 @@ class TokenizerJson {
   }
 
   /// bos and eos, as the template puts them around one text.
-  void read_post_processor(const Json& json) {
+  [[gnu::cold]] void read_post_processor(const Json& json) {
     for (const Json* step : steps(json, "processors")) {
       if (type(*step) != "TemplateProcessing") continue;
       bool before = true;
@@ -290,7 +290,7 @@ class TokenizerJson {
     }
   }
 
-  void read_config() {
+  [[gnu::cold]] void read_config() {
     const auto token = [&](std::string_view key, std::int32_t& id) {
       const Json& value = find(*config_, key);
       const std::string content = value.is_object()   ? at<std::string>(value, "content", spec_.name)
@@ -337,8 +337,9 @@ class TokenizerJson {
 
 /// Reads tokenizer.json of Hugging Face's tokenizers and, where given, tokenizer_config.json (bos, eos, pad, whether
 /// they are added, chat template). A part that is not known here is an Error that quotes it.
-inline TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json, const Json* tokenizer_config = nullptr,
-                                              std::string_view name = "tokenizer.json") {
+[[gnu::cold]] inline TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json,
+                                                            const Json* tokenizer_config = nullptr,
+                                                            std::string_view name = "tokenizer.json") {
   return detail::TokenizerJson(tokenizer_json, tokenizer_config, name).read();
 }
 
@@ -354,7 +355,7 @@ inline PreTokenizer pre_tokenizer_of(std::string_view pre, std::string_view name
 }
 
 /// Reads the keys tokenizer.ggml.* and tokenizer.chat_template.
-inline TokenizerSpec tokenizer_spec_from(const GgufFile& file) {
+[[gnu::cold]] inline TokenizerSpec tokenizer_spec_from(const GgufFile& file) {
   const auto key = [](const char* name) { return std::string("tokenizer.ggml.") + name; };
   TokenizerSpec spec;
   spec.name = file.file_name();

@@ -104,14 +104,19 @@ inline void append_utf8(std::string& out, char32_t code) {
 inline constexpr std::uint8_t letter_class = 1, number_class = 2, space_class = 4, word_class = 8;
 
 namespace detail {
-// The first two planes, which hold nearly all text, as a table; made once, 128 KiB.
-inline const std::array<std::uint8_t, 0x20000>& class_table() {
-  static const auto table = [] {
-    std::array<std::uint8_t, 0x20000> t{};
-    for (const ClassRange& range : class_ranges)
-      for (char32_t c = range.first; c <= range.last && c < t.size(); ++c) t[c] = range.classes;
-    return t;
-  }();
+using ClassTable = std::array<std::uint8_t, 0x20000>;
+
+/// A named function and no lambda, which would be constexpr: compilers spend seconds on evaluating it.
+inline ClassTable make_class_table() {
+  ClassTable table{};
+  for (const ClassRange& range : class_ranges)
+    for (char32_t c = range.first; c <= range.last && c < table.size(); ++c) table[c] = range.classes;
+  return table;
+}
+
+/// The first two planes, which hold nearly all text, as a table; made once, 128 KiB.
+inline const ClassTable& class_table() {
+  static const ClassTable table = make_class_table();
   return table;
 }
 }  // namespace detail

@@ -1,12 +1,11 @@
 // train/metrics_log.hpp: a run's figures as JSON lines, one object a step or evaluation, in the order of steps.
 #pragma once
-#include <ftlib/core/dtype.hpp>  // int64_t
-#include <ftlib/core/error.hpp>  // Error
+#include <ftlib/io/json.hpp>  // Json, parse_json
 
-#include <filesystem>         // std::filesystem::path, resize_file
-#include <fstream>            // std::ofstream
-#include <nlohmann/json.hpp>  // nlohmann::ordered_json
-#include <string>             // std::string, std::getline
+#include <filesystem>        // std::filesystem::path, resize_file
+#include <fstream>           // std::ofstream
+#include <initializer_list>  // std::initializer_list
+#include <string>            // std::string, std::getline
 
 namespace ft::inline FTLIB_ABI {
 
@@ -33,8 +32,13 @@ class MetricsLog {
   }
 
   /// Adds one line and hands it to the system. Values that are not finite become null, as JSON has none.
-  void write(const nlohmann::ordered_json& record) {
-    file_ << record.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) << '\n' << std::flush;
+  void write(std::initializer_list<std::pair<std::string_view, Json>> record) {
+    std::string line;
+    for (const auto& [key, value] : record) {
+      line += line.empty() ? '{' : ',';
+      line += Json(key).dump() + ':' + value.dump(-1, ' ', false, Json::error_handler_t::replace);
+    }
+    file_ << line << "}\n" << std::flush;
     if (!file_) throw Error(str("metrics: cannot write to ", path_.string()), "is the disk full?");
   }
   const std::filesystem::path& path() const { return path_; }
@@ -47,13 +51,18 @@ class MetricsLog {
   }
 
   /// Bytes of whole lines up to the first that is broken or of a step after last_step.
-  static std::uintmax_t bytes_until(const std::filesystem::path& path, int64_t last_step) {
+  [[gnu::cold]] static std::uintmax_t bytes_until(const std::filesystem::path& path, int64_t last_step) {
     std::ifstream file(path, std::ios::binary);
     if (!file) throw Error(str("metrics: cannot read ", path.string()));
     std::uintmax_t bytes = 0;
     for (std::string line; std::getline(file, line);) {
       if (file.eof()) break;  // no newline: half-written
-      const auto record = nlohmann::json::parse(line, nullptr, false);
+      Json record;
+      try {
+        record = parse_json(line, path.string());
+      } catch (const Error&) {
+        break;
+      }
       if (!record.is_object()) break;
       const auto step = record.find("step");
       if (step != record.end() && step->is_number() && step->get<double>() > static_cast<double>(last_step)) break;

@@ -99,7 +99,8 @@ class TensorBoardWriter {
   }
 
   /// A new file in `folder`, which is made where it is missing. Older files in it stay and are shown with this one.
-  explicit TensorBoardWriter(const std::filesystem::path& folder, Clock clock = now) : clock_(std::move(clock)) {
+  [[gnu::cold]] explicit TensorBoardWriter(const std::filesystem::path& folder, Clock clock = now)
+      : clock_(std::move(clock)) {
     std::error_code failure;
     std::filesystem::create_directories(folder, failure);
     if (failure) throw Error(str("tensorboard: cannot make folder ", folder.string(), ": ", failure.message()));
@@ -116,7 +117,8 @@ class TensorBoardWriter {
 
   /// The same, going on after a checkpoint that holds `last_step`: TensorBoard drops what older files in the folder say
   /// of later steps.
-  static TensorBoardWriter resume(const std::filesystem::path& folder, int64_t last_step, Clock clock = now) {
+  [[gnu::cold]] static TensorBoardWriter resume(const std::filesystem::path& folder, int64_t last_step,
+                                                Clock clock = now) {
     TensorBoardWriter writer(folder, std::move(clock));
     const auto start = detail::Message().varint(1, 1);  // SessionLog.status = START
     writer.write(writer.event(last_step + 1).message(7, start));
