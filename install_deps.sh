@@ -7,12 +7,12 @@ packages=()
 for set in "$@"; do
   case $set in
     build) packages+=(g++ cmake make libeigen3-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev
-      pkg-config libpng-dev libturbojpeg0-dev libwebp-dev librsvg2-dev) ;;
+      pkg-config libpng-dev libturbojpeg0-dev libwebp-dev librsvg2-dev libcpp-httplib-dev) ;;
     quickstart) packages+=(python3 python3-pip unzip) ;;
     style) packages+=(python3 python3-numpy python3-pil python3-pip librsvg2-bin fonts-noto-color-emoji unicode-cldr-core
       unicode-data) ;;
     test) packages+=(doctest-dev python3) ;;
-    ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev) ;;
+    ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev chromium) ;;
     *) echo "install_deps.sh: no set '$set'; there are build, quickstart, style, test, ci" >&2; exit 2 ;;
   esac
 done

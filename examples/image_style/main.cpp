@@ -3,6 +3,7 @@
 // Each subcommand is one header, registered below in the order in which a person uses them.
 #include "draw.hpp"
 #include "prepare.hpp"
+#include "serve.hpp"
 #include "train.hpp"
 
 #include <ftlib/core/version.hpp>
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
     image_style::add_pretrain(app);
     image_style::add_train(app);
     image_style::add_draw(app);
+    image_style::add_serve(app);
     app.parse(argc, argv);
     return 0;
   } catch (const CLI::ParseError& e) {
