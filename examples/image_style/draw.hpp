@@ -1,5 +1,6 @@
 // examples/image_style/draw.hpp: `image_style draw`: words in, a picture out.
 #pragma once
+#include "../common/rows.hpp"
 #include "painter.hpp"
 #include "sheet.hpp"
 
@@ -24,6 +25,7 @@ struct DrawArguments {
 };
 
 inline void draw(const DrawArguments& a) {
+  if (examples::trimmed(a.prompt).empty()) throw Error("draw: the prompt is empty", "say what to draw: \"red apple\"");
   auto painter = Painter::open(a.base, a.text_model, a.threads);
   if (!a.adapter.empty()) painter.load_adapter(a.adapter, a.scale);
   const auto prompt = in_style(a.prompt, a.style.empty() ? painter.style() : a.style == "none" ? "" : a.style);

@@ -2,6 +2,7 @@
 //
 // Each subcommand is one header, registered below in the order in which a person uses them.
 #include "draw.hpp"
+#include "evaluate.hpp"
 #include "prepare.hpp"
 #include "serve.hpp"
 #include "train.hpp"
@@ -19,6 +20,7 @@ int main(int argc, char** argv) {
     image_style::add_prepare(app);
     image_style::add_pretrain(app);
     image_style::add_train(app);
+    image_style::add_evaluate(app);
     image_style::add_draw(app);
     image_style::add_serve(app);
     app.parse(argc, argv);

@@ -1,0 +1,139 @@
+#!/usr/bin/env python3
+"""build/examples/image_style/image_style from pictures to a drawing, on a tiny model: prepare, pretrain, train, draw, what
+a killed run comes to, and what wrong input is told.
+
+    tests/examples/image_style.py IMAGE_STYLE SOURCE_FOLDER
+"""
+import json
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+
+PROGRAM, SOURCE = sys.argv[1], pathlib.Path(sys.argv[2])
+COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "black": (20, 20, 20)}
+
+
+def png(side, pixel):
+    """A PNG file of side x side pixels pixel(x, y) -> (r, g, b)."""
+    rows = b"".join(b"\0" + b"".join(bytes(pixel(x, y)) for x in range(side)) for y in range(side))
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) +
+            chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
+
+
+def make_pictures(folder):
+    """Squares and bars of four colours at three places, on white."""
+    folder.mkdir()
+    for name, colour in COLOURS.items():
+        for shape, wide in (("square", 16), ("bar", 4)):
+            for place, left in (("left", 2), ("middle", 8), ("right", 14)):
+                (folder / f"{name}-{shape}-{place}.png").write_bytes(png(
+                    32, lambda x, y: colour if left <= x < left + wide and 8 <= y < 24 else (255, 255, 255)))
+
+
+def make_text_model(folder):
+    """The tiny Llama of tests/data with a tokenizer of single bytes."""
+    shutil.copytree(SOURCE / "tests/data/models/llama_tiny", folder)
+    vocab = {token: i for i, token in enumerate(["<|endoftext|>", *map(chr, range(33, 127)), "\u0120"])}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": True}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+        "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocab, "merges": []}}))
+
+
+def run(*arguments, expect=0):
+    done = subprocess.run([PROGRAM, *map(str, arguments)], capture_output=True, text=True)
+    assert done.returncode == expect, f"{arguments}: status {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def refused(words, *arguments):
+    said = run(*arguments, expect=2).strip().splitlines()
+    last = said[-1] if said else ""
+    assert last.startswith("image_style: ") and words in last, f"{arguments}: wanted '{words}', got {said}"
+
+
+def main():
+    scratch = pathlib.Path(tempfile.mkdtemp())
+    data, base, text = scratch / "data", scratch / "base", scratch / "text"
+    make_pictures(scratch / "pictures")
+    make_text_model(text)
+    run("prepare", scratch / "pictures", "--out", data, "--size", 16)
+
+    pretrain = ["pretrain", "--data", data, "--text-model", text, "--layer", 2, "--width", 32, "--depth", 2, "--heads", 2,
+                "--patch", 4, "--evaluate-every", 30, "--samples", 2, "--threads", 1, "--style", "plain style"]
+    said = run(*pretrain, "--steps", 60, "--out", base)
+    losses = [json.loads(line) for line in (base / "metrics.jsonl").open()]
+    held_out = [row["held_out_loss"] for row in losses if "held_out_loss" in row]
+    assert len(held_out) == 2 and held_out[1] < held_out[0], held_out
+    assert "plan: 60 steps" in said and "pictures/s" in said and "plan against use" in said, said
+    assert (base / "samples/step-60.png").read_bytes()[:4] == b"\x89PNG"
+    assert list(base.glob("tensorboard/events*")) and (base / "loss.svg").exists()
+    assert list(data.glob("text-states-*.safetensors")), "captions' states are kept"
+
+    train = ["train", "--base", base, "--data", data, "--text-model", text, "--style", "plain style", "--threads", 1]
+    tune = [*train, "--steps", 400, "--batch", 4, "--evaluate-every", 150, "--samples", 2, "--save-every", 20,
+            "--lora-rank", 4]
+    run(*tune, "--out", scratch / "whole")
+    killed = scratch / "killed"
+    for wanted in (signal.SIGKILL, signal.SIGTERM):
+        child = subprocess.Popen([PROGRAM, *map(str, tune), "--out", killed, "--resume"],
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        before = (killed / "checkpoint/state.json").read_text() if wanted == signal.SIGTERM else ""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:  # until a checkpoint of this session is there
+            try:
+                if (killed / "checkpoint/state.json").read_text() != before:
+                    break
+            except FileNotFoundError:
+                pass
+            time.sleep(0.01)
+        child.send_signal(wanted)
+        assert child.wait(60) == (-wanted if wanted == signal.SIGKILL else 0)
+        assert not (killed / "adapter").exists(), "the run was stopped before its end"
+    run(*tune, "--out", killed, "--resume")
+    for name in ("pytorch_lora_weights.safetensors", "style.json"):
+        assert (killed / "adapter" / name).read_bytes() == (scratch / "whole/adapter" / name).read_bytes(), name
+    run(*train, "--out", scratch / "full", "--full", "--steps", 4)
+    assert (scratch / "full/model/model.safetensors").exists()
+
+    draw = ["draw", "--base", base, "--text-model", text, "--threads", 1, "--steps", 3, "red square"]
+    adapter = ["--adapter", scratch / "whole/adapter"]
+    pictures = {}
+    for name, more in (("base", []), ("tuned", adapter), ("none", [*adapter, "--scale", 0]),
+                       ("again", adapter), ("seed", [*adapter, "--seed", 7])):
+        assert " s a picture" in run(*draw, *more, "--out", scratch / f"{name}.png")
+        bytes_ = (scratch / f"{name}.png").read_bytes()
+        assert b"iTXtparameters\0" in bytes_ and b"red square, plain style" in bytes_
+        pictures[name] = bytes_[bytes_.index(b"IDAT"):]
+    assert pictures["base"] == pictures["none"] and pictures["tuned"] == pictures["again"]
+    assert pictures["tuned"] != pictures["base"] and pictures["tuned"] != pictures["seed"]
+    run(*draw, "--count", 3, "--enlarge", 2, "--out", scratch / "many.png")
+    assert len(list(scratch.glob("many-*.png"))) == 3
+
+    refused("has no records.jsonl", "train", "--base", base, "--data", scratch, "--text-model", text, "--out", "x")
+    refused("names no style", "train", "--base", base, "--data", data, "--text-model", text, "--out", "x")
+    refused("nowhere: cannot open", "draw", "--base", scratch / "nowhere", "--text-model", text, "x", "--out", "x.png")
+    refused("nowhere", "draw", "--base", base, "--text-model", scratch / "nowhere", "x", "--out", "x.png")
+    refused("the prompt is empty", "draw", "--base", base, "--text-model", text, "", "--out", "x.png")
+    shutil.copy(base / "model.safetensors", scratch / "cut.safetensors")
+    with open(scratch / "cut.safetensors", "r+b") as file:
+        file.truncate(5000)
+    refused("cut.safetensors", "draw", "--base", scratch / "cut.safetensors", "--text-model", text, "x", "--out", "x.png")
+    other = scratch / "other"
+    run("pretrain", "--data", data, "--text-model", text, "--layer", 2, "--width", 16, "--depth", 1, "--heads", 2,
+        "--steps", 1, "--samples", 0, "--threads", 1, "--out", other)
+    refused("do not fit", "draw", "--base", other, "--text-model", text, *adapter, "x", "--out", "x.png")
+    shutil.rmtree(scratch)
+    print("image_style: prepared, pretrained, trained, resumed, drew, refused")
+
+
+main()
