@@ -131,7 +131,7 @@ def main():
     other = scratch / "other"
     run("pretrain", "--data", data, "--text-model", text, "--layer", 2, "--width", 16, "--depth", 1, "--heads", 2,
         "--steps", 1, "--samples", 0, "--threads", 1, "--out", other)
-    refused("do not fit", "draw", "--base", other, "--text-model", text, *adapter, "x", "--out", "x.png")
+    refused("match no linear layer of this model", "draw", "--base", other, "--text-model", text, *adapter, "x", "--out", "x.png")
     shutil.rmtree(scratch)
     print("image_style: prepared, pretrained, trained, resumed, drew, refused")
 
