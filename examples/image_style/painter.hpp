@@ -43,6 +43,9 @@ class Painter {
   static Painter open(const std::filesystem::path& base, const std::filesystem::path& text_model, int threads = 0,
                       std::uint64_t seed = 0, const ft::FlowOptions& flow = {}) {
     const auto file = file_of(base);
+    if (!std::filesystem::exists(text_model))
+      throw Error(str(text_model.string(), ": there is no such text model"),
+                  "tools/fetch_model en fetches the one of the bundled base.");
     const auto metadata = ft::SafetensorsFile::open(file).metadata();
     const auto entry = metadata.find(encoding_key);
     if (entry == metadata.end())
