@@ -1,15 +1,12 @@
 // ops/rope.cpu.hpp: rotary positions on the CPU. Forward and backward are one function; backward turns the other way.
 #pragma once
+#include <ftlib/ops/kinds.hpp>           // RopePairing
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/view.hpp>         // View
 
 #include <Eigen/Core>  // row-wise arithmetic
 
 namespace ft::inline FTLIB_ABI {
-
-/// Which elements of a head turn together. half_split: i and i + R / 2 (Llama, NeoX and all of Hugging Face);
-/// interleaved: 2 i and 2 i + 1 (GPT-J, the paper, GGUF's permuted Llama). R is the rotary size.
-enum class RopePairing { half_split, interleaved };
 
 template <Scalar T>
 void rope_turn(Context<Cpu>& ctx,

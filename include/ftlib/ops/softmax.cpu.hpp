@@ -1,14 +1,12 @@
 // ops/softmax.cpu.hpp: softmax and its logarithm over rows on the CPU, forward and backward.
 #pragma once
 #include <ftlib/ops/array.cpu.hpp>
+#include <ftlib/ops/kinds.hpp>           // SoftmaxResult
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 
 #include <cmath>  // std::log
 
 namespace ft::inline FTLIB_ABI {
-
-/// What softmax gives: the probabilities, or their logarithms.
-enum class SoftmaxResult { probability, logarithm };
 
 template <Scalar T>
 void softmax_forward(Context<Cpu>& ctx,

@@ -1,21 +1,13 @@
 // optim/adamw.cpu.hpp: one AdamW step of one parameter on the CPU.
 #pragma once
-#include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
-#include <ftlib/tensor/view.hpp>         // View, In
+#include <ftlib/optim/adamw_factors.hpp>  // AdamWFactors
+#include <ftlib/tensor/context.cpu.hpp>   // Context<Cpu>
+#include <ftlib/tensor/view.hpp>          // View, In
 
 #include <algorithm>   // std::min
 #include <Eigen/Core>  // vectorised arithmetic with square root and division
 
 namespace ft::inline FTLIB_ABI {
-
-/// The numbers of one AdamW step that are the same for all elements of a parameter.
-struct AdamWFactors {
-  double keep;             // 1 - lr weight_decay
-  double step_size;        // lr / (1 - beta1^t)
-  double beta1, beta2;     //
-  double sqrt_correction;  // sqrt(1 - beta2^t)
-  double eps;
-};
 
 /// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
 /// w = keep w - step_size m / (sqrt(v) / sqrt_correction + eps).  Views are contiguous and of one shape. Elements do

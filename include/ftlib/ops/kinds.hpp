@@ -1,0 +1,21 @@
+// ops/kinds.hpp: choices that an op's kernels have in common on any device.
+#pragma once
+#include <ftlib/core/version.hpp>
+
+namespace ft::inline FTLIB_ABI {
+
+/// What softmax gives: the probabilities, or their logarithms.
+enum class SoftmaxResult { probability, logarithm };
+
+/// Which elements of a head turn together. half_split: i and i + R / 2 (Llama, NeoX and all of Hugging Face);
+/// interleaved: 2 i and 2 i + 1 (GPT-J, the paper, GGUF's permuted Llama). R is the rotary size.
+enum class RopePairing { half_split, interleaved };
+
+namespace detail {
+struct Silu {};      // x s with s = 1 / (1 + e^-x);  f' = s (1 + x (1 - s))
+struct Gelu {};      // x Phi(x), Phi the normal distribution;  f' = Phi(x) + x e^(-x^2 / 2) / sqrt(2 pi)
+struct GeluTanh {};  // 0.5 x (1 + tanh u) with u = sqrt(2 / pi) (x + 0.044715 x^3)           arXiv:1606.08415
+struct Relu {};      // max(x, 0);  f'(0) = 0
+}  // namespace detail
+
+}  // namespace ft::inline FTLIB_ABI
