@@ -1,32 +1,67 @@
 #!/usr/bin/env bash
-# The first ten minutes: fetch a small pretrained model, teach it the bundled facts with LoRA, see what it learned, ask.
-#   ./quickstart.sh       English facts, SmolLM2-135M     build/quickstart/
-#   ./quickstart.sh ko    Korean facts, Gemma 3 270M      build/quickstart-ko/
-# Everything stays in build/; a second run fetches and builds nothing again. EPOCHS=8 ./quickstart.sh learns longer.
+# The first ten minutes: a small pretrained model, what it learns on this machine, what it can do before and after.
+#   ./quickstart.sh                  English facts, SmolLM2-135M                           build/quickstart/
+#   ./quickstart.sh ko               Korean facts, Gemma 3 270M                            build/quickstart-ko/
+#   ./quickstart.sh style [SET]      a style for the bundled text-to-image base;           build/style/
+#                                    SET: painterly (default), openmoji, openmoji-black    (build/style-SET/)
+# Everything stays in build/; a second run fetches and builds nothing again. EPOCHS=8 ./quickstart.sh learns longer, and
+# so does STEPS=4000 ./quickstart.sh style.
 set -euo pipefail
 cd "$(dirname "$0")"
 
-lang=${1:-en}
-case $lang in
-  en) out=build/quickstart question="Which peak rises higher above sea level than any other?" ;;
-  ko) out=build/quickstart-ko question="태양계에서 가장 큰 행성은 무엇인가요?" ;;
-  *) echo "usage: ./quickstart.sh [en|ko]" >&2; exit 2 ;;
-esac
+usage() { echo "usage: ./quickstart.sh [en | ko | style [painterly | openmoji | openmoji-black]]" >&2; exit 2; }
 run() { printf '\n$ %s\n' "$*"; "$@"; }
+build() {  # TARGET
+  [ -f build/CMakeCache.txt ] || run cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=OFF
+  run cmake --build build --target "$1" -j "$(nproc)"
+}
+fetch() {  # LANGUAGE; sets $model
+  printf '\n$ tools/fetch_model %s\n' "$1"
+  model=$(tools/fetch_model "$1")
+}
 
-# 1. Build the one program, fetch the model.
-./install_deps.sh build quickstart
-[ -f build/CMakeCache.txt ] || run cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=OFF
-run cmake --build build --target qa -j "$(nproc)"
-printf '\n$ tools/fetch_model %s\n' "$lang"
-model=$(tools/fetch_model "$lang")
+questions_and_answers() {  # LANGUAGE FOLDER QUESTION
+  ./install_deps.sh build quickstart
+  build qa
+  fetch "$1"
+  # Train, evaluate on questions whose wording was never trained, ask.
+  local data=examples/qa/data/facts.$1.jsonl out=$2 qa=build/examples/qa/qa
+  run $qa train --model "$model" --data "$data" --out "$out" --epochs "${EPOCHS:-3}" --lr 1e-3 --interpolate 0.6
+  run $qa evaluate --model "$model" --adapter "$out/adapter" --data "$data" \
+    --unrelated "examples/qa/data/unrelated.$1.txt" --max-new-tokens 16 --json "$out/report.json"
+  run $qa ask --model "$model" --adapter "$out/adapter" "$3"
+  printf '\nleft in %s: adapter/ (PEFT), report.json, training.json, metrics.jsonl, tensorboard/, loss.svg\n' "$out"
+}
 
-# 2. Train, evaluate on questions whose wording was never trained, ask.
-data=examples/qa/data/facts.$lang.jsonl
-qa=build/examples/qa/qa
-run "$qa" train --model "$model" --data "$data" --out "$out" --epochs "${EPOCHS:-3}" --lr 1e-3 \
-  --interpolate 0.6
-run "$qa" evaluate --model "$model" --adapter "$out/adapter" --data "$data" \
-  --unrelated "examples/qa/data/unrelated.$lang.txt" --max-new-tokens 16 --json "$out/report.json"
-run "$qa" ask --model "$model" --adapter "$out/adapter" "$question"
-printf '\nleft in %s: adapter/ (PEFT), report.json, training.json, metrics.jsonl, tensorboard/, loss.svg\n' "$out"
+style() {  # SET FOLDER
+  ./install_deps.sh build quickstart style
+  build image_style
+  fetch en
+  # Pictures of the new style, and of some that the base knows: the judge of styles learns to tell them all apart.
+  local sets=build/sets base=examples/image_style/base out=$2 image_style=build/examples/image_style/image_style
+  local known="noto outline line grey pixel watercolour sticker" folders="" name
+  for name in $known "$1"; do folders="$folders $sets/$name"; done
+  # shellcheck disable=SC2086  # lists of names without spaces
+  {
+    [ -d "$sets/$1" ] && [ -d "$sets/sticker" ] || run tools/make_style_sets.py --out $sets --concepts 480 $known "$1"
+    run $image_style prepare $folders --out "$out/data"
+  }
+  # Tune on some things in that style, evaluate on things never seen in it, draw.
+  run $image_style train --base $base --data "$out/data" --style "${1/-/ } style" --out "$out" --steps "${STEPS:-1500}"
+  run $image_style evaluate --base $base --adapter "$out/adapter" --data "$out/data" --json "$out/report.json" \
+    --sheet "$out/sheet.png"
+  run $image_style draw --base $base --adapter "$out/adapter" "red apple" --enlarge 8 --out "$out/red-apple.png"
+  printf '\nleft in %s: sheet.png, red-apple.png, adapter/, report.json, training.json, samples/, tensorboard/\n' "$out"
+}
+
+case ${1:-en} in
+  en) questions_and_answers en build/quickstart "Which peak rises higher above sea level than any other?" ;;
+  ko) questions_and_answers ko build/quickstart-ko "태양계에서 가장 큰 행성은 무엇인가요?" ;;
+  style)
+    case ${2:-painterly} in
+      painterly) style painterly build/style ;;
+      openmoji | openmoji-black) style "$2" "build/style-$2" ;;
+      *) usage ;;
+    esac ;;
+  *) usage ;;
+esac

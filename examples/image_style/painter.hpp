@@ -144,15 +144,15 @@ struct Examples {
   std::vector<ft::FlowExample> flow;
   std::vector<std::string> captions;
 };
-/// The rows of a prepared folder; hidden states come from, or go to, a cache in it. `style` is for samples that name
-/// none.
+/// The rows of a prepared folder; hidden states come from, or go to, a cache in it. Captions are as prepared, or, with
+/// `words`, the subject with these for its style.
 inline Examples examples_of(const Data& data, const std::filesystem::path& folder,
-                            const std::vector<std::int64_t>& rows, Encoder& encoder, const std::string& style,
+                            const std::vector<std::int64_t>& rows, Encoder& encoder, const std::string& words = {},
                             const std::function<void(std::int64_t, std::int64_t)>& progress = {}) {
   Examples examples;
   for (const auto row : rows) {
     const Sample& sample = data.samples()[static_cast<std::size_t>(row)];
-    examples.captions.push_back(sample.style.empty() ? in_style(sample.caption, style) : sample.caption);
+    examples.captions.push_back(words.empty() ? sample.caption : in_style(sample.subject(), words));
   }
   const auto states = encoder.encode(examples.captions, folder, progress);
   for (std::size_t i = 0; i < rows.size(); ++i) {

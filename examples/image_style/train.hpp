@@ -192,7 +192,7 @@ inline void pretrain(const PretrainArguments& a) {
 
   // All subjects are learned, in every style: what is held out of a new style must be known in the others. So what is
   // looked at in between are pictures of the set, with fixed times and noises.
-  auto examples = examples_of(data, a.data, all, painter.encoder(), "");
+  auto examples = examples_of(data, a.data, all, painter.encoder());
   Examples some;
   for (const auto i : spread(256, examples.flow.size())) {
     some.flow.push_back(examples.flow[i]);
@@ -241,22 +241,22 @@ inline void add_pretrain(CLI::App& app) {
 // --- train -----------------------------------------------------------------------------------------------------------
 
 struct TuneArguments : TrainArguments {
-  std::string base, targets;
+  std::string base, targets, words;
   bool full = false;
   int lora_rank = 16;
   float lora_alpha = 0;
 };
 
-/// The samples of `split` in the wanted style. Data without styles is all of that style.
+/// The samples of `split` in the wanted style, called by `words`. Data without styles is all of that style.
 inline Examples styled(const Data& data, const std::string& folder, const std::string& split, const std::string& style,
-                       Encoder& encoder) {
+                       const std::string& words, Encoder& encoder) {
   std::vector<std::int64_t> rows;
   for (const auto row : data.of_split(split)) {
     const auto& own = data.samples()[static_cast<std::size_t>(row)].style;
     if (own.empty() || own == style) rows.push_back(row);
   }
   ReadingProgress progress;
-  return examples_of(data, folder, rows, encoder, style, progress.callback());
+  return examples_of(data, folder, rows, encoder, words, progress.callback());
 }
 
 /// The one style of a set, where --style does not say which.
@@ -274,6 +274,7 @@ inline std::string only_style(const Data& data, const std::string& folder) {
 inline void train(const TuneArguments& a) {
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
+  const auto words = a.words.empty() ? style : a.words;
   auto painter = Painter::open(a.base, a.text_model, a.threads, a.seed, {.caption_drop = a.caption_drop});
   if (a.full) painter.model().train_all();
   else {
@@ -283,18 +284,20 @@ inline void train(const TuneArguments& a) {
     if (!a.targets.empty()) lora.targets = ft::Targets(CLI::detail::split(a.targets, ','));
     painter.model().attach(lora);
   }
-  auto learned = styled(data, a.data, "train", style, painter.encoder());
+  auto learned = styled(data, a.data, "train", style, words, painter.encoder());
   if (learned.flow.empty())
     throw Error(str(a.data, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
-  auto held_out = styled(data, a.data, "valid", style, painter.encoder());
-  if (held_out.flow.empty()) held_out = styled(data, a.data, "test", style, painter.encoder());
+  auto held_out = styled(data, a.data, "valid", style, words, painter.encoder());
+  if (held_out.flow.empty()) held_out = styled(data, a.data, "test", style, words, painter.encoder());
   if (held_out.flow.empty()) held_out = learned;
-  if (!learn(painter, a, std::move(learned.flow), std::move(held_out), {{"base", a.base}, {"style", style}})) return;
+  if (!learn(painter, a, std::move(learned.flow), std::move(held_out),
+             {{"base", a.base}, {"style", style}, {"words", words}}))
+    return;
   const std::filesystem::path out = a.out;
   const auto result = out / (a.full ? "model" : "adapter");
-  if (a.full) painter.save(result, style);
-  else painter.save_adapter(result, style);
-  std::cout << "wrote " << result.string() << "; its style is called by \"" << style << "\"\n";
+  if (a.full) painter.save(result, words);
+  else painter.save_adapter(result, words);
+  std::cout << "wrote " << result.string() << "; its style is called by \"" << words << "\"\n";
 }
 
 inline void add_train(CLI::App& app) {
@@ -308,7 +311,10 @@ inline void add_train(CLI::App& app) {
       ->required()
       ->type_name("RUN");
   c->add_option("--style", a->style,
-                "the words that call the style; needed where the set names none or several, and picks one of them");
+                "the style that is learned; needed where the set names none, or several, of which it picks one");
+  c->add_option("--words", a->words,
+                "what calls the style in prompts, in place of --style: words that the base knows for a style like it,\n"
+                "such as \"outline style\", keep the content of things never seen in it better");
   auto* full = c->add_flag("--full", a->full, "train all weights (default: LoRA)");
   c->add_option("--lora-rank", a->lora_rank, "LoRA's rank")
       ->check(CLI::Range(1, 1024))
