@@ -10,7 +10,8 @@
 //   double tolerance() const;                           // NMSE for float against the reference, 1e-7 by default
 //   GradcheckOptions gradcheck() const;
 //   double flops() const; double bytes(double item) const;   // for the benchmark
-// To add an op, copy tests/ops/norm.cpp and run `ctest -R ops`.
+// To add an op, copy tests/ops/norm.cpp and run `ctest -R ops`. Where the CUDA side is built (tests/cuda_emulation/),
+// the same descriptions hold it against the CPU.
 #pragma once
 #include <doctest/doctest.h>
 #include <ftlib/autograd/gradcheck.hpp>
@@ -57,16 +58,19 @@ template <Scalar T, Device D> struct Args {
   std::vector<Parameter<T, D>> w;
 };
 
-/// How activations lie in memory: without gaps, or as every second element of a larger, transposed array.
-enum class Layout { contiguous, strided };
+/// How activations lie in memory: without gaps; likewise, one element off the start of their memory and so of no
+/// alignment; or as every second element of a larger, transposed array.
+enum class Layout { contiguous, unaligned, strided };
 
 template <Scalar T, Device D>
 Tensor<T, D> upload(Context<D>& ctx, const HostArray& a, Layout layout = Layout::contiguous) {
   const auto cast = [](double v) { return static_cast<T>(static_cast<accumulate_t<T>>(v)); };
-  if (layout == Layout::contiguous) {
-    std::vector<T> values;
+  if (layout != Layout::strided) {
+    std::vector<T> values(layout == Layout::unaligned ? 1 : 0);
     for (const double v : a.values) values.push_back(cast(v));
-    return Tensor<T, D>(ctx, a.shape, values);
+    if (layout == Layout::contiguous) return Tensor<T, D>(ctx, a.shape, values);
+    const auto size = static_cast<int64_t>(values.size());
+    return Tensor<T, D>(ctx, {size}, values).strided(1, a.shape, a.shape.strides());
   }
   // Axes in reverse order of memory, and a gap behind each element.
   Shape strides = a.shape;
@@ -114,6 +118,70 @@ inline double nmse(const HostArray& a, const HostArray& b) {
   return error == 0 ? 0 : error / std::max(norm, 1e-30);
 }
 
+#if FTLIB_WITH_CUDA
+/// The nearest bfloat16 of each value.
+inline HostArray rounded(HostArray a) {
+  for (double& v : a.values) v = double{static_cast<float>(bfloat16(static_cast<float>(v)))};
+  return a;
+}
+
+/// The result of an op, and the gradients of its activations and parameters for a random cotangent. Parameters'
+/// gradients start at random values, so that one that is assigned shows.
+template <class T, Device D, class Op>
+std::vector<HostArray> forward_backward(Context<D>& ctx, const Op& op, const std::vector<HostArray>& inputs,
+                                        Layout layout) {
+  ctx.random().seek(0);
+  Random random(11);
+  Args<T, D> args = upload<T>(ctx, inputs, layout);
+  for (auto& w : args.w) w.grad = upload<accumulate_t<T>>(ctx, activation(random, w.shape()));
+  std::vector<HostArray> results;
+  Tape<D> tape(ctx);
+  for (auto& x : args.x) tape.watch(x);
+  const Tensor<T, D> y = op.run(ctx, args);
+  results.push_back(download(ctx, y));
+  tape.backward(y, upload<T>(ctx, rounded(activation(random, y.shape()))));
+  for (auto& x : args.x)
+    if (const auto dx = tape.gradient(x)) results.push_back(download(ctx, dx));
+  for (auto& w : args.w) results.push_back(download(ctx, w.grad));
+  return results;
+}
+
+/// The CUDA side of a description against the CPU's, in float and in bfloat16, and each order of threads against the
+/// others: to the bit.
+template <class Op> void test_op() {
+  Context<Cpu> cpu({.threads = 1, .seed = 7});
+  for (const Op& op : Op::shapes()) {
+    Random random(3);
+    const std::vector<HostArray> inputs = op.inputs(random);
+    std::string sizes;
+    for (const HostArray& a : inputs) sizes += str(a.shape, ' ');
+    for (const Layout layout : {Layout::contiguous, Layout::unaligned, Layout::strided}) {
+      INFO(Op::name, " on ", sizes, "layout ", static_cast<int>(layout));
+      const auto expected = forward_backward<float>(cpu, op, inputs, layout);
+      std::vector<HostArray> first;
+      for (const uint64_t seed : {1u, 2u}) {
+        cuda_emulation::set_seed(seed);
+        Context<Cuda> ctx({.seed = 7});
+        const auto got = forward_backward<float>(ctx, op, inputs, layout);
+        REQUIRE(got.size() == expected.size());
+        for (std::size_t i = 0; i < got.size(); ++i) {
+          CHECK(str(got[i].shape) == str(expected[i].shape));
+          CHECK(nmse(got[i], expected[i]) <= 1e-7);
+          if (seed == 1) first = got;
+          else CHECK(got[i].values == first[i].values);
+        }
+      }
+      std::vector<HostArray> inputs16;  // so that what differs is the rounding of results alone
+      for (const HostArray& a : inputs) inputs16.push_back(rounded(a));
+      const auto expected16 = forward_backward<float>(cpu, op, inputs16, layout);
+      Context<Cuda> ctx({.seed = 7});
+      const auto got16 = forward_backward<bfloat16>(ctx, op, inputs16, layout);
+      REQUIRE(got16.size() == expected16.size());
+      for (std::size_t i = 0; i < got16.size(); ++i) CHECK(nmse(got16[i], expected16[i]) <= 1e-4);  // 2^-9, some times
+    }
+  }
+}
+#else
 /// Runs all tests of a description. Call it from a TEST_CASE of the op's file.
 template <class Op> void test_op() {
   Context<Cpu> ctx({.threads = 2, .seed = 7});
@@ -152,5 +220,6 @@ template <class Op> void test_op() {
     }
   }
 }
+#endif
 
 }  // namespace ft::test

@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Includes point down only. Fails, naming file and line, on an arrow that points up, on a CUDA file that includes a CPU
-one, on Eigen outside *.cpu.hpp, and on a header without #pragma once or without a line that says what it is for."""
+one, on Eigen outside *.cpu.hpp, on CUDA outside *.cuda.cuh and its gate, and on a header without #pragma once or without a
+line that says what it is for."""
 import re
 import sys
 from pathlib import Path
@@ -31,8 +32,13 @@ for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
             bad.append(f"{name}:{number}: include our own headers as <ftlib/...>")
         if target.startswith("Eigen/") and not name.name.endswith(".cpu.hpp"):
             bad.append(f"{name}:{number}: Eigen appears in *.cpu.hpp only")
+        if target.startswith("cu") and target.endswith(".h") and not name.name.endswith(".cuda.cuh"):
+            bad.append(f"{name}:{number}: CUDA appears in *.cuda.cuh only")
         if not target.startswith("ftlib/"):
             continue
+        gated = name.name.endswith(".cuda.cuh") or lines[number - 2].strip() == "#if FTLIB_WITH_CUDA"
+        if target.endswith(".cuda.cuh") and not gated:
+            bad.append(f"{name}:{number}: a CUDA file is included under #if FTLIB_WITH_CUDA only")
         if not (ROOT.parent / target).exists():
             bad.append(f"{name}:{number}: {target} does not exist")
         if name.name.endswith(".cuda.cuh") and target.endswith(".cpu.hpp"):

@@ -3,6 +3,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/activation.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/activation.cuda.cuh>
+#endif
 
 namespace ft::inline FTLIB_ABI {
 

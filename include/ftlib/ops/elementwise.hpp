@@ -3,6 +3,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/elementwise.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/elementwise.cuda.cuh>
+#endif
 
 #include <vector>  // std::vector
 

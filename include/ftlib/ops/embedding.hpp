@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/embedding.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/embedding.cuda.cuh>
+#endif
 
 #include <vector>  // std::vector
 

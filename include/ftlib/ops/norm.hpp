@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/norm.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/norm.cuda.cuh>
+#endif
 
 namespace ft::inline FTLIB_ABI {
 

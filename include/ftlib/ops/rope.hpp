@@ -3,6 +3,9 @@
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/heads.hpp>  // dense_heads
 #include <ftlib/ops/rope.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/rope.cuda.cuh>
+#endif
 
 #include <cmath>     // std::cos, std::sin, std::pow
 #include <numbers>   // std::numbers::pi

@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/rows.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/rows.cuda.cuh>
+#endif
 
 #include <vector>  // std::vector
 

@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/softmax.cpu.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/softmax.cuda.cuh>
+#endif
 
 namespace ft::inline FTLIB_ABI {
 

@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/optim/adamw.cpu.hpp>     // adamw_update
+#if FTLIB_WITH_CUDA
+#include <ftlib/optim/adamw.cuda.cuh>
+#endif
 
 #include <algorithm>   // std::max
 #include <cmath>       // std::pow, std::sqrt

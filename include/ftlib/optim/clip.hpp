@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/optim/clip.cpu.hpp>      // sum_of_squares, scale_all
+#if FTLIB_WITH_CUDA
+#include <ftlib/optim/clip.cuda.cuh>
+#endif
 
 #include <cmath>        // std::sqrt, std::isfinite
 #include <span>         // std::span

@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/tensor/copy.cpu.hpp>
 #include <ftlib/tensor/tensor.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/tensor/copy.cuda.cuh>
+#endif
 
 namespace ft::inline FTLIB_ABI {
 

@@ -1,0 +1,127 @@
+// tensor/context.cuda.cuh: the GPU's context: a stream, and memory from CUDA's own pool, given and taken in its order.
+#pragma once
+#include <ftlib/core/launch.cuda.cuh>  // check_cuda
+#include <ftlib/tensor/device.hpp>     // ContextBase
+
+#include <algorithm>  // std::max
+#include <atomic>     // std::atomic
+#include <memory>     // std::shared_ptr
+#include <vector>     // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+
+/// The stream of a context and its memory. Freed blocks stay in CUDA's pool for the next step; a block is free for what
+/// comes later in the stream, so nothing waits.
+class CudaStream {
+ public:
+  explicit CudaStream(int device) {
+    check_cuda(cudaSetDevice(device), "cudaSetDevice");
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    check_cuda(cudaDeviceGetDefaultMemPool(&pool_, device), "cudaDeviceGetDefaultMemPool");
+    uint64_t keep = ~uint64_t{0};  // bytes that the pool may hold without giving them back
+    check_cuda(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
+    check_cuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
+               "cudaDeviceGetAttribute");
+  }
+  ~CudaStream() { cudaStreamDestroy(stream_); }
+  CudaStream(const CudaStream&) = delete;
+  CudaStream& operator=(const CudaStream&) = delete;
+
+  void* allocate(std::size_t bytes) {
+    void* data = nullptr;
+    cudaError_t result = cudaMallocAsync(&data, bytes, stream_);
+    if (result == cudaErrorMemoryAllocation) {  // blocks that other streams freed may serve once they are given back
+      (void)cudaGetLastError();
+      check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+      check_cuda(cudaMemPoolTrimTo(pool_, 0), "cudaMemPoolTrimTo");
+      result = cudaMallocAsync(&data, bytes, stream_);
+    }
+    if (result != cudaSuccess)
+      throw Error(str("cuda: cannot allocate ", bytes, " bytes; ", now_.load(), " are in use"),
+                  "use a smaller batch, or recompute activations.");
+    now_ += static_cast<int64_t>(bytes);
+    peak_ = std::max(peak_.load(), now_.load());
+    return data;
+  }
+  void release(void* data, std::size_t bytes) noexcept {
+    now_ -= static_cast<int64_t>(bytes);
+    cudaFreeAsync(data, stream_);
+  }
+  MemoryUse use() const {
+    uint64_t reserved = 0;
+    check_cuda(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved), "cudaMemPoolGetAttribute");
+    return {now_, peak_, static_cast<int64_t>(reserved)};
+  }
+  void reset_peak() { peak_ = now_.load(); }
+
+  cudaStream_t get() const { return stream_; }
+  int multiprocessors() const { return multiprocessors_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+  cudaMemPool_t pool_ = nullptr;
+  int multiprocessors_ = 0;
+  std::atomic<int64_t> now_{0}, peak_{0};
+};
+
+}  // namespace detail
+
+/// Stream, memory and random state of computations on a GPU. Calls return at once; what reads a value on the host
+/// waits.
+template <> class Context<Cuda> : public ContextBase<Cuda> {
+ public:
+  struct Options {
+    int device = 0;
+    uint64_t seed = 0;
+  };
+  Context() : Context(Options{}) {}
+  explicit Context(const Options& options)
+      : ContextBase(options.seed), stream_(std::make_shared<detail::CudaStream>(options.device)) {}
+
+  cudaStream_t stream() const { return stream_->get(); }
+  /// How many blocks can run side by side is a multiple of this.
+  int multiprocessors() const { return stream_->multiprocessors(); }
+  MemoryUse memory() const { return stream_->use(); }
+  void reset_peak() { stream_->reset_peak(); }
+  /// Waits until all that was asked for is done.
+  void synchronize() { detail::check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
+
+  /// Uninitialised bytes, given back when the last copy of the pointer goes; they may outlive the context.
+  std::shared_ptr<void> allocate(std::size_t bytes) {
+    const std::size_t size = std::max<std::size_t>(bytes, 1);  // an empty tensor is a tensor
+    std::shared_ptr<void> data(stream_->allocate(size),
+                               [stream = stream_, size](void* p) { stream->release(p, size); });
+    if (poison()) detail::check_cuda(cudaMemsetAsync(data.get(), 0xff, size, stream()), "cudaMemsetAsync");
+    return data;
+  }
+  /// The values in the device's memory, for a kernel that needs a list. The host does not wait.
+  template <class T> std::shared_ptr<const T> upload(const std::vector<T>& values) {
+    const std::shared_ptr<void> data = allocate(values.size() * sizeof(T));
+    copy_from_host(data.get(), values.data(), values.size() * sizeof(T));
+    return {data, static_cast<const T*>(data.get())};
+  }
+  /// `from` may change as soon as it returns.
+  void copy_from_host(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyHostToDevice); }
+  /// Waits for the device.
+  void copy_to_host(void* to, const void* from, std::size_t bytes) {
+    copy(to, from, bytes, cudaMemcpyDeviceToHost);
+    synchronize();
+  }
+  void copy_on_device(void* to, const void* from, std::size_t bytes) {
+    copy(to, from, bytes, cudaMemcpyDeviceToDevice);
+  }
+  void zero(void* to, std::size_t bytes) {
+    if (bytes) detail::check_cuda(cudaMemsetAsync(to, 0, bytes, stream()), "cudaMemsetAsync");
+  }
+
+ private:
+  void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
+    if (bytes) detail::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, stream()), "cudaMemcpyAsync");
+  }
+
+  std::shared_ptr<detail::CudaStream> stream_;
+};
+
+}  // namespace ft::inline FTLIB_ABI

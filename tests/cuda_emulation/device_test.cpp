@@ -1,0 +1,114 @@
+// tests/cuda_emulation/device_test.cpp: the GPU's context, tensors, optimizer and clipping beside the CPU's.
+#include <ftlib/ops/norm.hpp>
+#include <ftlib/ops/shape.hpp>
+#include <ftlib/optim/adamw.hpp>
+#include <ftlib/optim/clip.hpp>
+
+#include "../op_suite.hpp"
+
+using namespace ft;
+using namespace ft::test;
+
+TEST_CASE("cuda/device: memory is counted, and given back with the last tensor") {
+  const int64_t before = cuda_emulation::allocated_bytes();
+  Tensor<float, Cuda> kept;
+  {
+    Context<Cuda> ctx;
+    const auto a = Tensor<float, Cuda>::zeros(ctx, {3, 5});
+    CHECK(ctx.memory().now == 60);
+    kept = Tensor<float, Cuda>(ctx, {7}, std::vector<float>(7, 2.0f));
+    CHECK(ctx.memory().peak == 88);
+    CHECK(kept.to_host(ctx) == std::vector<float>(7, 2.0f));
+    CHECK(Tensor<float, Cuda>(ctx, {0}).count() == 0);
+    ctx.poison(true);
+    CHECK(std::isnan(Tensor<float, Cuda>(ctx, {1}).item(ctx)));
+  }
+  CHECK(cuda_emulation::allocated_bytes() == before + 28);  // it outlives its context
+  kept = {};
+  CHECK(cuda_emulation::allocated_bytes() == before);
+}
+
+TEST_CASE("cuda/device: fill, copies of any strides, conversion, accumulation") {
+  Context<Cuda> ctx;
+  Context<Cpu> cpu({.threads = 1});
+  Random random(5);
+  const HostArray a = activation(random, {3, 5, 7});
+  const auto x = upload<float>(ctx, a, Layout::strided);
+  CHECK(download(ctx, x).values == download(cpu, upload<float>(cpu, a)).values);
+  CHECK(download(ctx, convert<double>(ctx, x)).values == download(ctx, x).values);
+  CHECK(nmse(download(ctx, convert<bfloat16>(ctx, x)), a) < 1e-5);
+  CHECK(nmse(download(ctx, convert<float>(ctx, convert<ft::half>(ctx, x))), a) < 1e-7);
+  Tensor<float, Cuda> y = clone(ctx, x), part = y.strided(1, {3, 2}, {35, 7});
+  fill(ctx, part.view(), 4.0f);
+  accumulate(ctx, y.view(), View<const float>(x.view()));
+  accumulate(ctx, part.view(), View<const float>(part.view()));
+  const auto got = y.to_host(ctx);
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    const auto v = static_cast<float>(a.values[i]);
+    CHECK(got[i] == (i % 35 % 7 == 1 && i % 35 < 14 ? 2 * (4 + v) : v + v));
+  }
+  Tensor<int32_t, Cuda> ids(ctx, {5});
+  fill(ctx, ids.view(), 3);
+  CHECK(ids.to_host(ctx) == std::vector<int32_t>(5, 3));
+}
+
+namespace {
+/// Three steps of clipping and AdamW on two parameters; all that has changed, and the norms.
+template <Device D> std::vector<HostArray> train(Context<D>& ctx) {
+  Random random(9);
+  std::vector<Parameter<float, D>> ws;
+  ws.emplace_back("matrix", upload<float>(ctx, parameter(random, {37, 129})));
+  ws.emplace_back("vector", upload<float>(ctx, parameter(random, {40000})));
+  ws[0].kind = WeightKind::linear;
+  std::vector<Parameter<float, D>*> params{&ws[0], &ws[1]};
+  Optimizer<float, D> optimizer(AdamW{.lr = 0.01f, .weight_decay = 0.1f});
+  std::vector<HostArray> results;
+  for (int step = 0; step < 3; ++step) {
+    for (auto& w : ws) w.grad = upload<float>(ctx, activation(random, w.shape()));
+    results.emplace_back(Shape{}, double{clip_grad_norm(ctx, params, 1.0f)});
+    optimizer.step(ctx, params);
+    for (auto& w : ws) results.push_back(download(ctx, w.grad));
+    zero_grad(params);
+  }
+  for (auto& w : ws) results.push_back(download(ctx, w.value));
+  optimizer.for_each_state(ctx,
+                           [&](const std::string&, const auto& state) { results.push_back(download(ctx, state)); });
+  return results;
+}
+}  // namespace
+
+TEST_CASE("cuda/device: clipping and AdamW as on the CPU, the same in any order of threads") {
+  Context<Cpu> cpu({.threads = 1});
+  const auto expected = train(cpu);
+  std::vector<HostArray> first;
+  for (const uint64_t seed : {1u, 2u}) {
+    cuda_emulation::set_seed(seed);
+    Context<Cuda> ctx;
+    const auto got = train(ctx);
+    REQUIRE(got.size() == expected.size());
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      CHECK(nmse(got[i], expected[i]) <= 1e-12);
+      if (seed == 1) first = got;
+      else CHECK(got[i].values == first[i].values);
+    }
+  }
+}
+
+TEST_CASE("cuda/device: a tape over shapes, slices and shared activations") {
+  const auto gradients = [](auto& ctx) {
+    Random random(4);
+    auto x = upload<float>(ctx, activation(random, {6, 16}));
+    Parameter w("w", upload<float>(ctx, parameter(random, {8})));
+    Tape tape(ctx);
+    tape.watch(x);
+    const auto parts = split(ctx, x, 1, {8, 8});
+    const auto y =
+        concat(ctx, std::vector{rms_norm(ctx, parts[1], w, 1e-6f), transpose(ctx, transpose(ctx, parts[0]))}, 1);
+    tape.backward(y, upload<float>(ctx, activation(random, {6, 16})));
+    return std::vector{download(ctx, y), download(ctx, tape.gradient(x)), download(ctx, w.grad)};
+  };
+  Context<Cpu> cpu({.threads = 1});
+  Context<Cuda> ctx;
+  const auto expected = gradients(cpu), got = gradients(ctx);
+  for (std::size_t i = 0; i < 3; ++i) CHECK(nmse(got[i], expected[i]) <= 1e-12);
+}

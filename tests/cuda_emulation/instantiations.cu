@@ -1,0 +1,63 @@
+// tests/cuda_emulation/instantiations.cu: every kernel for every type, for tools/check_cuda.py to compile and to look
+// into.
+#include <ftlib/ops/activation.cuda.cuh>
+#include <ftlib/ops/dropout.cuda.cuh>
+#include <ftlib/ops/elementwise.cuda.cuh>
+#include <ftlib/ops/embedding.cuda.cuh>
+#include <ftlib/ops/norm.cuda.cuh>
+#include <ftlib/ops/rope.cuda.cuh>
+#include <ftlib/ops/softmax.cuda.cuh>
+#include <ftlib/optim/adamw.cuda.cuh>
+#include <ftlib/optim/clip.cuda.cuh>
+
+namespace ft::inline FTLIB_ABI {
+
+#define FTLIB_ACTIVATION(F, T)                                                       \
+  template void activation_forward<F, T>(Context<Cuda>&, F, View<T>, In<T>);         \
+  template void activation_backward<F, T>(Context<Cuda>&, F, View<T>, In<T>, In<T>); \
+  template void gated_forward<F, T>(Context<Cuda>&, F, View<T>, In<T>, In<T>);       \
+  template void gated_backward<F, T>(Context<Cuda>&, F, View<T>, View<T>, In<T>, In<T>, In<T>);
+#define FTLIB_TYPE(T)                                                                                                \
+  template void rms_norm_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>, In<T>, float, float);     \
+  template void rms_norm_backward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>, In<T>, In<T>,            \
+                                     In<accumulate_t<T>>, float);                                                    \
+  template void layer_norm_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>,  \
+                                      In<T>, In<T>, float);                                                          \
+  template void layer_norm_backward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>, \
+                                       In<T>, In<T>, In<accumulate_t<T>>, In<accumulate_t<T>>);                      \
+  template void softmax_forward<T>(Context<Cuda>&, View<T>, In<T>, SoftmaxResult);                                   \
+  template void softmax_backward<T>(Context<Cuda>&, View<T>, In<T>, In<T>, SoftmaxResult);                           \
+  template void dropout_mask<T>(Context<Cuda>&, View<T>, In<T>, float, uint64_t, uint64_t);                          \
+  template void rope_turn<T>(Context<Cuda>&, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T);             \
+  template void embedding_forward<T>(Context<Cuda>&, View<T>, const Stored<Cuda>&, const std::vector<int32_t>&,      \
+                                     float);                                                                         \
+  template void embedding_backward<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>,                          \
+                                      const std::vector<int32_t>&, float);                                           \
+  template void linear_combination<T>(Context<Cuda>&, View<T>, In<T>, In<T>, T, T);                                  \
+  template void product<T>(Context<Cuda>&, View<T>, In<T>, In<T>);                                                   \
+  template void modulate_forward<T>(Context<Cuda>&, View<T>, In<T>, In<T>, In<T>, const std::vector<int64_t>&);      \
+  template void modulate_backward<T>(Context<Cuda>&, View<T>, View<T>, View<T>, In<T>, In<T>, In<T>,                 \
+                                     const std::vector<int64_t>&);                                                   \
+  template void gate_residual_forward<T>(Context<Cuda>&, View<T>, In<T>, In<T>, In<T>, const std::vector<int64_t>&); \
+  template void gate_residual_backward<T>(Context<Cuda>&, View<T>, View<T>, In<T>, In<T>, In<T>,                     \
+                                          const std::vector<int64_t>&);                                              \
+  template void sum_forward<T>(Context<Cuda>&, View<T>, In<T>, double);                                              \
+  template void sum_backward<T>(Context<Cuda>&, View<T>, In<T>, double);                                             \
+  template void mean_squared_error_forward<T>(Context<Cuda>&, View<T>, In<T>, In<T>);                                \
+  template void mean_squared_error_backward<T>(Context<Cuda>&, View<T>, View<T>, In<T>, In<T>, In<T>);               \
+  template void fill<T>(Context<Cuda>&, View<T>, T);                                                                 \
+  template void copy<T, T>(Context<Cuda>&, View<T>, View<const T>);                                                  \
+  template void accumulate<T>(Context<Cuda>&, View<T>, View<const T>);                                               \
+  template void adamw_update<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>,               \
+                                In<accumulate_t<T>>, const AdamWFactors&);                                           \
+  FTLIB_ACTIVATION(detail::Silu, T)                                                                                  \
+  FTLIB_ACTIVATION(detail::Gelu, T) FTLIB_ACTIVATION(detail::GeluTanh, T) FTLIB_ACTIVATION(detail::Relu, T)
+FTLIB_TYPE(float)
+FTLIB_TYPE(bfloat16)
+FTLIB_TYPE(half)
+#undef FTLIB_TYPE
+#undef FTLIB_ACTIVATION
+template double sum_of_squares<float>(Context<Cuda>&, std::span<const View<float>>);
+template void scale_all<float>(Context<Cuda>&, std::span<const View<float>>, double);
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,77 @@
+#!/usr/bin/env python3
+"""Compiles every kernel with nvcc and reads what came out: fails on a warning, on a spill or local memory, on more
+registers than let the promised number of blocks run side by side, and on a kernel of packs (template argument V > 1)
+that has no 16-byte load or store in its PTX. Says so, and succeeds, where there is no nvcc.
+
+    tools/check_cuda.py [80 89 90 100 120]     compute capabilities; all of these by default, half a minute each
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+root = Path(__file__).resolve().parent.parent
+source = root / "tests/cuda_emulation/instantiations.cu"
+nvcc = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
+if not nvcc:
+    print("check_cuda: no nvcc here, so nothing is compiled")
+    sys.exit(0)
+flags = ["-std=c++20", "--expt-relaxed-constexpr", "-DFTLIB_WITH_CUDA=1", f"-I{root / 'include'}", "-Werror", "all-warnings",
+         "-Xcompiler", "-Wall,-Wextra"]
+REGISTERS, BLOCK, BLOCKS = 65536, 256, 4  # of an SM; threads of most kernels' blocks; of those side by side, at least
+bad = []
+
+
+def compiled(*arguments):
+    result = subprocess.run([nvcc, *flags, *arguments, str(source)], capture_output=True, text=True)
+    if result.returncode:
+        sys.exit(f"check_cuda: nvcc {' '.join(arguments)} failed\n{result.stdout}{result.stderr}")
+    return result.stdout + result.stderr
+
+
+def demangled(names):
+    text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True).stdout.splitlines()
+    return [re.sub(r"ft::v1_cuda::(detail::)?|\(int\)", "", n).split(">(")[0] for n in text]
+
+
+def check_resources(sm):
+    with tempfile.TemporaryDirectory() as folder:
+        report = compiled(f"-arch=sm_{sm}", "--resource-usage", "-cubin", "-o", os.path.join(folder, "kernels.cubin"))
+    kernels = re.findall(r"Compiling entry function '(\w+)'.*?\n.*?\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores"
+                         r".*?\n.*?Used (\d+) registers", report)
+    if not kernels:
+        sys.exit(f"check_cuda: sm_{sm}: ptxas reports no kernels\n{report[:2000]}")
+    most = 0
+    for name, (_, stack, spilled, registers) in zip(demangled([k[0] for k in kernels]), kernels):
+        most = max(most, int(registers))
+        if int(stack) or int(spilled):
+            bad.append(f"sm_{sm}: {name}: {stack} bytes of local memory, {spilled} spilled")
+        if int(registers) * BLOCK * BLOCKS > REGISTERS:
+            bad.append(f"sm_{sm}: {name}: {registers} registers, so fewer than {BLOCKS} blocks run side by side")
+    print(f"sm_{sm}: {len(kernels)} kernels, no warnings, at most {most} registers")
+
+
+def check_loads():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernels.ptx")
+        compiled("-arch=compute_80", "-ptx", "-o", path)
+        entries = re.findall(r"\.entry (\w+)\((.*?)^}", Path(path).read_text(), re.S | re.M)
+    packs = 0
+    for name, (_, body) in zip(demangled([e[0] for e in entries]), entries):
+        if not re.search(r"\b(4|8)\b", name):
+            continue
+        packs += 1
+        wide = re.findall(r"\b(?:ld|st)\.global\S*\.v(?:4\.[fubs]32|2\.[fubs]64)", body)
+        if not wide and not name.startswith("void dropout_kernel"):  # of 16 bits it has 8 bytes: one counter's numbers
+            bad.append(f"{name}: no 16-byte load or store")
+    print(f"PTX: {packs} kernels of packs")
+
+
+for sm in sys.argv[1:] or ["80", "89", "90", "100", "120"]:
+    check_resources(sm)
+check_loads()
+print("\n".join(bad) if bad else "check_cuda: no spills, no local memory, 16-byte accesses where they are meant")
+sys.exit(1 if bad else 0)
