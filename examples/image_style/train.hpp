@@ -302,7 +302,7 @@ inline void train(const TuneArguments& a) {
 
 inline void add_train(CLI::App& app) {
   const auto a = std::make_shared<TuneArguments>();
-  a->lr = 1e-3;
+  a->lr = 2e-3;
   a->steps = 1500;
   auto* c = app.add_subcommand("train", "Tune a base to the style of a set of pictures");
   a->add_to(*c);
