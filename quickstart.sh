@@ -37,9 +37,9 @@ style() {  # SET FOLDER
   ./install_deps.sh build quickstart style
   build image_style
   fetch en
-  mkdir -p "$out"
   # Pictures of the new style, and of some that the base knows: the judge of styles learns to tell them all apart.
   local sets=build/sets base=examples/image_style/base out=$2 image_style=build/examples/image_style/image_style
+  mkdir -p "$out"
   local known="noto outline line grey pixel watercolour sticker" folders="" name
   for name in $known "$1"; do folders="$folders $sets/$name"; done
   # shellcheck disable=SC2086  # lists of names without spaces
