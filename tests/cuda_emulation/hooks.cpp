@@ -125,5 +125,8 @@ void __ubsan_handle_type_mismatch_v1(TypeMismatch* at, const void* p) {
   if (watching) Machine::get().misaligned(p, std::size_t{1} << at->log2_alignment, {at->file, at->line}, nullptr);
 }
 void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* at, const void* p) { __ubsan_handle_type_mismatch_v1(at, p); }
+// clang also checks what a function promises about its result (aligned_alloc): the host's matter.
+void __ubsan_handle_alignment_assumption(void*, const void*, std::size_t, std::size_t) {}
+void __ubsan_handle_alignment_assumption_abort(void*, const void*, std::size_t, std::size_t) {}
 }
 // NOLINTEND
