@@ -57,8 +57,8 @@ template <Write write, class To, class From> void strided(Context<Cuda>& ctx, Vi
 template <Element T> void fill(Context<Cuda>& ctx, View<T> to, T value) {
   if (to.contiguous()) {
     if constexpr (Scalar<T>)
-      detail::map(ctx, detail::Constant{static_cast<accumulate_t<T>>(value)}, to.count(), to.data);
-    else detail::map(ctx, detail::Constant{value}, to.count(), to.data);
+      detail::map(ctx, detail::Constant<accumulate_t<T>>{static_cast<accumulate_t<T>>(value)}, to.count(), to.data);
+    else detail::map(ctx, detail::Constant<T>{value}, to.count(), to.data);
     return;
   }
   const auto one = ctx.upload(std::vector<T>{value});
