@@ -9,7 +9,7 @@ sideways, and that the browser's console has nothing to complain of. Exits with 
 
 The picture in the documents:
 
-    tests/examples/serve_browser.py --screenshot docs/serve.png --prompt "red apple" --prompt "dog face" -- \\
+    tests/examples/serve_browser.py --screenshot docs/images/serve.png --prompt "red apple" --prompt "dog face" -- \\
         build/examples/image_style/image_style serve --base BASE --adapter RUN/adapter --port 0
 
 PATH-phone.png, beside it, is the same on a phone in the dark.

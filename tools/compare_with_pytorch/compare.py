@@ -35,7 +35,7 @@ def run(command, log, threads):
 def ours(args, lora, out):
     command = [args.image_style, "train", "--base", args.base, "--data", args.data, "--style", args.style, "--out", out,
                "--text-model", args.text_model, "--steps", args.steps, "--batch", args.batch, "--threads", args.threads,
-               "--ema", 0, "--samples", 0, "--evaluate-every", 10 * args.steps]
+               "--lr", args.lr, "--schedule", "constant", "--warmup", 0, "--ema", 0, "--samples", 0, "--evaluate-every", 10 * args.steps]
     peak = run(command + (["--lora-rank", args.rank] if lora else ["--full"]), f"{out}.log", args.threads)
     report = json.loads((out / "training.json").read_text())
     losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -44,7 +44,7 @@ def ours(args, lora, out):
 
 def theirs(args, lora, out):
     command = [sys.executable, HERE / "train_pytorch.py", "--base", args.base, "--data", args.data, "--style", args.style,
-               "--out", f"{out}.json", "--steps", args.steps, "--batch", args.batch, "--threads", args.threads]
+               "--out", f"{out}.json", "--lr", args.lr, "--steps", args.steps, "--batch", args.batch, "--threads", args.threads]
     peak = run(command + (["--lora", "--rank", args.rank] if lora else []), f"{out}.log", args.threads)
     report = json.loads(Path(f"{out}.json").read_text())
     return report["pictures_per_second"], peak, report["losses"]
@@ -61,6 +61,7 @@ def main():
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rank", type=int, default=16)
+    parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="the two take turns; the medians count")
     args = parser.parse_args()
