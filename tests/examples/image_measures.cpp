@@ -4,9 +4,8 @@
 
 #include <doctest/doctest.h>
 
-#include "../scratch.hpp"
+#include "../tiny_text_model.hpp"
 
-#include <fstream>  // std::ofstream
 #include <sstream>  // std::ostringstream
 
 using namespace image_style;
@@ -50,29 +49,10 @@ void prepare_squares(const fs::path& folder, int subjects, int side = 16, int st
   Data::write(folder, samples, pictures);
 }
 
-/// The tiny Llama of tests/data with a tokenizer for its 97 tokens: a byte each.
-fs::path text_model(const Scratch& scratch) {
-  const auto folder = scratch / "llama";
-  fs::create_directories(folder);
-  for (const char* file : {"config.json", "model.safetensors"})
-    fs::copy_file(fs::path(FTLIB_TEST_DATA) / "models/llama_tiny" / file, folder / file,
-                  fs::copy_options::overwrite_existing);
-  ft::Json vocab;
-  for (char c = '!'; c <= '~'; ++c) vocab[std::string(1, c)] = c - '!';
-  vocab["\u0120"] = 94;  // a space, in byte-level BPE's alphabet
-  const ft::Json tokenizer{{"version", "1.0"},
-                           {"added_tokens", ft::Json::array()},
-                           {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
-                           {"decoder", {{"type", "ByteLevel"}}},
-                           {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", ft::Json::array()}}}};
-  std::ofstream(folder / "tokenizer.json") << tokenizer.dump();
-  return folder;
-}
-
 /// A random base that draws 16 x 16, with adapters to two styles.
 struct Fixture {
   Scratch scratch;
-  fs::path text = text_model(scratch), base = scratch / "base", data = scratch / "data";
+  fs::path text = ft::test::tiny_text_model(scratch), base = scratch / "base", data = scratch / "data";
 
   Fixture() {
     const ft::TextEncoding encoding{.layer = 1, .before = "A:", .mean = {}, .scale = {}};

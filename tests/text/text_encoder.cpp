@@ -1,41 +1,23 @@
 // tests/text/text_encoder.cpp: hidden states of short texts: which rows they are, standardised, and from the cache.
-#include "../scratch.hpp"
+#include "../tiny_text_model.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/text/text_encoder.hpp>
 
 #include <cmath>
-#include <fstream>
 
 using namespace ft;
 using ft::test::Scratch;
+using ft::test::tiny_text_model;
 
 namespace {
 using Encoder = TextEncoder<float, Cpu>;
-const std::filesystem::path model = std::filesystem::path(FTLIB_TEST_DATA) / "models/llama_tiny";
 const std::vector<std::string> texts{"red apple", "dog", "red apple", "a dog, in oil"};
-
-/// The tiny model with a tokenizer of single bytes.
-std::filesystem::path readable(const Scratch& dir) {
-  std::filesystem::copy(model, dir / "model");
-  Json vocab = Json::object();
-  const auto put = [&](const std::string& token) { vocab[token] = vocab.size(); };
-  put("<|endoftext|>");
-  for (char c = 33; c < 127; ++c) put(std::string(1, c));
-  put("\u0120");  // a space, as byte-level BPE writes it
-  const Json json{{"version", "1.0"},
-                  {"added_tokens", {{{"id", 0}, {"content", "<|endoftext|>"}, {"special", true}}}},
-                  {"pre_tokenizer", {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"use_regex", true}}},
-                  {"decoder", {{"type", "ByteLevel"}}},
-                  {"model", {{"type", "BPE"}, {"vocab", vocab}, {"merges", Json::array()}}}};
-  std::ofstream(dir / "model/tokenizer.json") << json.dump();
-  return dir / "model";
-}
 }  // namespace
 
 TEST_CASE("text encoder: the states of a text's own tokens, after a layer, behind the words before") {
   Scratch dir;
-  const auto path = readable(dir);
+  const auto path = tiny_text_model(dir);
   auto encoder = Encoder::open(path, {.layer = 1, .before = "Draw:"});
   const auto states = encoder.encode(texts);
   REQUIRE(states.size() == 4);
@@ -58,7 +40,7 @@ TEST_CASE("text encoder: the states of a text's own tokens, after a layer, behin
 
 TEST_CASE("text encoder: standardised states have mean 0 and deviation 1") {
   Scratch dir;
-  auto encoder = Encoder::open(readable(dir), {.layer = 2});
+  auto encoder = Encoder::open(tiny_text_model(dir), {.layer = 2});
   encoder.standardise(texts);
   const auto width = static_cast<std::size_t>(encoder.width());
   std::vector<double> sum(width), squares(width);
@@ -82,7 +64,7 @@ TEST_CASE("text encoder: standardised states have mean 0 and deviation 1") {
 
 TEST_CASE("text encoder: a cache gives the same states, grows, and is refused where it does not fit") {
   Scratch dir;
-  const auto path = readable(dir), cache = dir / "cache";
+  const auto path = tiny_text_model(dir), cache = dir / "cache";
   const auto open = [&] { return Encoder::open(path, {.layer = 2}); };
   int64_t computed = 0;
   const auto count = [&](int64_t, int64_t of) { computed += of; };
