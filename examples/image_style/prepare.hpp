@@ -337,7 +337,6 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
     samples.push_back(std::move(source.sample));
     pictures.push_back(std::move(source.picture));
   }
-  if (options.out.has_parent_path()) std::filesystem::create_directories(options.out.parent_path());
   ft::AtomicFolder out(options.out);
   Data::write(out.folder(), samples, pictures);
   write_png(out.folder() / "sheet.png", contact_sheet(cells, 12));
