@@ -312,9 +312,7 @@ inline void add_train(CLI::App& app) {
       ->type_name("RUN");
   c->add_option("--style", a->style,
                 "the style that is learned; needed where the set names none, or several, of which it picks one");
-  c->add_option("--words", a->words,
-                "what calls the style in prompts, in place of --style: words that the base knows for a style like it,\n"
-                "such as \"outline style\", keep the content of things never seen in it better");
+  c->add_option("--words", a->words, "what calls the style in prompts (default: the style's own name)");
   auto* full = c->add_flag("--full", a->full, "train all weights (default: LoRA)");
   c->add_option("--lora-rank", a->lora_rank, "LoRA's rank")
       ->check(CLI::Range(1, 1024))
