@@ -8,8 +8,9 @@ from pathlib import Path
 root = Path(__file__).resolve().parent.parent
 options = {program: {"--help", "--version"} for program in ("qa", "image_style")}
 for program, known in options.items():
-    for source in (root / "examples" / program).glob("*.?pp"):
-        known |= set(re.findall(r'"(--[a-z-]+)', source.read_text()))
+    for source in (root / "examples").glob("*/*.?pp"):
+        if source.parent.name in (program, "common"):
+            known |= set(re.findall(r'"(--[a-z-]+)', source.read_text()))
 tops = {p.name for p in root.iterdir()} - {"build"}
 bad = []
 for document in [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("examples/**/*.md")]:

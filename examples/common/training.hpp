@@ -1,6 +1,7 @@
 // examples/common/training.hpp: what every training program asks for, shows while it runs and leaves behind.
 #pragma once
 #include <ftlib/io/atomic_file.hpp>
+#include <ftlib/nn/lora.hpp>
 #include <ftlib/train/plot.hpp>
 #include <ftlib/train/trainer.hpp>
 
@@ -19,11 +20,83 @@ inline void write_json(const std::filesystem::path& path, const ft::Json& json) 
   ft::write_atomically(path, json.dump(2, ' ', false, ft::Json::error_handler_t::replace) + "\n");
 }
 
-inline ft::Schedule schedule_named(std::string_view name, float warmup) {
-  if (name == "linear") return ft::LinearDecay{.warmup = warmup};
-  if (name == "constant") return ft::Constant{.warmup = warmup};
-  return ft::Cosine{.warmup = warmup};
-}
+/// Options of a run that every training program has.
+struct RunOptions {
+  std::string schedule = "cosine";
+  float warmup = 0.03f, clip_norm = 1;
+  std::int64_t evaluate_every = 0, patience = 0, save_every = 0;
+  std::uint64_t seed = 42;
+  bool resume = false;
+
+  void add_to(CLI::App& c) {
+    c.add_option("--schedule", schedule, "of the learning rate")
+        ->check(CLI::IsMember({"cosine", "linear", "constant"}))
+        ->capture_default_str();
+    c.add_option("--warmup", warmup, "share of the steps (or, from 1, their number)")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--clip-norm", clip_norm, "of all gradients; 0: no clipping")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--evaluate-every", evaluate_every, "steps between two looks at held-out data; 0: each epoch")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--patience", patience, "stop after so many of them without a better one, keep the best; 0: never")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--save-every", save_every, "steps between checkpoints; 0: only when stopped by SIGINT or SIGTERM")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_flag("--resume", resume, "go on from RUN's checkpoint, where there is one (default: start afresh)");
+    c.add_option("--seed", seed, "of all that is drawn: the data's order, where training starts, dropout or noise")
+        ->capture_default_str();
+  }
+
+  /// A run that writes to `out`; the rest is the program's to set.
+  ft::TrainerConfig config(const std::filesystem::path& out) const {
+    ft::TrainerConfig c;
+    c.schedule = schedule == "linear"     ? ft::Schedule(ft::LinearDecay{.warmup = warmup})
+                 : schedule == "constant" ? ft::Schedule(ft::Constant{.warmup = warmup})
+                                          : ft::Schedule(ft::Cosine{.warmup = warmup});
+    c.clip_norm = clip_norm;
+    c.seed = seed;
+    c.evaluate_every = evaluate_every;
+    c.patience = patience;
+    c.out_dir = out;
+    c.save_every = save_every;
+    c.resume = resume;
+    return c;
+  }
+};
+
+/// What learns: an adapter, or all of the model.
+struct LoraOptions {
+  bool full = false;
+  int rank = 16;
+  float alpha = 0, dropout = 0, alpha_per_rank = 1;
+  std::string targets = {};
+
+  void add_to(CLI::App& c) {
+    auto* all = c.add_flag("--full", full, "train all weights (default: LoRA)");
+    c.add_option("--lora-rank", rank, "LoRA's rank")->check(CLI::Range(1, 1024))->excludes(all)->capture_default_str();
+    c.add_option("--lora-alpha", alpha, ft::str("LoRA's alpha; 0: ", alpha_per_rank, " times the rank"))
+        ->capture_default_str();
+    c.add_option("--lora-dropout", dropout, "dropout of the adapter's input")
+        ->check(CLI::Range(0.0, 0.99))
+        ->capture_default_str();
+    c.add_option("--targets", targets, "layers to adapt, by name: q_proj,v_proj (default: all linear ones)");
+  }
+  /// Makes `model` ready for it.
+  template <class Model> void apply(Model& model, std::uint64_t seed) const {
+    if (full) return model.train_all();
+    ft::Lora lora{.rank = rank,
+                  .alpha = alpha > 0 ? alpha : alpha_per_rank * static_cast<float>(rank),
+                  .dropout = dropout,
+                  .seed = seed};
+    if (!targets.empty()) lora.targets = ft::Targets(CLI::detail::split(targets, ','));
+    model.attach(lora);
+  }
+};
 
 /// A step's figures on the live line.
 inline void show(ft::Progress& progress, const ft::Step& s, const char* unit = "tokens") {
@@ -37,9 +110,14 @@ inline void show(ft::Progress& progress, const ft::Step& s, const char* unit = "
   if (s.skipped) progress.message(ft::str("step ", s.step, ": loss or gradient not finite, skipped"));
 }
 
-/// Leaves loss.svg and training.json (`settings`, and the run's figures) in `out`, and prints the run beside its plan.
-inline void write_report(const std::filesystem::path& out, const ft::Plan& plan, const ft::RunReport& report,
-                         ft::Json settings) {
+/// Says how a run ended. Where it came to its end, leaves loss.svg and training.json (`settings`, and the run's
+/// figures) in `out`, prints the run beside its plan, and returns true.
+inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, const ft::RunReport& report,
+                       ft::Json settings) {
+  if (!report.finished) {
+    std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
+    return false;
+  }
   ft::write_atomically(out / "loss.svg", ft::loss_curve_svg(std::vector<ft::PlotSeries>{
                                              {"training", report.train_loss}, {"held out", report.held_out_loss}}));
   settings.update({{"steps", report.steps},
@@ -62,6 +140,7 @@ inline void write_report(const std::filesystem::path& out, const ft::Plan& plan,
             << off(plan.process_bytes, report.peak_bytes) << "); time " << ft::pretty_duration(plan.seconds)
             << " planned, " << ft::pretty_duration(report.seconds) << " used (" << off(plan.seconds, report.seconds)
             << ")\n";
+  return true;
 }
 
 }  // namespace examples

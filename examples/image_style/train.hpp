@@ -21,14 +21,13 @@ namespace image_style {
 
 /// What both ways of training ask for.
 struct TrainArguments {
-  std::string data, out, text_model = default_text_model, style, schedule = "cosine";
-  double lr = 0;
-  float warmup = 0.03f, ema = 0.999f, caption_drop = 0.1f, clip_norm = 1;
-  std::int64_t steps = 0, batch = 16, evaluate_every = 250, patience = 0, save_every = 0;
-  std::uint64_t seed = 42;
+  std::string data, out, text_model = default_text_model, style;
+  examples::RunOptions run;
+  double lr = 2e-3;
+  float ema = 0.999f, caption_drop = 0.1f;
+  std::int64_t steps = 0, batch = 16;
   std::size_t samples = 8;
   int threads = 0;
-  bool resume = false;
 
   void add_to(CLI::App& c) {
     c.add_option("--data", data, "a folder that prepare made")->required()->type_name("DATA");
@@ -38,35 +37,14 @@ struct TrainArguments {
     c.add_option("--steps", steps, "batches to learn from")->check(CLI::PositiveNumber)->capture_default_str();
     c.add_option("--batch", batch, "pictures a step")->check(CLI::PositiveNumber)->capture_default_str();
     c.add_option("--lr", lr, "learning rate")->check(CLI::PositiveNumber)->capture_default_str();
-    c.add_option("--schedule", schedule, "of the learning rate")
-        ->check(CLI::IsMember({"cosine", "linear", "constant"}))
-        ->capture_default_str();
-    c.add_option("--warmup", warmup, "share of the steps (or, from 1, their number)")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    c.add_option("--clip-norm", clip_norm, "of all gradients; 0: no clipping")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
+    run.add_to(c);
     c.add_option("--ema", ema, "decay of the average of weights that is kept; 0: the last weights")
         ->check(CLI::Range(0.0, 0.99999))
         ->capture_default_str();
     c.add_option("--caption-drop", caption_drop, "share of captions left out, which guidance needs")
         ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
-    c.add_option("--evaluate-every", evaluate_every, "steps between two looks at held-out pictures")
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
-    c.add_option("--patience", patience,
-                 "stop after so many of them without a better one, keep the best; 0: go on to the end")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    c.add_option("--samples", samples, "pictures drawn at each of them, to RUN/samples and TensorBoard")
-        ->capture_default_str();
-    c.add_option("--save-every", save_every, "steps between checkpoints; 0: only when stopped by SIGINT or SIGTERM")
-        ->check(CLI::NonNegativeNumber)
-        ->capture_default_str();
-    c.add_flag("--resume", resume, "go on from the checkpoint, where there is one (default: start afresh)");
-    c.add_option("--seed", seed, "of the data's order, times, noises, and where training starts")
+    c.add_option("--samples", samples, "pictures drawn at each evaluation, to RUN/samples and TensorBoard")
         ->capture_default_str();
     c.add_option("--threads", threads, "CPU threads; 0: one for each core")
         ->check(CLI::NonNegativeNumber)
@@ -85,29 +63,23 @@ inline std::vector<std::size_t> spread(std::size_t count, std::size_t size) {
 inline bool learn(Painter& painter, const TrainArguments& a, std::vector<ft::FlowExample> learned, Examples held_out,
                   ft::Json settings) {
   const auto& config = painter.model().config();
-  const ft::FlowData train(std::move(learned), config), valid(std::move(held_out.flow), config, /*fixed=*/a.seed);
+  const ft::FlowData train(std::move(learned), config), valid(std::move(held_out.flow), config, /*fixed=*/a.run.seed);
   std::vector<std::string> shown;
   std::vector<std::uint64_t> seeds;
   for (const auto i : spread(a.samples, held_out.captions.size())) {
     shown.push_back(held_out.captions[i]);
-    seeds.push_back(a.seed + i);
+    seeds.push_back(a.run.seed + i);
   }
   const std::filesystem::path out = a.out;
   std::cout << "data: " << train.size() << " pictures; held out " << valid.size() << '\n';
   const auto epoch_steps = (static_cast<std::int64_t>(train.size()) + a.batch - 1) / a.batch;
-  ft::Trainer trainer(painter.model(), {.optimizer = {.lr = static_cast<float>(a.lr), .beta2 = 0.99f},
-                                        .schedule = examples::schedule_named(a.schedule, a.warmup),
-                                        .epochs = (a.steps + epoch_steps - 1) / epoch_steps,
-                                        .max_steps = a.steps,
-                                        .batch_tokens = a.batch,
-                                        .clip_norm = a.clip_norm,
-                                        .ema_decay = a.ema,
-                                        .seed = a.seed,
-                                        .evaluate_every = a.evaluate_every,
-                                        .patience = a.patience,
-                                        .out_dir = out,
-                                        .save_every = a.save_every,
-                                        .resume = a.resume});
+  auto run = a.run.config(out);
+  run.optimizer = {.lr = static_cast<float>(a.lr), .beta2 = 0.99f};
+  run.epochs = (a.steps + epoch_steps - 1) / epoch_steps;
+  run.max_steps = a.steps;
+  run.batch_tokens = a.batch;
+  run.ema_decay = a.ema;
+  ft::Trainer trainer(painter.model(), run);
   const auto plan = trainer.plan(train);
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
@@ -129,13 +101,8 @@ inline bool learn(Painter& painter, const TrainArguments& a, std::vector<ft::Flo
   });
   const auto report = trainer.fit(train, &valid);
   progress.finish();
-  if (!report.finished) {
-    std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
-    return false;
-  }
-  settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.seed}});
-  examples::write_report(out, plan, report, std::move(settings));
-  return true;
+  settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.run.seed}});
+  return examples::report_run(out, plan, report, std::move(settings));
 }
 
 /// Captions' states are computed or read under this line.
@@ -183,8 +150,8 @@ inline void pretrain(const PretrainArguments& a) {
       .noise_scale = 1,
       .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
   config.check("pretrain");
-  auto model =
-      Model::initial(config, a.seed, {.threads = a.threads, .seed = a.seed, .flow = {.caption_drop = a.caption_drop}});
+  auto model = Model::initial(config, a.run.seed,
+                              {.threads = a.threads, .seed = a.run.seed, .flow = {.caption_drop = a.caption_drop}});
   Painter painter(std::move(model), std::move(encoder), a.style);
   std::int64_t parameters = 0;
   for (const auto* w : painter.model().parameters()) parameters += w->count();
@@ -207,10 +174,9 @@ inline void pretrain(const PretrainArguments& a) {
 
 inline void add_pretrain(CLI::App& app) {
   const auto a = std::make_shared<PretrainArguments>();
-  a->lr = 2e-3;
   a->steps = 20000;
   a->style = "noto style";
-  a->evaluate_every = 1000;
+  a->run.evaluate_every = 1000;
   a->samples = 24;
   auto* c = app.add_subcommand("pretrain", "Make a base: train a text-to-image transformer from nothing");
   a->add_to(*c);
@@ -241,10 +207,8 @@ inline void add_pretrain(CLI::App& app) {
 // --- train -----------------------------------------------------------------------------------------------------------
 
 struct TuneArguments : TrainArguments {
-  std::string base, targets, words;
-  bool full = false;
-  int lora_rank = 16;
-  float lora_alpha = 0;
+  std::string base, words;
+  examples::LoraOptions lora;
 };
 
 /// The samples of `split` in the wanted style, called by `words`. Data without styles is all of that style.
@@ -275,15 +239,8 @@ inline void train(const TuneArguments& a) {
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
   const auto words = a.words.empty() ? style : a.words;
-  auto painter = Painter::open(a.base, a.text_model, a.threads, a.seed, {.caption_drop = a.caption_drop});
-  if (a.full) painter.model().train_all();
-  else {
-    ft::Lora lora{.rank = a.lora_rank,
-                  .alpha = a.lora_alpha > 0 ? a.lora_alpha : static_cast<float>(a.lora_rank),
-                  .seed = a.seed};
-    if (!a.targets.empty()) lora.targets = ft::Targets(CLI::detail::split(a.targets, ','));
-    painter.model().attach(lora);
-  }
+  auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed, {.caption_drop = a.caption_drop});
+  a.lora.apply(painter.model(), a.run.seed);
   auto learned = styled(data, a.data, "train", style, words, painter.encoder());
   if (learned.flow.empty())
     throw Error(str(a.data, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
@@ -294,16 +251,16 @@ inline void train(const TuneArguments& a) {
              {{"base", a.base}, {"style", style}, {"words", words}}))
     return;
   const std::filesystem::path out = a.out;
-  const auto result = out / (a.full ? "model" : "adapter");
-  if (a.full) painter.save(result, words);
+  const auto result = out / (a.lora.full ? "model" : "adapter");
+  if (a.lora.full) painter.save(result, words);
   else painter.save_adapter(result, words);
   std::cout << "wrote " << result.string() << "; its style is called by \"" << words << "\"\n";
 }
 
 inline void add_train(CLI::App& app) {
   const auto a = std::make_shared<TuneArguments>();
-  a->lr = 2e-3;
   a->steps = 1500;
+  a->run.evaluate_every = 250;
   auto* c = app.add_subcommand("train", "Tune a base to the style of a set of pictures");
   a->add_to(*c);
   c->add_option("--base", a->base, "a folder that pretrain made")->required()->type_name("BASE");
@@ -313,13 +270,7 @@ inline void add_train(CLI::App& app) {
   c->add_option("--style", a->style,
                 "the style that is learned; needed where the set names none, or several, of which it picks one");
   c->add_option("--words", a->words, "what calls the style in prompts (default: the style's own name)");
-  auto* full = c->add_flag("--full", a->full, "train all weights (default: LoRA)");
-  c->add_option("--lora-rank", a->lora_rank, "LoRA's rank")
-      ->check(CLI::Range(1, 1024))
-      ->excludes(full)
-      ->capture_default_str();
-  c->add_option("--lora-alpha", a->lora_alpha, "LoRA's alpha; 0: the rank")->capture_default_str();
-  c->add_option("--targets", a->targets, "layers to adapt, by name: qkv,attn_proj (default: all linear ones)");
+  a->lora.add_to(*c);
   c->footer("Example:\n  image_style train --base examples/image_style/base --data build/painterly --out run");
   c->callback([a] { train(*a); });
 }

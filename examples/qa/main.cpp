@@ -50,31 +50,20 @@ std::vector<Record> of_split(const std::vector<Record>& records, const std::stri
 // --- train ---------------------------------------------------------------------------------------------------------
 
 struct TrainArguments : ModelArguments {
-  std::string data, out, targets;
-  bool full = false, recompute = false, resume = false, everything = false;
-  int lora_rank = 16;
-  float lora_alpha = 0, lora_dropout = 0, interpolate = 1;
+  std::string data, out;
+  examples::RunOptions run;
+  examples::LoraOptions lora{.alpha_per_rank = 2};
+  bool recompute = false, everything = false;
+  float interpolate = 1, weight_decay = 0;
   double lr = 0;
-  int64_t epochs = 4, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512, save_every = 0,
-          evaluate_every = 0, patience = 0;
-  std::string schedule = "cosine";
-  float warmup = 0.03f, weight_decay = 0, clip_norm = 1;
-  uint64_t seed = 42;
+  int64_t epochs = 4, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512;
   int samples = 2;
 };
 
 void train(const TrainArguments& a) {
   // 1. The model, with what is to be learned: an adapter, or all of it.
   auto lm = a.open();
-  if (a.full) lm.train_all();
-  else {
-    ft::Lora lora{.rank = a.lora_rank,
-                  .alpha = a.lora_alpha > 0 ? a.lora_alpha : 2.0f * static_cast<float>(a.lora_rank),
-                  .dropout = a.lora_dropout,
-                  .seed = a.seed};
-    if (!a.targets.empty()) lora.targets = ft::Targets(CLI::detail::split(a.targets, ','));
-    lm.attach(lora);
-  }
+  a.lora.apply(lm, a.run.seed);
   std::cout << lm.summary();
 
   // 2. The records as tokens: those to learn, and those held out to see when to stop.
@@ -90,7 +79,7 @@ void train(const TrainArguments& a) {
   const std::pair<ft::text::Dataset, ft::text::Dataset> parts =
       has_splits && !held_out_records.empty()
           ? std::pair(data, ft::text::Dataset(held_out_records, lm.tokenizer(), options))
-          : data.split(0.9, a.seed);
+          : data.split(0.9, a.run.seed);
   const auto &learned = parts.first, &held_out = parts.second;
   std::cout << "data: " << learned.size() << " examples, " << learned.tokens() << " tokens; held out "
             << held_out.size();
@@ -100,21 +89,15 @@ void train(const TrainArguments& a) {
 
   // 3. The run.
   const std::filesystem::path out = a.out;
-  const double lr = a.lr > 0 ? a.lr : a.full ? 3e-5 : 5e-4;
-  ft::Trainer trainer(lm, {.optimizer = {.lr = static_cast<float>(lr), .weight_decay = a.weight_decay},
-                           .schedule = examples::schedule_named(a.schedule, a.warmup),
-                           .epochs = a.epochs,
-                           .max_steps = a.max_steps,
-                           .batch_tokens = a.batch_tokens,
-                           .micro_batch_tokens = a.micro_batch_tokens,
-                           .clip_norm = a.clip_norm,
-                           .recompute = a.recompute,
-                           .seed = a.seed,
-                           .evaluate_every = a.evaluate_every,
-                           .patience = a.patience,
-                           .out_dir = out,
-                           .save_every = a.save_every,
-                           .resume = a.resume});
+  const double lr = a.lr > 0 ? a.lr : a.lora.full ? 3e-5 : 5e-4;
+  auto config = a.run.config(out);
+  config.optimizer = {.lr = static_cast<float>(lr), .weight_decay = a.weight_decay};
+  config.epochs = a.epochs;
+  config.max_steps = a.max_steps;
+  config.batch_tokens = a.batch_tokens;
+  config.micro_batch_tokens = a.micro_batch_tokens;
+  config.recompute = a.recompute;
+  ft::Trainer trainer(lm, config);
   const auto plan = trainer.plan(learned);
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
@@ -135,17 +118,14 @@ void train(const TrainArguments& a) {
   progress.finish();
 
   // 4. What it came to.
-  if (!report.finished) {
-    std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
+  if (!examples::report_run(
+          out, plan, report,
+          {{"model", a.model}, {"data", a.data}, {"seed", a.run.seed}, {"lr", lr}, {"interpolate", a.interpolate}}))
     return;
-  }
-  if (!a.full) lm.interpolate(a.interpolate);
-  const auto result = out / (a.full ? "model" : "adapter");
-  if (a.full) lm.save_pretrained(result);
+  if (!a.lora.full) lm.interpolate(a.interpolate);
+  const auto result = out / (a.lora.full ? "model" : "adapter");
+  if (a.lora.full) lm.save_pretrained(result);
   else lm.save_adapter(result);
-  examples::write_report(
-      out, plan, report,
-      {{"model", a.model}, {"data", a.data}, {"seed", a.seed}, {"lr", lr}, {"interpolate", a.interpolate}});
   std::cout << "wrote " << result.string() << '\n';
 }
 
@@ -159,34 +139,17 @@ void add_train(CLI::App& app) {
       ->required()
       ->type_name("DATA.jsonl");
   c->add_option("--out", a->out, "folder for the adapter or model, checkpoint, metrics")->required()->type_name("RUN");
-  auto* full = c->add_flag("--full", a->full, "train all weights (default: LoRA)");
-  c->add_option("--lora-rank", a->lora_rank, "LoRA's rank")
-      ->check(CLI::Range(1, 1024))
-      ->excludes(full)
-      ->capture_default_str();
-  c->add_option("--lora-alpha", a->lora_alpha, "LoRA's alpha; 0: twice the rank")->capture_default_str();
-  c->add_option("--lora-dropout", a->lora_dropout, "dropout of the adapter's input")
-      ->check(CLI::Range(0.0, 0.99))
-      ->capture_default_str();
+  a->lora.add_to(*c);
   c->add_option("--interpolate", a->interpolate,
                 "share of the trained adapter that is saved: less than 1 answers a little worse and forgets much less")
       ->check(CLI::Range(0.0, 1.0))
-      ->excludes(full)
+      ->excludes(c->get_option("--full"))
       ->capture_default_str();
-  c->add_option("--targets", a->targets, "layers to adapt, by name: q_proj,v_proj (default: all linear ones)");
   c->add_option("--lr", a->lr, "learning rate; 0: 5e-4 for LoRA, 3e-5 for --full")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  c->add_option("--schedule", a->schedule, "of the learning rate")
-      ->check(CLI::IsMember({"cosine", "linear", "constant"}))
-      ->capture_default_str();
-  c->add_option("--warmup", a->warmup, "share of the steps (or, from 1, their number)")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  a->run.add_to(*c);
   c->add_option("--weight-decay", a->weight_decay, "decoupled; none for norms and biases")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  c->add_option("--clip-norm", a->clip_norm, "of all gradients; 0: no clipping")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->add_option("--epochs", a->epochs, "times through the data")->check(CLI::PositiveNumber)->capture_default_str();
@@ -202,21 +165,9 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   c->add_flag("--loss-on-everything", a->everything, "learn the questions too (default: the answers alone)");
   c->add_flag("--recompute", a->recompute, "less memory for a third more time (default: off)");
-  c->add_option("--evaluate-every", a->evaluate_every, "steps; 0: each epoch")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  c->add_option("--patience", a->patience,
-                "stop after so many evaluations without a better one, keep the best; 0: never")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
   c->add_option("--samples", a->samples, "held-out questions answered at each evaluation")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  c->add_option("--save-every", a->save_every, "steps between checkpoints; 0: only when stopped by SIGINT or SIGTERM")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  c->add_flag("--resume", a->resume, "go on from RUN's checkpoint, where there is one (default: start afresh)");
-  c->add_option("--seed", a->seed, "of the data's order, LoRA's start, dropout")->capture_default_str();
   c->footer("Example:\n  qa train --model SmolLM2-135M-Instruct.Q4_1.gguf --data facts.jsonl --out run --epochs 4");
   c->callback([a] { train(*a); });
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/models/registry.hpp>      // Checkpoint, make_language_model
 #include <ftlib/nn/peft.hpp>              // attach, save_peft, load_peft
+#include <ftlib/nn/trainable.hpp>         // with_adapters, train_all, detach, merge
 #include <ftlib/text/generate.hpp>        // TokenGenerator, TextStream
 #include <ftlib/text/tokenizer.hpp>       // Tokenizer
 #include <ftlib/text/tokenizer_json.hpp>  // tokenizer_json
@@ -78,43 +79,28 @@ template <Scalar T, Device D> class CausalLM {
   }
 
   /// Every parameter once, adapters' included.
-  std::vector<Parameter<T, D>*> parameters() {
-    std::vector<Parameter<T, D>*> all = base_parameters();
-    for (std::size_t i = 0, n = all.size(); i < n; ++i)
-      if (all[i]->adapter) all[i]->adapter->visit([&](Parameter<T, D>& w) { all.push_back(&w); });
-    return all;
-  }
+  std::vector<Parameter<T, D>*> parameters() { return with_adapters<T, D>(base_parameters()); }
 
   /// Freezes the model and hangs a LoRA onto it: only the adapter learns.
   void attach(const Lora& lora) {
     detach();
-    const auto base = base_parameters();
-    ft::attach<T, D>(*ctx_, base, lora);
+    ft::attach<T, D>(*ctx_, base_parameters(), lora);
     lora_ = lora;
   }
   /// Full fine-tuning: every weight is brought into the compute type and learns.
   void train_all() {
-    detach();
-    for (Parameter<T, D>* w : base_parameters()) {
-      if (!w->value) w->value = dense(*ctx_, *w);
-      w->stored = {};
-      w->trainable = true;
-    }
+    ft::train_all<T, D>(*ctx_, base_parameters());
+    lora_.reset();
   }
   /// Takes the adapter off; the model answers as before.
   void detach() {
-    for (Parameter<T, D>* w : base_parameters()) w->adapter.reset();
+    ft::detach<T, D>(base_parameters());
     lora_.reset();
   }
   /// Folds the adapter into the weights, which are in the compute type from then on.
   void merge() {
-    if (!lora_) throw Error("merge: there is no adapter");
-    for (Parameter<T, D>* w : base_parameters())
-      if (w->adapter) {
-        w->value = w->adapter->merged(*ctx_, *w);
-        w->stored = {};
-      }
-    detach();
+    ft::merge<T, D>(*ctx_, base_parameters());
+    lora_.reset();
   }
 
   /// Goes back towards the base: `share` of what the adapter adds stays, 0 none of it, 1 all. A share of 0.6 costs few
