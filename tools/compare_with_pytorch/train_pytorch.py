@@ -20,48 +20,19 @@ try:
     from safetensors.torch import load_file
     from torch import nn
     from torch.nn import functional as F
+
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    import reference_mmjit
 except ImportError as error:
     sys.exit(f"train_pytorch.py: {error}\n  hint: pip install -r tools/requirements-reference.txt")
 
 EPS = 0.05  # 1 - t counts as this at least
-
-
-class RMSNorm(nn.Module):
-    def __init__(self, size):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(size))
-
-    def forward(self, x):
-        return F.rms_norm(x, x.shape[-1:], self.weight, 1e-6)
-
-
-class Mlp(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        inner = (int(c["hidden_size"] * c["mlp_ratio"]) + 7) // 8 * 8
-        self.w1 = nn.Linear(c["hidden_size"], inner, bias=False)
-        self.w3 = nn.Linear(c["hidden_size"], inner, bias=False)
-        self.w2 = nn.Linear(inner, c["hidden_size"], bias=False)
-
-    def forward(self, x):
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+reference_mmjit.RMSNorm.forward = lambda self, x: F.rms_norm(x, x.shape[-1:], self.weight, 1e-6)  # the fused one
 
 
 def turn(x, cos, sin):
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-
-
-def angles_of(c, texts):
-    """Cosines and sines (texts + patches, hd / 2): text positions in one axis, then the grid in two."""
-    def frequencies(size):
-        return c["rope_theta"] ** -(torch.arange(0, size, 2, dtype=torch.float32) / size)
-    text = torch.outer(torch.arange(texts, dtype=torch.float32), frequencies(c["head_dim"]))
-    side = c["image_size"] // c["patch_size"]
-    axis = torch.outer(torch.arange(side, dtype=torch.float32), frequencies(c["head_dim"] // 2))
-    grid = torch.cat([axis[:, None].expand(side, side, -1), axis[None].expand(side, side, -1)], dim=-1)
-    angles = torch.cat([text, grid.reshape(side * side, -1)])
-    return angles.cos(), angles.sin()
 
 
 def attend(qkv, cos, sin, mask, block):
@@ -73,85 +44,34 @@ def attend(qkv, cos, sin, mask, block):
     return y.transpose(1, 2).reshape(batch, n, -1)
 
 
-def add_stream(module, prefix, c):
-    width, inner = c["hidden_size"], c["num_heads"] * c["head_dim"]
-    setattr(module, prefix + "norm1", RMSNorm(width))
-    setattr(module, prefix + "norm2", RMSNorm(width))
-    setattr(module, prefix + "qkv", nn.Linear(width, 3 * inner))
-    setattr(module, prefix + "attn_proj", nn.Linear(inner, width))
-    setattr(module, prefix + "mlp", Mlp(c))
+def text_block(block, txt, cos, sin, mask):
+    txt = txt + block.attn_proj(attend(block.qkv(block.norm1(txt)), cos, sin, mask, block))
+    return txt + block.mlp(block.norm2(txt))
 
 
-class TextBlock(nn.Module):
+def double_block(block, img, txt, condition, cos, sin, mask):
+    shift1 = scale1 = shift2 = scale2 = 0
+    gate1 = gate2 = 1
+    if condition is not None:
+        shift1, scale1, gate1, shift2, scale2, gate2 = block.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
+    qkv = torch.cat(
+        [block.txt_qkv(block.txt_norm1(txt)), block.img_qkv(block.img_norm1(img) * (1 + scale1) + shift1)], dim=1)
+    y, texts = attend(qkv, cos, sin, mask, block), txt.shape[1]
+    img = img + gate1 * block.img_attn_proj(y[:, texts:])
+    img = img + gate2 * block.img_mlp(block.img_norm2(img) * (1 + scale2) + shift2)
+    if block.last:
+        return img, txt
+    txt = txt + block.txt_attn_proj(y[:, :texts])
+    return img, txt + block.txt_mlp(block.txt_norm2(txt))
+
+
+class BatchedMMJiT(reference_mmjit.MMJiT):
+    """The same modules over a batch: captions padded to the longest, fused attention."""
+
     def __init__(self, c):
-        super().__init__()
-        add_stream(self, "", c)
-        self.q_norm, self.k_norm = RMSNorm(c["head_dim"]), RMSNorm(c["head_dim"])
-
-    def forward(self, txt, cos, sin, mask):
-        txt = txt + self.attn_proj(attend(self.qkv(self.norm1(txt)), cos, sin, mask, self))
-        return txt + self.mlp(self.norm2(txt))
-
-
-class DoubleBlock(nn.Module):
-    def __init__(self, c, last):
-        super().__init__()
-        add_stream(self, "img_", c)
-        add_stream(self, "txt_", c)
-        self.q_norm, self.k_norm = RMSNorm(c["head_dim"]), RMSNorm(c["head_dim"])
-        self.adaln = c["conditioning"] == "adaln_zero"
-        if self.adaln:
-            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(c["hidden_size"], 6 * c["hidden_size"]))
-        self.last = last
-
-    def forward(self, img, txt, condition, cos, sin, mask):
-        shift1 = scale1 = shift2 = scale2 = 0
-        gate1 = gate2 = 1
-        if self.adaln:
-            shift1, scale1, gate1, shift2, scale2, gate2 = self.adaLN_modulation(condition)[:, None].chunk(6, dim=-1)
-        qkv = torch.cat(
-            [self.txt_qkv(self.txt_norm1(txt)), self.img_qkv(self.img_norm1(img) * (1 + scale1) + shift1)], dim=1)
-        y = attend(qkv, cos, sin, mask, self)
-        texts = txt.shape[1]
-        img = img + gate1 * self.img_attn_proj(y[:, texts:])
-        img = img + gate2 * self.img_mlp(self.img_norm2(img) * (1 + scale2) + shift2)
-        if self.last:
-            return img, txt
-        txt = txt + self.txt_attn_proj(y[:, :texts])
-        return img, txt + self.txt_mlp(self.txt_norm2(txt))
-
-
-def sincos_positions(c):
-    side, waves = c["image_size"] // c["patch_size"], c["hidden_size"] // 4
-    omega = 10000.0 ** -(torch.arange(waves, dtype=torch.float64) / waves)
-    row, column = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    parts = []
-    for place in (column, row):
-        angle = place.reshape(-1, 1) * omega
-        parts += [angle.sin(), angle.cos()]
-    return torch.cat(parts, dim=1).float()
-
-
-class MMJiT(nn.Module):
-    def __init__(self, c):
-        super().__init__()
-        self.c, self.adaln = c, c["conditioning"] == "adaln_zero"
-        width, p = c["hidden_size"], c["patch_size"]
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, c["txt_input_size"]))
-        self.img_embedder = nn.ModuleDict({"proj1": nn.Conv2d(c["in_channels"], c["pca_channels"], p, p, bias=False),
-                                           "proj2": nn.Conv2d(c["pca_channels"], width, 1)})
-        self.txt_embedder = nn.Linear(c["txt_input_size"], width, bias=False)
-        if self.adaln:
-            self.t_embedder = nn.ModuleDict(
-                {"mlp": nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))})
-            self.pooled_embedder = nn.Linear(c["txt_input_size"], width, bias=False)
-        self.txt_preamble_blocks = nn.ModuleList(TextBlock(c) for _ in range(c["txt_preamble_depth"]))
-        self.double_blocks = nn.ModuleList(DoubleBlock(c, i + 1 == c["depth_double"]) for i in range(c["depth_double"]))
-        final = {"norm_final": RMSNorm(width), "linear": nn.Linear(width, p * p * c["in_channels"])}
-        if self.adaln:
-            final["adaLN_modulation"] = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
-        self.final_layer = nn.ModuleDict(final)
-        self.register_buffer("positions", sincos_positions(c), persistent=False)
+        super().__init__(c)
+        self.register_buffer("positions", reference_mmjit.sincos_positions(c), persistent=False)
+        self.register_buffer("grid", reference_mmjit.grid_angles(c), persistent=False)
 
     def forward(self, z, t, captions):
         """captions: a list of (rows, W); none: dropped. mask_token fills up to prompt_length, which is 1 here."""
@@ -159,23 +79,24 @@ class MMJiT(nn.Module):
         captions = [s if len(s) else self.mask_token[0] for s in captions]
         lengths = torch.tensor([len(s) for s in captions])
         states = nn.utils.rnn.pad_sequence(captions, batch_first=True)
-        texts, patches = states.shape[1], (c["image_size"] // c["patch_size"]) ** 2
+        texts, patches = states.shape[1], len(self.positions)
         seen = torch.arange(texts) < lengths[:, None]
         img = self.img_embedder["proj2"](self.img_embedder["proj1"](z)).flatten(2).transpose(1, 2) + self.positions
         txt = self.txt_embedder(states)
         condition = None
-        if self.adaln:
+        if c["conditioning"] == "adaln_zero":
             angle = t[:, None] * torch.exp(-math.log(10000.0) * torch.arange(128) / 128)
             pooled = states.sum(1) / lengths[:, None]  # padding is zero
             condition = self.t_embedder["mlp"](torch.cat([angle.cos(), angle.sin()], 1)) + self.pooled_embedder(pooled)
-        cos, sin = angles_of(c, texts)
+        angles = torch.cat([reference_mmjit.text_angles(texts, c), self.grid])
+        cos, sin = angles.cos(), angles.sin()
         for block in self.txt_preamble_blocks:
-            txt = block(txt, cos[:texts], sin[:texts], seen[:, None, None])
+            txt = text_block(block, txt, cos[:texts], sin[:texts], seen[:, None, None])
         mask = torch.cat([seen, torch.ones(batch, patches, dtype=torch.bool)], 1)[:, None, None]
         for block in self.double_blocks:
-            img, txt = block(img, txt, condition, cos, sin, mask)
+            img, txt = double_block(block, img, txt, condition, cos, sin, mask)
         img = self.final_layer["norm_final"](img)
-        if self.adaln:
+        if condition is not None:
             shift, scale = self.final_layer["adaLN_modulation"](condition)[:, None].chunk(2, dim=-1)
             img = img * (1 + scale) + shift
         side, p = c["image_size"] // c["patch_size"], c["patch_size"]
@@ -224,7 +145,7 @@ def main():
     path = args.base / "model.safetensors"
     metadata = safe_open(path, "pt").metadata()
     config, encoding = json.loads(metadata["config"]), json.loads(metadata["text_encoding"])
-    model = MMJiT(config)
+    model = BatchedMMJiT(config)
     model.load_state_dict({k: v.float() for k, v in load_file(path).items()})
     if args.lora:
         add_lora(model, args.rank)
