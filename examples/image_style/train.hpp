@@ -119,17 +119,14 @@ class ReadingProgress {
 // --- pretrain --------------------------------------------------------------------------------------------------------
 
 struct PretrainArguments : TrainArguments {
-  std::string conditioning = "adaln", before = "Emoji:";
+  std::string from, conditioning = "adaln", before = "Emoji:";
   std::int64_t layer = 14, width = 256, depth = 5, text_depth = 1, heads = 4, patch = 8;
 };
 
-inline void pretrain(const PretrainArguments& a) {
-  const auto data = Data::open(a.data);
-  std::vector<std::int64_t> all(static_cast<std::size_t>(data.size()));
-  std::iota(all.begin(), all.end(), std::int64_t{0});
+/// A model that has learned nothing yet, and how its captions are read.
+inline Painter unlearned(const PretrainArguments& a, const Data& data) {
   std::vector<std::string> captions;
   for (const auto& sample : data.samples()) captions.push_back(sample.caption);
-
   auto encoder = Encoder::open(a.text_model, {.layer = a.layer, .before = a.before}, a.threads);
   std::cout << "reading " << captions.size() << " captions\n" << std::flush;
   {
@@ -152,13 +149,23 @@ inline void pretrain(const PretrainArguments& a) {
   config.check("pretrain");
   auto model = Model::initial(config, a.run.seed,
                               {.threads = a.threads, .seed = a.run.seed, .flow = {.caption_drop = a.caption_drop}});
-  Painter painter(std::move(model), std::move(encoder), a.style);
+  return {std::move(model), std::move(encoder), a.style};
+}
+
+inline void pretrain(const PretrainArguments& a) {
+  const auto data = Data::open(a.data);
+  auto painter = a.from.empty()
+                     ? unlearned(a, data)
+                     : Painter::open(a.from, a.text_model, a.threads, a.run.seed, {.caption_drop = a.caption_drop});
+  painter.model().train_all();
   std::int64_t parameters = 0;
   for (const auto* w : painter.model().parameters()) parameters += w->count();
   std::cout << "model: " << ft::pretty_count(parameters) << " parameters\n";
 
   // All subjects are learned, in every style: what is held out of a new style must be known in the others. So what is
   // looked at in between are pictures of the set, with fixed times and noises.
+  std::vector<std::int64_t> all(static_cast<std::size_t>(data.size()));
+  std::iota(all.begin(), all.end(), std::int64_t{0});
   auto examples = examples_of(data, a.data, all, painter.encoder());
   Examples some;
   for (const auto i : spread(256, examples.flow.size())) {
@@ -166,9 +173,9 @@ inline void pretrain(const PretrainArguments& a) {
     some.captions.push_back(examples.captions[i]);
   }
   if (!learn(painter, a, std::move(examples.flow), std::move(some),
-             {{"parameters", parameters}, {"config", config.to_json()}}))
+             {{"parameters", parameters}, {"config", painter.model().config().to_json()}}))
     return;
-  painter.save(a.out, a.style);
+  painter.save(a.out, painter.base_style());
   std::cout << "wrote " << Painter::file_of(a.out).string() << '\n';
 }
 
@@ -183,6 +190,9 @@ inline void add_pretrain(CLI::App& app) {
   c->add_option("--out", a->out, "folder for the base, checkpoint, metrics, samples")->required()->type_name("BASE");
   c->add_option("--style", a->style, "the words that call the base's own style, for captions that name none")
       ->capture_default_str();
+  c->add_option("--from", a->from,
+                "go on from a finished base, whose making the options below are then (default: from nothing)")
+      ->type_name("BASE");
   c->add_option("--layer", a->layer, "of the text model, whose hidden states are the captions")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
