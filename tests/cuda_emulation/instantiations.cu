@@ -9,6 +9,7 @@
 #include <ftlib/ops/softmax.cuda.cuh>
 #include <ftlib/optim/adamw.cuda.cuh>
 #include <ftlib/optim/clip.cuda.cuh>
+#include <ftlib/tensor/stored.cuda.cuh>
 
 namespace ft::inline FTLIB_ABI {
 
@@ -45,6 +46,7 @@ namespace ft::inline FTLIB_ABI {
   template void sum_backward<T>(Context<Cuda>&, View<T>, In<T>, double);                                             \
   template void mean_squared_error_forward<T>(Context<Cuda>&, View<T>, In<T>, In<T>);                                \
   template void mean_squared_error_backward<T>(Context<Cuda>&, View<T>, View<T>, In<T>, In<T>, In<T>);               \
+  template void dequantise<T>(Context<Cuda>&, View<T>, const Stored<Cuda>&);                                         \
   template void fill<T>(Context<Cuda>&, View<T>, T);                                                                 \
   template void copy<T, T>(Context<Cuda>&, View<T>, View<const T>);                                                  \
   template void accumulate<T>(Context<Cuda>&, View<T>, View<const T>);                                               \

@@ -19,23 +19,25 @@ using std::uint32_t;
 using std::uint64_t;
 using std::uint8_t;
 
+// Conversions are constexpr, so that nvcc lets kernels call them (--expt-relaxed-constexpr).
+
 /// bfloat16: the upper half of a float (8 bits of exponent, 7 of mantissa). Rounds to nearest even; NaN stays NaN.
 struct bfloat16 {
   uint16_t bits = 0;
   bfloat16() = default;
-  explicit bfloat16(float x) {
+  constexpr explicit bfloat16(float x) {
     const auto u = std::bit_cast<uint32_t>(x);
     bits = (u & 0x7fffffffu) > 0x7f800000u ? static_cast<uint16_t>((u >> 16) | 0x40u)
                                            : static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  constexpr explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
 /// IEEE 754 binary16. Conversion rounds to nearest even, keeps subnormals, infinities and NaN.
 struct half {
   uint16_t bits = 0;
   half() = default;
-  explicit half(float x) {
+  constexpr explicit half(float x) {
     const auto u = std::bit_cast<uint32_t>(x);
     const uint32_t sign = (u >> 16) & 0x8000u, magnitude = u & 0x7fffffffu;
     if (magnitude >= 0x47800000u) {  // 65536 and above, infinity, NaN
@@ -48,7 +50,7 @@ struct half {
       bits = static_cast<uint16_t>(sign | ((magnitude + 0xc8000000u + 0xfffu + odd) >> 13));
     }
   }
-  explicit operator float() const {
+  constexpr explicit operator float() const {
     const uint32_t sign = static_cast<uint32_t>(bits & 0x8000u) << 16, rest = bits & 0x7fffu;
     if (rest >= 0x7c00u) return std::bit_cast<float>(sign | 0x7f800000u | ((rest & 0x3ffu) << 13));
     if (rest < 0x400u) {  // zero and subnormals: rest * 2^-24

@@ -3,6 +3,9 @@
 #pragma once
 #include <ftlib/autograd/parameter.hpp>
 #include <ftlib/tensor/stored.cpu.hpp>  // dequantise
+#if FTLIB_WITH_CUDA
+#include <ftlib/tensor/stored.cuda.cuh>
+#endif
 
 #include <algorithm>  // std::copy_n
 #include <map>        // std::map

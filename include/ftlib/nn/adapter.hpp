@@ -2,6 +2,9 @@
 #pragma once
 #include <ftlib/ops/linear.hpp>         // linear
 #include <ftlib/tensor/stored.cpu.hpp>  // dequantise
+#if FTLIB_WITH_CUDA
+#include <ftlib/tensor/stored.cuda.cuh>
+#endif
 
 #include <functional>  // std::function
 #include <string>      // std::string

@@ -1,7 +1,7 @@
 // ops/embedding.cuda.cuh: the embedding look-up on the GPU, forward and backward.
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>  // load, store
-#include <ftlib/tensor/stored.hpp>     // Stored
+#include <ftlib/tensor/pack.cuda.cuh>    // load, store
+#include <ftlib/tensor/stored.cuda.cuh>  // dequantise_blocks, blocks_of
 
 #include <algorithm>  // std::stable_sort
 #include <numeric>    // std::iota
@@ -45,18 +45,8 @@ __global__ void __launch_bounds__(128)
   }
 }
 
-template <class W, class T>
-void embedding_of(Context<Cuda>& ctx, View<T> y, const std::byte* data, const int32_t* ids, float scale) {
-  constexpr int V = pack_size<T, W>;
-  const auto* const w = reinterpret_cast<const W*>(data);
-  const bool packs = y.cols() % V == 0 && aligned16(y.data, w);
-  launch(packs ? embedding_kernel<T, W, V> : embedding_kernel<T, W, 1>, grid_of(y.rows()), 128, 0, ctx.stream(), y.data,
-         w, ids, y.cols(), static_cast<accumulate_t<T>>(scale));
-}
-
 }  // namespace detail
 
-/// Throws Error for a quantised weight: its blocks are not read on the GPU yet.
 template <Scalar T>
 void embedding_forward(Context<Cuda>& ctx,
                        View<T> y,                        // (N, C)  assigned
@@ -64,20 +54,19 @@ void embedding_forward(Context<Cuda>& ctx,
                        const std::vector<int32_t>& ids,  // (N)
                        float scale) {
   const auto on_device = ctx.upload(ids);
-  const int32_t* const id = on_device.get();
-  switch (w.type) {
-    case DType::f32:
-      return detail::embedding_of<float>(ctx, y, w.data, id, scale);
-    case DType::f64:
-      return detail::embedding_of<double>(ctx, y, w.data, id, scale);
-    case DType::f16:
-      return detail::embedding_of<half>(ctx, y, w.data, id, scale);
-    case DType::bf16:
-      return detail::embedding_of<bfloat16>(ctx, y, w.data, id, scale);
-    default:
-      throw Error(str("embedding: a weight stored as ", w.type, " is not read on the GPU yet"),
-                  "convert it to the compute type when it is loaded.");
-  }
+  const auto factor = static_cast<accumulate_t<T>>(scale);
+  detail::with_dtype(w.type, [&]<DType type>() {
+    if constexpr (is_quantised(type)) {
+      detail::dequantise_blocks<type>(ctx, y, w, on_device.get(), factor);
+    } else {
+      using W = typename detail::BlockOf<type>::Block;
+      constexpr int V = detail::pack_size<T, W>;
+      const W* const from = detail::blocks_of<type>(w);
+      const bool packs = y.cols() % V == 0 && detail::aligned16(y.data, from);
+      launch(packs ? detail::embedding_kernel<T, W, V> : detail::embedding_kernel<T, W, 1>, detail::grid_of(y.rows()),
+             128, 0, ctx.stream(), y.data, from, on_device.get(), y.cols(), factor);
+    }
+  });
 }
 
 template <Scalar T>
