@@ -1,6 +1,7 @@
 // tests/cuda_emulation/instantiations.cu: every kernel for every type, for tools/check_cuda.py to compile and to look
 // into.
 #include <ftlib/ops/activation.cuda.cuh>
+#include <ftlib/ops/cross_entropy.cuda.cuh>
 #include <ftlib/ops/dropout.cuda.cuh>
 #include <ftlib/ops/elementwise.cuda.cuh>
 #include <ftlib/ops/embedding.cuda.cuh>
@@ -28,6 +29,10 @@ namespace ft::inline FTLIB_ABI {
                                        In<T>, In<T>, In<accumulate_t<T>>, In<accumulate_t<T>>);                      \
   template void softmax_forward<T>(Context<Cuda>&, View<T>, In<T>, SoftmaxResult);                                   \
   template void softmax_backward<T>(Context<Cuda>&, View<T>, In<T>, In<T>, SoftmaxResult);                           \
+  template void softmax_cross_entropy<T>(Context<Cuda>&, View<accumulate_t<T>>, View<T>, In<int32_t>, bool,          \
+                                         In<accumulate_t<T>>);                                                       \
+  template void gather_rows<T>(Context<Cuda>&, View<T>, In<T>, In<int32_t>);                                         \
+  template void scatter_rows<T>(Context<Cuda>&, View<T>, In<T>, In<int32_t>, In<accumulate_t<T>>);                   \
   template void dropout_mask<T>(Context<Cuda>&, View<T>, In<T>, float, uint64_t, uint64_t);                          \
   template void rope_turn<T>(Context<Cuda>&, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T);             \
   template void embedding_forward<T>(Context<Cuda>&, View<T>, const Stored<Cuda>&, const std::vector<int32_t>&,      \

@@ -24,7 +24,7 @@ struct LinearCrossEntropy {
   std::vector<HostArray> inputs(Random& random) const {
     return {activation(random, {N, C}), parameter(random, {V, C})};
   }
-  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+  template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
     a.w[0].trainable = !frozen;
     return linear_cross_entropy(ctx, a.x[0], a.w[0], targets(), chunk_bytes);
   }

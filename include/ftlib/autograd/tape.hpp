@@ -235,12 +235,12 @@ template <Scalar T, Device D> class Gradients {
   }
 
   /// Where to add the gradient of parameter w; an empty view where it is frozen.
-  View<accumulate_t<T>> add(Parameter<T, D>& w) {
+  template <Scalar U> View<accumulate_t<U>> add(Parameter<U, D>& w) {
     if (!w.trainable) return {};
-    if (!w.grad) w.grad = Tensor<accumulate_t<T>, D>::zeros(tape_.ctx_, w.shape());
+    if (!w.grad) w.grad = Tensor<accumulate_t<U>, D>::zeros(tape_.ctx_, w.shape());
     return w.grad.view();
   }
-  View<accumulate_t<T>> add(Parameter<T, D>* w) { return w ? add(*w) : View<accumulate_t<T>>{}; }
+  template <Scalar U> View<accumulate_t<U>> add(Parameter<U, D>* w) { return w ? add(*w) : View<accumulate_t<U>>{}; }
 
  private:
   Tape<D>& tape_;

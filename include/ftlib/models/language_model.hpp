@@ -60,10 +60,10 @@ template <Scalar T, Device D> class KvCache {
 
 /// Where each token of a packed batch stands: made once a forward pass, used by every layer.
 template <Device D> struct Placement {
-  Tensor<int32_t, D> positions;     // (N)  within its sequence, earlier cached tokens counted
-  std::vector<Segment> segments;    // which keys each sequence's queries see
-  std::vector<int32_t> cache_rows;  // (N)  the cache's row for each token; empty without a cache
-  int64_t length = 0;               // the largest position plus one
+  Tensor<int32_t, D> positions;   // (N)  within its sequence, earlier cached tokens counted
+  std::vector<Segment> segments;  // which keys each sequence's queries see
+  Tensor<int32_t, D> cache_rows;  // (N)  the cache's row for each token; empty without a cache
+  int64_t length = 0;             // the largest position plus one
 };
 
 template <Scalar T, Device D> struct ForwardOptions {
@@ -77,7 +77,7 @@ template <Scalar T, Device D> struct ForwardOptions {
 template <Scalar T, Device D>
 Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) {
   Placement<D> p;
-  std::vector<int32_t> positions;
+  std::vector<int32_t> positions, cache_rows;
   for (int64_t i = 0; i < batch.sequences(); ++i) {
     const int64_t begin = batch.starts[static_cast<std::size_t>(i)],
                   end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
@@ -93,13 +93,14 @@ Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOpti
                   "ask for fewer new tokens, or a larger context.");
     for (int64_t j = 0; j < n; ++j) {
       positions.push_back(static_cast<int32_t>(before + j));
-      p.cache_rows.push_back(static_cast<int32_t>(base + before + j));
+      cache_rows.push_back(static_cast<int32_t>(base + before + j));
     }
     p.segments.push_back({begin, end, base, base + before + n});
     options.cache->length(slot) += n;
   }
   for (const int32_t position : positions) p.length = std::max<int64_t>(p.length, position + 1);
   p.positions = Tensor<int32_t, D>(ctx, {batch.tokens()}, positions);
+  if (options.cache) p.cache_rows = Tensor<int32_t, D>(ctx, {batch.tokens()}, cache_rows);
   return p;
 }
 
@@ -137,9 +138,9 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
   const auto rows = [](const Tensor<T, D>& x, T* data) { return View<T>(data, {x.size(0), x.size(1) * x.size(2)}); };
   const Tensor<T, D> new_k = contiguous(ctx, k), new_v = contiguous(ctx, v);
   scatter_rows(ctx, rows(cache->k, cache->k.data()), View<const T>(new_k.data(), {k.size(0), k.size(1) * k.size(2)}),
-               at.cache_rows.data(), T(1));
+               at.cache_rows.view());
   scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}),
-               at.cache_rows.data(), T(1));
+               at.cache_rows.view());
   return attention(ctx, q, cache->k, cache->v, at.segments, options);
 }
 
@@ -165,7 +166,8 @@ template <Scalar T, Device D> class LanguageModel {
     return linear(ctx, hidden(ctx, batch, options), head());
   }
   /// The sum over targets of -log p(target): a scalar.
-  Tensor<T, D> nll_sum(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options = {}) {
+  Tensor<accumulate_t<T>, D> nll_sum(Context<D>& ctx, const PackedTokens& batch,
+                                     const ForwardOptions<T, D>& options = {}) {
     return linear_cross_entropy(ctx, hidden(ctx, batch, options), head(), batch.targets);
   }
 };

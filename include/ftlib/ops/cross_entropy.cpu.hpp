@@ -9,25 +9,27 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// nll[n] = -log softmax(logits[n])[target[n]]. With `gradient`, logits become softmax - onehot(target).
+/// nll[n] = -log softmax(logits[n])[target[n]]. With `gradient`, logits become scale (softmax - onehot(target)).
 template <Scalar T>
 void softmax_cross_entropy(Context<Cpu>& ctx,
-                           View<T> nll,             // (N)     assigned
-                           View<T> logits,          // (N, V)  in, and with `gradient` out
-                           const int32_t* targets,  // (N)     in [0, V)
-                           bool gradient) {
+                           View<accumulate_t<T>> nll,                        // (N)     assigned
+                           View<T> logits,                                   // (N, V)  in, and with `gradient` out
+                           In<int32_t> targets,                              // (N)     in [0, V)
+                           bool gradient, In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
   using Array = Eigen::Array<T, Eigen::Dynamic, 1>;
   const int64_t V = logits.cols();
+  const T whole = scale ? static_cast<T>(*scale.data) : T(1);
   parallel_for(ctx.pool(), logits.rows(), 1 + 8192 / V, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
       Eigen::Map<Array> row(logits.row(n), V);
-      const T most = row.maxCoeff(), wanted = row[targets[n]];
+      const int32_t target = targets.data[n];
+      const T most = row.maxCoeff(), wanted = row[target];
       row = (row - most).exp();
       const double sum = static_cast<double>(row.sum());
-      nll.data[n] = static_cast<T>(std::log(sum) - (static_cast<double>(wanted) - static_cast<double>(most)));
+      if (nll) nll.data[n] = static_cast<T>(std::log(sum) - (static_cast<double>(wanted) - static_cast<double>(most)));
       if (gradient) {
-        row *= static_cast<T>(1 / sum);
-        row[targets[n]] -= T(1);
+        row *= static_cast<T>(static_cast<double>(whole) / sum);
+        row[target] -= whole;
       }
     }
   });
@@ -36,24 +38,25 @@ void softmax_cross_entropy(Context<Cpu>& ctx,
 /// to[n] = from[rows[n]]
 template <Scalar T>
 void gather_rows(Context<Cpu>& ctx,
-                 View<T> to,             // (n, C)  assigned
-                 In<T> from,             // (N, C)
-                 const int32_t* rows) {  // (n)
+                 View<T> to,          // (n, C)  assigned
+                 In<T> from,          // (N, C)
+                 In<int32_t> rows) {  // (n)
   parallel_for(ctx.pool(), to.rows(), 1 + 8192 / to.cols(), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) std::copy_n(from.row(rows[n]), to.cols(), to.row(n));
+    for (int64_t n = begin; n < end; ++n) std::copy_n(from.row(rows.data[n]), to.cols(), to.row(n));
   });
 }
 
 /// to[rows[n]] = scale from[n]; no row twice.
 template <Scalar T>
 void scatter_rows(Context<Cpu>& ctx,
-                  View<T> to,           // (N, C)  rows named are assigned, others left
-                  In<T> from,           // (n, C)
-                  const int32_t* rows,  // (n)
-                  T scale) {
+                  View<T> to,                        // (N, C)  rows named are assigned, others left
+                  In<T> from,                        // (n, C)
+                  In<int32_t> rows,                  // (n)
+                  In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
+  const T factor = scale ? static_cast<T>(*scale.data) : T(1);
   parallel_for(ctx.pool(), from.rows(), 1 + 8192 / from.cols(), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n)
-      for (int64_t c = 0; c < from.cols(); ++c) to.row(rows[n])[c] = scale * from.row(n)[c];
+      for (int64_t c = 0; c < from.cols(); ++c) to.row(rows.data[n])[c] = factor * from.row(n)[c];
   });
 }
 

@@ -4,6 +4,9 @@
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/cross_entropy.cpu.hpp>
 #include <ftlib/ops/linear.hpp>  // detail::project
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/cross_entropy.cuda.cuh>
+#endif
 
 #include <vector>  // std::vector
 
@@ -12,73 +15,75 @@ namespace ft::inline FTLIB_ABI {
 /// The target of a row that has none.
 inline constexpr int32_t ignored_target = -100;
 
-/// sum over rows with a target of -log softmax(h W^T)[target]: (N, C), (V, C), (N) -> ().
-/// `targets` holds a token in [0, V) or ignored_target. Logits live in chunks of at most `chunk_bytes`. Where W is
-/// frozen the gradient of h is made in the forward pass, while a chunk's logits are at hand; where W is trained the
-/// chunks are computed again in backward, because dW must wait for the gradient that comes in. The idea of fusing head
-/// and loss: Wijmans et al., arXiv:2411.09009; Hsu et al., arXiv:2410.10989.
+/// sum over rows with a target of -log softmax(h W^T)[target]: (N, C), (V, C), (N) -> (), in the type that sums are
+/// kept in. `targets` holds a token in [0, V) or ignored_target. Logits live in chunks of at most `chunk_bytes`. Where
+/// W is frozen the gradient of h is made in the forward pass, while a chunk's logits are at hand; where W is trained
+/// the chunks are computed again in backward, because dW must wait for the gradient that comes in. The idea of fusing
+/// head and loss: Wijmans et al., arXiv:2411.09009; Hsu et al., arXiv:2410.10989.
 template <Scalar T, Device D>
-Tensor<T, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h_, Parameter<T, D>& w,
-                                  const std::vector<int32_t>& targets, int64_t chunk_bytes = int64_t{64} << 20) {
+Tensor<accumulate_t<T>, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h_, Parameter<T, D>& w,
+                                                const std::vector<int32_t>& targets,
+                                                int64_t chunk_bytes = int64_t{64} << 20) {
+  using A = accumulate_t<T>;
   detail::check_linear<T, D>("linear_cross_entropy", h_.shape(), w, nullptr);
   const Tensor<T, D> h = contiguous(ctx, h_);
   const int64_t V = w.shape()[0], C = w.shape()[1];
   if (static_cast<int64_t>(targets.size()) != h.rows())
     throw Error(str("linear_cross_entropy: ", targets.size(), " targets do not fit h ", h.shape()));
-  std::vector<int32_t> rows, wanted;  // the rows that have a target, and the targets
+  std::vector<int32_t> rows_, wanted_;  // the rows that have a target, and the targets
   for (std::size_t n = 0; n < targets.size(); ++n) {
     if (targets[n] == ignored_target) continue;
     if (targets[n] < 0 || targets[n] >= V)
       throw Error(str("linear_cross_entropy: target ", targets[n], " of row ", n, " is outside the vocabulary of ", V));
-    rows.push_back(static_cast<int32_t>(n));
-    wanted.push_back(targets[n]);
+    rows_.push_back(static_cast<int32_t>(n));
+    wanted_.push_back(targets[n]);
   }
-  const int64_t n_rows = static_cast<int64_t>(rows.size());
+  const int64_t n_rows = static_cast<int64_t>(rows_.size());
+  const Tensor<int32_t, D> rows(ctx, {n_rows}, rows_), wanted(ctx, {n_rows}, wanted_);
   const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (V * static_cast<int64_t>(sizeof(T))));
 
-  // visit(begin, hs, logits): one chunk's rows of h and its logits
-  const auto for_each_chunk = [V, C, chunk, n_rows, &w](Context<D>& c, const Tensor<T, D>& x,
-                                                        const std::vector<int32_t>& at, auto visit) {
+  // visit(first, rows, targets, rows of h, logits) for each chunk
+  using Indices = View<const int32_t>;
+  const auto for_each_chunk = [V, C, chunk, n_rows, rows, wanted, &w](Context<D>& c, const Tensor<T, D>& x,
+                                                                      auto visit) {
     for (int64_t begin = 0; begin < n_rows; begin += chunk) {
       const int64_t n = std::min(chunk, n_rows - begin);
+      const Indices at(rows.data() + begin, {n}), of(wanted.data() + begin, {n});
       Tensor<T, D> hs(c, {n, C}), logits(c, {n, V});
-      gather_rows(c, hs.view(), x.view(), at.data() + begin);
+      gather_rows(c, hs.view(), x.view(), at);
       detail::project(c, Write::assign, logits.view(), hs.view(), w.weight());
-      visit(begin, hs, logits);
+      visit(begin, at, of, hs, logits);
     }
   };
 
   const bool wants = recording(ctx, "linear_cross_entropy", {h, w});
   const bool early = wants && h.node() && !w.trainable;
-  Tensor<T, D> nll(ctx, {n_rows});
+  Tensor<A, D> nll(ctx, {n_rows});
   Tensor<T, D> dhs = early ? Tensor<T, D>(ctx, {n_rows, C}) : Tensor<T, D>{};
-  for_each_chunk(ctx, h, rows, [&](int64_t begin, Tensor<T, D>& hs, Tensor<T, D>& logits) {
-    softmax_cross_entropy(ctx, View<T>(nll.data() + begin, {hs.rows()}), logits.view(), wanted.data() + begin, early);
+  for_each_chunk(ctx, h, [&](int64_t begin, Indices, Indices of, Tensor<T, D>& hs, Tensor<T, D>& logits) {
+    softmax_cross_entropy(ctx, View<A>(nll.data() + begin, {hs.rows()}), logits.view(), of, early);
     if (early)
       detail::project_back(ctx, Write::assign, View<T>(dhs.data() + begin * C, hs.shape()), logits.view(), w.weight());
   });
-  Tensor<T, D> loss(ctx, Shape{});
+  Tensor<A, D> loss(ctx, Shape{});
   sum_all(ctx, loss.view(), nll.view());
 
-  // dlogits = (softmax - onehot) dloss;  dh = dlogits W;  dW += dlogits^T h
+  // dlogits = (softmax - onehot) dloss;  dh = dlogits W;  dW += dlogits^T h.  dloss stays on the device.
   record(ctx, "linear_cross_entropy", loss, {h, w},
-         [&w, id = TensorId<T>(h), kept = early ? Tensor<T, D>{} : h, dhs, rows, wanted,
-          for_each_chunk](Gradients<T, D>& g) {
+         [&w, id = TensorId<T>(h), kept = early ? Tensor<T, D>{} : h, dhs, rows, for_each_chunk](Gradients<A, D>& g) {
            Context<D>& c = g.context();
-           const T dloss = g.incoming_tensor().item(c);
            auto dh = g.assign(id);
            if (dh) fill(c, dh, T(0));
            if (dhs) {
-             scatter_rows(c, dh, dhs.view(), rows.data(), dloss);
+             scatter_rows(c, dh, dhs.view(), rows.view(), g.incoming());
              return;
            }
-           for_each_chunk(c, kept, rows, [&](int64_t begin, Tensor<T, D>& hs, Tensor<T, D>& logits) {
-             Tensor<T, D> unused(c, {hs.rows()});
-             softmax_cross_entropy(c, unused.view(), logits.view(), wanted.data() + begin, true);
-             if (auto dw = g.add(w)) detail::outer(c, Write::add, dw, logits.view(), hs.view(), dloss);
+           for_each_chunk(c, kept, [&](int64_t, Indices at, Indices of, Tensor<T, D>& hs, Tensor<T, D>& logits) {
+             softmax_cross_entropy(c, {}, logits.view(), of, true, g.incoming());
+             if (auto dw = g.add(w)) detail::outer<T>(c, Write::add, dw, logits.view(), hs.view());
              if (!dh) return;
              detail::project_back(c, Write::assign, hs.view(), logits.view(), w.weight());
-             scatter_rows(c, dh, hs.view(), rows.data() + begin, dloss);
+             scatter_rows(c, dh, hs.view(), at);
            });
          });
   return loss;

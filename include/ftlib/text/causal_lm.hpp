@@ -155,7 +155,7 @@ template <Scalar T, Device D> class CausalLM {
   }
 
   /// The sum over a batch's targets of -log p: what the trainer asks for.
-  Tensor<T, D> loss_sum(const PackedTokens& batch, bool recompute = false) {
+  Tensor<accumulate_t<T>, D> loss_sum(const PackedTokens& batch, bool recompute = false) {
     return model_->nll_sum(*ctx_, batch, {.recompute = recompute});
   }
 

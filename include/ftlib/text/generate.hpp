@@ -59,7 +59,7 @@ template <Scalar T, Device D> class TokenGenerator {
     options.slots = active_;
     const Tensor<T, D> hidden = model_.hidden(ctx_, batch, options);
     Tensor<T, D> ends(ctx_, {static_cast<int64_t>(last.size()), hidden.cols()});
-    gather_rows(ctx_, ends.view(), hidden.view(), last.data());
+    gather_rows(ctx_, ends.view(), hidden.view(), Tensor<int32_t, D>(ctx_, {ends.rows()}, last).view());
     auto logits = convert<float>(ctx_, linear(ctx_, ends, model_.head())).to_host(ctx_);
     const std::size_t V = logits.size() / last.size();
 

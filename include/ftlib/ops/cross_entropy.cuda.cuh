@@ -1,0 +1,130 @@
+// ops/cross_entropy.cuda.cuh: softmax cross-entropy of a chunk of logits on the GPU, and moving rows to and from it.
+#pragma once
+#include <ftlib/ops/rows.cuda.cuh>  // take_rows_kernel, warp_sum, warp_max, sum_all
+
+#include <algorithm>    // std::min
+#include <cmath>        // std::exp, std::log
+#include <limits>       // std::numeric_limits
+#include <type_traits>  // std::integral_constant
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+
+/// op over a block of at most 1024 threads, in each of them; `of_warp` is shared and used for nothing else.
+template <class A, class Op> __device__ A block_all(A (&of_warp)[32], A x, A neutral, Op op) {
+  x = op(x);
+  if (lane() == 0) of_warp[threadIdx.x / 32] = x;
+  __syncthreads();
+  return op(lane() < static_cast<int>(blockDim.x / 32) ? of_warp[lane()] : neutral);
+}
+
+/// f(V or 1 as a type, c) for this thread's share of a row of C elements that begins at any address: packs of V at
+/// multiples of 16 bytes, single elements before the first and behind the last.
+template <int V, class T, class F> __device__ void for_each_pack(const T* row, int64_t C, F f) {
+  const auto off = static_cast<int64_t>(reinterpret_cast<std::uintptr_t>(row) % 16 / sizeof(T));
+  const int64_t head = std::min(C, (V - off) % V), end = head + (C - head) / V * V, i = threadIdx.x;
+  for (int64_t c = head + i * V; c < end; c += int64_t{blockDim.x} * V) f(std::integral_constant<int, V>(), c);
+  if (i < head + C - end) f(std::integral_constant<int, 1>(), i < head ? i : end + i - head);
+}
+
+// One block a row. A thread goes through its share once, for the largest logit so far and the sum of exp(logit -
+// largest), which shrinks as the largest grows; with `gradient` once more, to write.   arXiv:1805.02867
+// Moves N C sizeof(T) bytes, with `gradient` three times as many: bound by memory. A chunk has few rows of many
+// logits, so there a block has 1024 threads: 16 KiB of loads on their way in each multiprocessor.
+template <class T, int V>
+__global__ void __launch_bounds__(1024)
+    softmax_cross_entropy_kernel(accumulate_t<T>* nll, T* logits, const int32_t* targets, int64_t C, bool gradient,
+                                 const accumulate_t<T>* scale) {
+  using A = accumulate_t<T>;
+  __shared__ A largest[32], sums[32];
+  T* const row = logits + blockIdx.x * C;
+  const int64_t target = targets[blockIdx.x];
+  const A wanted = widen(row[target]);
+  constexpr A lowest = std::numeric_limits<A>::lowest();  // finite, so that a share of -infinities alone sums to 0
+  A most = lowest, sum = 0;
+  for_each_pack<V>(row, C, [&](auto size, int64_t c) {
+    const auto xs = load<size()>(row + c);
+    A now = most;
+    for (int k = 0; k < size(); ++k) now = now < widen(xs.v[k]) ? widen(xs.v[k]) : now;
+    sum *= std::exp(most - now);
+    for (int k = 0; k < size(); ++k) sum += std::exp(widen(xs.v[k]) - now);
+    most = now;
+  });
+  const A offset = block_all(largest, most, lowest, warp_max<A>);
+  sum = block_all(sums, sum * std::exp(most - offset), A(0), warp_sum<A>);
+  if (nll && threadIdx.x == 0) nll[blockIdx.x] = std::log(sum) - (wanted - offset);
+  if (!gradient) return;
+  const A whole = scale ? *scale : A(1), factor = whole / sum;
+  for_each_pack<V>(row, C, [&](auto size, int64_t c) {
+    auto xs = load<size()>(row + c);
+    for (int k = 0; k < size(); ++k)
+      xs.v[k] = narrow<T>(std::exp(widen(xs.v[k]) - offset) * factor - (c + k == target ? whole : A(0)));
+    store(row + c, xs);
+  });
+}
+
+// to[rows[n]] = scale from[n]. One warp a row, V elements a lane and load. Moves 2 N C sizeof(T) bytes.
+template <class T, int V>
+__global__ void __launch_bounds__(block_size)
+    scatter_rows_kernel(T* to, const T* from, const int32_t* rows, int64_t N, int64_t C, const accumulate_t<T>* scale) {
+  const int64_t n = row();
+  if (n >= N) return;
+  const accumulate_t<T> factor = scale ? *scale : accumulate_t<T>(1);
+  T* const out = to + rows[n] * C;
+  for (int64_t c = lane() * V; c < C; c += 32 * V) {
+    auto xs = load<V>(from + n * C + c);
+    for (int k = 0; k < V; ++k) xs.v[k] = narrow<T>(factor * widen(xs.v[k]));
+    store(out + c, xs);
+  }
+}
+
+}  // namespace detail
+
+/// nll[n] = -log softmax(logits[n])[target[n]]. With `gradient`, logits become scale (softmax - onehot(target)).
+template <Scalar T>
+void softmax_cross_entropy(Context<Cuda>& ctx,
+                           View<accumulate_t<T>> nll,                        // (N)     assigned
+                           View<T> logits,                                   // (N, V)  in, and with `gradient` out
+                           In<int32_t> targets,                              // (N)     in [0, V)
+                           bool gradient, In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
+  launch(detail::softmax_cross_entropy_kernel<T, detail::pack_size<T>>, detail::grid_of(logits.rows()),
+         logits.cols() < 16384 ? detail::block_size : 1024, 0, ctx.stream(), nll.data, logits.data, targets.data,
+         logits.cols(), gradient, scale.data);
+}
+
+/// to[n] = from[rows[n]]
+template <Scalar T>
+void gather_rows(Context<Cuda>& ctx,
+                 View<T> to,          // (n, C)  assigned
+                 In<T> from,          // (N, C)
+                 In<int32_t> rows) {  // (n)
+  using detail::Take;
+  const int64_t C = to.cols();
+  launch(detail::rows_aligned16<T>(C, to.data, from.data)
+             ? detail::take_rows_kernel<Take::forward, T, detail::pack_size<T>>
+             : detail::take_rows_kernel<Take::forward, T, 1>,
+         detail::grid_of_rows(to.rows()), detail::block_size, 0, ctx.stream(), to.data, from.data, rows.data, to.rows(),
+         0, from.rows(), C);
+}
+
+/// to[rows[n]] = scale from[n]; no row twice.
+template <Scalar T>
+void scatter_rows(Context<Cuda>& ctx,
+                  View<T> to,                        // (N, C)  rows named are assigned, others left
+                  In<T> from,                        // (n, C)
+                  In<int32_t> rows,                  // (n)
+                  In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
+  const int64_t C = from.cols();
+  launch(detail::rows_aligned16<T>(C, to.data, from.data) ? detail::scatter_rows_kernel<T, detail::pack_size<T>>
+                                                          : detail::scatter_rows_kernel<T, 1>,
+         detail::grid_of_rows(from.rows()), detail::block_size, 0, ctx.stream(), to.data, from.data, rows.data,
+         from.rows(), C, scale.data);
+}
+
+/// sum = the sum of all of x, in double.
+template <Scalar T> void sum_all(Context<Cuda>& ctx, View<T> sum, In<T> x) {
+  detail::sum_all(ctx, detail::Same{}, sum.data, 1, x.count(), x.data);
+}
+
+}  // namespace ft::inline FTLIB_ABI
