@@ -107,6 +107,21 @@ FTLIB_WARP_REDUCE(__reduce_and_sync, bit_and)
 FTLIB_WARP_REDUCE(__reduce_or_sync, bit_or)
 FTLIB_WARP_REDUCE(__reduce_xor_sync, bit_xor)
 #undef FTLIB_WARP_REDUCE
+
+namespace ftlib_ptx {
+inline void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, FTLIB_WHERE) {
+  cuda_emulation::mma(c, a, b0, b1, true, {file, line});
+}
+inline void mma_f16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, FTLIB_WHERE) {
+  cuda_emulation::mma(c, a, b0, b1, false, {file, line});
+}
+inline void ldmatrix(std::uint32_t (&m)[4], const void* row, FTLIB_WHERE) {
+  cuda_emulation::ldmatrix(m, row, false, {file, line});
+}
+inline void ldmatrix_transposed(std::uint32_t (&m)[4], const void* row, FTLIB_WHERE) {
+  cuda_emulation::ldmatrix(m, row, true, {file, line});
+}
+}  // namespace ftlib_ptx
 #undef FTLIB_WHERE
 
 namespace cuda_emulation {

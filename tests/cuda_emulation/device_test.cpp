@@ -1,4 +1,5 @@
 // tests/cuda_emulation/device_test.cpp: the GPU's context, tensors, optimizer and clipping beside the CPU's.
+#include <ftlib/ops/linear.hpp>
 #include <ftlib/ops/norm.hpp>
 #include <ftlib/ops/shape.hpp>
 #include <ftlib/optim/adamw.hpp>
@@ -111,4 +112,35 @@ TEST_CASE("cuda/device: a tape over shapes, slices and shared activations") {
   Context<Cuda> ctx;
   const auto expected = gradients(cpu), got = gradients(ctx);
   for (std::size_t i = 0; i < 3; ++i) CHECK(nmse(got[i], expected[i]) <= 1e-12);
+}
+
+TEST_CASE(
+    "cuda/device: a product in parts, for a weight that is stored in another type, and what the stand-in refuses") {
+  Context<Cuda> ctx;
+  Context<Cpu> cpu({.threads = 1});
+  Random random(6);
+  const HostArray a = activation(random, {3, 64}), w = activation(random, {50, 64});
+  ctx.part<detail::Cublas>().part_bytes = 20 * 64 * sizeof(float);  // three parts
+  const auto products = [&](auto& c) {
+    const auto x = upload<float>(c, a), stored = upload<float>(c, w);
+    Parameter p("w", convert<bfloat16>(c, stored));
+    const auto as_bf16 = p.weight();
+    using D = typename std::remove_reference_t<decltype(x)>::device_type;
+    Tensor<float, D> y(c, {3, 50}), dx = Tensor<float, D>::zeros(c, {3, 64});
+    detail::project(c, Write::assign, y.view(), x.view(), as_bf16);
+    detail::project_back(c, Write::add, dx.view(), y.view(), as_bf16, 0.5f);
+    return std::vector{download(c, y), download(c, dx)};
+  };
+  const auto expected = products(cpu), got = products(ctx);
+  for (std::size_t i = 0; i < 2; ++i) CHECK(nmse(got[i], expected[i]) <= 1e-11);
+
+  Tensor<float, Cuda> unwritten(ctx, {2, 2}), y(ctx, {2, 2});
+  const DenseOperand<float> operand{unwritten.data(), 2, 1};
+  CHECK_THROWS_WITH_AS(gemm(ctx, Write::assign, 2, 2, 2, y.data(), 2, operand, operand),
+                       doctest::Contains("which nobody has written"), cuda_emulation::Fault);
+  fill(ctx, unwritten.view(), 1.0f);
+  CHECK_THROWS_WITH_AS(gemm(ctx, Write::assign, 4, 4, 2, y.data(), 4, operand, operand),
+                       doctest::Contains("of an allocation of 16"), cuda_emulation::Fault);
+  CHECK_THROWS_WITH_AS(gemm(ctx, Write::assign, 2, 2, 2, y.data(), 2, DenseOperand<float>{y.data(), 2, 2}, operand),
+                       doctest::Contains("one of its axes must be without gaps"), Error);
 }

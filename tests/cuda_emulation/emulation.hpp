@@ -37,7 +37,7 @@ struct Where {
   friend bool operator==(const Where&, const Where&) = default;
 };
 
-enum class WarpOp { sync, shuffle, ballot, any, all, add, min, max, bit_and, bit_or, bit_xor };
+enum class WarpOp { sync, shuffle, ballot, any, all, add, min, max, bit_and, bit_or, bit_xor, joint };
 enum class BlockOp { sync, count, all, any };
 
 /// The threads of the warp that `mask` names meet; returns this thread's result.
@@ -48,6 +48,10 @@ int lane();
 
 /// An atomic access of `bytes` bytes at p by the running thread: checked, not carried out.
 void check_atomic(const void* p, std::size_t bytes);
+
+/// The instructions of tensor/mma.cuda.cuh. By all lanes of a warp.
+void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bool bf16, Where where);
+void ldmatrix(std::uint32_t (&m)[4], const void* row, bool transposed, Where where);
 
 /// Copies to shared memory that are made no earlier than they are waited for.
 void copy_later(void* to, const void* from, std::size_t bytes, std::size_t zeros);

@@ -5,6 +5,7 @@
 #include <ftlib/ops/dropout.cuda.cuh>
 #include <ftlib/ops/elementwise.cuda.cuh>
 #include <ftlib/ops/embedding.cuda.cuh>
+#include <ftlib/ops/linear.cuda.cuh>
 #include <ftlib/ops/norm.cuda.cuh>
 #include <ftlib/ops/rope.cuda.cuh>
 #include <ftlib/ops/softmax.cuda.cuh>
@@ -52,6 +53,9 @@ namespace ft::inline FTLIB_ABI {
   template void mean_squared_error_forward<T>(Context<Cuda>&, View<T>, In<T>, In<T>);                                \
   template void mean_squared_error_backward<T>(Context<Cuda>&, View<T>, View<T>, In<T>, In<T>, In<T>);               \
   template void dequantise<T>(Context<Cuda>&, View<T>, const Stored<Cuda>&);                                         \
+  template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, T*, int64_t, const DenseOperand<T>&,          \
+                     const StoredOperand&, accumulate_t<T>, const T*);                                               \
+  template void add_column_sums<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>);                            \
   template void fill<T>(Context<Cuda>&, View<T>, T);                                                                 \
   template void copy<T, T>(Context<Cuda>&, View<T>, View<const T>);                                                  \
   template void accumulate<T>(Context<Cuda>&, View<T>, View<const T>);                                               \

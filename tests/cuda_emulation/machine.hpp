@@ -39,6 +39,7 @@ struct Thread {
   Where where;  // of the operation it waits in
   BlockOp block_op;
   WarpOp warp_op;
+  void (*joint)(void* const* of_lanes);  // WarpOp::joint: what the last to come does, with what each lane brought
   unsigned mask;
   std::int64_t value, result;
   int source;
@@ -62,8 +63,8 @@ inline thread_local constinit bool watching = false;
 /// While the emulation works for a kernel's thread. Its own functions are not instrumented, but the linker may give it
 /// the kernels' copy of an inline function of the standard library.
 struct Pause {
-  Pause() { watching = false; }
-  ~Pause() { watching = running != nullptr; }
+  bool before = std::exchange(watching, false);  // one pause may be within another
+  ~Pause() { watching = before; }
 };
 
 /// One grid at a time, on the thread that launched it.
@@ -104,6 +105,11 @@ class Machine {
     return cudaSuccess;
   }
 
+  /// All lanes of the warp, for one instruction: f sees, and may change, what each of them brought.
+  void meet_whole_warp(void (*f)(void* const* of_lanes), void* mine, Where where) {
+    running->joint = f;
+    meet_warp(WarpOp::joint, ~0u, reinterpret_cast<std::intptr_t>(mine), 0, where);
+  }
   std::int64_t meet_warp(WarpOp op, unsigned mask, std::int64_t value, int source, Where where) {
     const Pause pause;
     Thread& me = *running;
@@ -323,6 +329,13 @@ class Machine {
       begun = true;
     }
     if (caller.warp_op == WarpOp::sync) join_clocks(first / warp_size, present);
+    if (caller.warp_op == WarpOp::joint) {
+      if (present != ~0u) fault({kernel_and_thread() + at(caller.where) + " needs all lanes: some have left the kernel"});
+      std::array<void*, warp_size> brought{};
+      for (int l = 0; l < warp_size; ++l)
+        brought[index(l)] = reinterpret_cast<void*>(threads_[index(first + l)].value);
+      caller.joint(brought.data());
+    }
     for (int l = 0; l < warp_size; ++l) {
       if (!(present >> l & 1)) continue;
       Thread& t = threads_[index(first + l)];
@@ -592,5 +605,11 @@ class Machine {
   Report fault_;
   std::string pending_;
 };
+
+/// What the host, or a library for it, does to device memory; a copy may take along what nobody has written.
+enum class HostAccess { copy, read, write };
+/// Throws Fault, naming the call, where the bytes at p are not within one allocation that lives, or are read and nobody
+/// has written them; marks what is written. Memory of the host's own passes.
+void host_access(const char* call, const void* p, std::size_t bytes, HostAccess access);
 
 }  // namespace cuda_emulation

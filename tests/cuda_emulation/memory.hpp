@@ -53,6 +53,12 @@ class Shadow {
       return true;
     });
   }
+  /// Whether anybody has.
+  bool written(std::size_t at, std::size_t size) {
+    bool all = true;
+    for_each(at, size, [&](const Cell& cell) { return all = cell.write.interval != 0; });
+    return all;
+  }
 
  private:
   std::size_t count() const { return (bytes_ >> log2_) + 1; }

@@ -2,6 +2,8 @@
 // at once, in the order of the calls; so a missing event between two streams is not found here.
 #include <cuda_runtime_api.h>
 
+#include <ftlib/core/dtype.hpp>  // bfloat16, half
+
 #include <chrono>  // std::chrono::steady_clock
 
 #include "machine.hpp"
@@ -32,19 +34,95 @@ void commit_copies() { Machine::get().commit_copies(); }
 void wait_for_copies(std::size_t groups_left) { Machine::get().wait_for_copies(groups_left); }
 
 namespace {
-/// The host's access to device memory, in bounds and alive; marks what is written.
-void check_host_access(const char* call, const void* p, std::size_t bytes, bool write) {
+struct MmaLane {
+  float (&c)[4];
+  const std::uint32_t (&a)[4];
+  std::uint32_t b[2];
+};
+/// PTX ISA, "Matrix Fragments for mma.m16n8k16 with floating point type", by its formulas.
+template <class T> void mma_of_warp(void* const* of_lanes) {
+  const auto element = [](const std::uint32_t* registers, int i) {
+    T x;
+    x.bits = static_cast<std::uint16_t>(registers[i / 2] >> (16 * (i % 2)));
+    return static_cast<float>(x);
+  };
+  float a[16][16], b[16][8];
+  for (int lane = 0; lane < 32; ++lane) {
+    const auto& mine = *static_cast<const MmaLane*>(of_lanes[lane]);
+    const int group = lane / 4, member = lane % 4;
+    for (int i = 0; i < 8; ++i)
+      a[i < 2 || (i >= 4 && i < 6) ? group : group + 8][member * 2 + (i & 1) + (i < 4 ? 0 : 8)] = element(mine.a, i);
+    for (int i = 0; i < 4; ++i) b[member * 2 + (i & 1) + (i < 2 ? 0 : 8)][group] = element(mine.b, i);
+  }
+  for (int lane = 0; lane < 32; ++lane) {
+    auto& mine = *static_cast<MmaLane*>(of_lanes[lane]);
+    for (int i = 0; i < 4; ++i) {
+      const int row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + (i & 1);
+      for (int k = 0; k < 16; ++k) mine.c[i] += a[row][k] * b[k][column];
+    }
+  }
+}
+struct MatrixLane {
+  const std::byte *row, *rows[4][2];  // the rows that this lane has elements of, and for `transposed` a second one
+  bool transposed;
+};
+}  // namespace
+
+void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bool bf16, Where where) {
+  MmaLane mine{c, a, {b0, b1}};
+  Machine::get().meet_whole_warp(bf16 ? mma_of_warp<ft::bfloat16> : mma_of_warp<ft::half>, &mine, where);
+}
+void ldmatrix(std::uint32_t (&m)[4], const void* row, bool transposed, Where where) {
+  Machine& machine = Machine::get();
+  const void* const pc = __builtin_return_address(0);
+  if (reinterpret_cast<std::uintptr_t>(row) % 16 || Memory::holds(static_cast<const std::byte*>(row)))
+    machine.misaligned(row, 16, where, pc);
+  MatrixLane mine{static_cast<const std::byte*>(row), {}, transposed};
+  machine.meet_whole_warp(
+      [](void* const* of_lanes) {
+        for (int lane = 0; lane < 32; ++lane) {
+          auto& to = *static_cast<MatrixLane*>(of_lanes[lane]);
+          for (int i = 0; i < 4; ++i)
+            for (int k = 0; k < 2; ++k) {
+              const int of = to.transposed ? lane % 4 * 2 + k : lane / 4;
+              to.rows[i][k] = static_cast<const MatrixLane*>(of_lanes[8 * i + of])->row;
+            }
+        }
+      },
+      &mine, where);
+  const int lane = cuda_emulation::lane();
+  for (int i = 0; i < 4; ++i) {
+    if (transposed) {  // two elements of column lane / 4; checked by whole words, as all that is known of memory is
+      std::uint16_t of[2];
+      for (int k = 0; k < 2; ++k) {
+        machine.access(mine.rows[i][k] + lane / 8 * 4, 4, Kind::read, pc);
+        std::memcpy(of + k, mine.rows[i][k] + lane / 4 * 2, 2);
+      }
+      m[i] = of[0] | std::uint32_t{of[1]} << 16;
+    } else {
+      machine.access(mine.rows[i][0] + lane % 4 * 4, 4, Kind::read, pc);
+      std::memcpy(m + i, mine.rows[i][0] + lane % 4 * 4, 4);
+    }
+  }
+}
+
+void host_access(const char* call, const void* p, std::size_t bytes, HostAccess access) {
   Memory& memory = Machine::get().memory();
   const auto* const at = static_cast<const std::byte*>(p);
-  if (!memory.holds(at)) return;  // the host's own
+  if (bytes == 0 || !memory.holds(at)) return;  // the host's own
   Memory::Allocation* a = memory.find(at);
   const auto offset = a ? static_cast<std::size_t>(at - a->begin) : 0;
-  if (!a || !a->alive || offset + bytes > a->bytes)
-    throw Fault(std::string(call) + ": " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) +
-                " of an allocation of " + std::to_string(a ? a->bytes : 0) +
-                (a && !a->alive ? ", which was freed" : ""));
-  if (write) a->shadow->written_by_host(offset, bytes);
+  const auto where = [&] {
+    return std::string(call) + ": " + std::to_string(bytes) + " bytes at byte " + std::to_string(offset) +
+           " of an allocation of " + std::to_string(a ? a->bytes : 0);
+  };
+  if (!a || !a->alive || offset + bytes > a->bytes) throw Fault(where() + (a && !a->alive ? ", which was freed" : ""));
+  if (access == HostAccess::write) a->shadow->written_by_host(offset, bytes);
+  if (access == HostAccess::read && !a->shadow->written(offset, bytes))
+    throw Fault(where() + ", which nobody has written");
 }
+
+namespace {
 bool is_device(const void* p) { return Machine::get().memory().holds(static_cast<const std::byte*>(p)); }
 
 cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
@@ -54,8 +132,8 @@ cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind k
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   if (kind != cudaMemcpyDefault && (is_device(to) != to_device || is_device(from) != from_device))
     throw Fault("cudaMemcpy: a pointer is on the other side than the kind of copy says");
-  check_host_access("cudaMemcpy", from, bytes, false);
-  check_host_access("cudaMemcpy", to, bytes, true);
+  host_access("cudaMemcpy", from, bytes, HostAccess::copy);
+  host_access("cudaMemcpy", to, bytes, HostAccess::write);
   std::memmove(to, from, bytes);
   return cudaSuccess;
 }
@@ -63,7 +141,7 @@ cudaError_t set(void* to, int value, std::size_t bytes) {
   Machine::get().throw_pending();
   if (bytes == 0) return cudaSuccess;
   if (!is_device(to)) throw Fault("cudaMemset: not memory of the device");
-  check_host_access("cudaMemset", to, bytes, true);
+  host_access("cudaMemset", to, bytes, HostAccess::write);
   std::memset(to, value, bytes);
   return cudaSuccess;
 }

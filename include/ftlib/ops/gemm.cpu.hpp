@@ -2,6 +2,7 @@
 // threads. After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008.
 #pragma once
 #include <ftlib/ops/gemv.cpu.hpp>  // gemv, and what it is made of
+#include <ftlib/ops/operand.hpp>   // check_gemm
 
 #include <algorithm>  // std::min, std::max
 #include <atomic>     // std::atomic
@@ -156,18 +157,6 @@ void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t 
   };
   if (most == 1) work(0, 1);
   else ctx.pool().run(work);
-}
-
-template <class T> void check_gemm(int64_t M, int64_t N, int64_t K, const DenseOperand<T>&) {
-  if (M < 0 || N < 0 || K < 0) throw Error(str("gemm: negative size: M ", M, ", N ", N, ", K ", K));
-}
-inline void check_gemm(int64_t M, int64_t N, int64_t K, const StoredOperand& b) {
-  const bool yes = b.transpose == Transpose::yes;
-  if (M < 0 || K != (yes ? b.cols : b.rows) || N != (yes ? b.rows : b.cols))
-    throw Error(str("gemm: (", M, ", ", K, ") times (", K, ", ", N, ") does not fit a stored weight of shape (", b.rows,
-                    ", ", b.cols, ")", yes ? ", transposed" : ""));
-  if (b.cols % info(b.type).block != 0)
-    throw Error(str("gemm: rows of ", b.cols, " elements are not whole ", b.type, " blocks of ", info(b.type).block));
 }
 
 template <class T> bool has_rows(const DenseOperand<T>& b) { return b.row_stride == 1; }

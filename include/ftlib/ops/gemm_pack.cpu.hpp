@@ -1,30 +1,12 @@
-// ops/gemm_pack.cpu.hpp: the operands of a matrix product, and how a part of one is copied into the panels that the
-// kernel reads: every transpose and every stored type ends here.
+// ops/gemm_pack.cpu.hpp: how a part of a matrix product's operand is copied into the panels that the kernel reads:
+// every transpose and every stored type ends here.
 #pragma once
 #include <ftlib/ops/gemm_unpack.cpu.hpp>  // RowReader
+#include <ftlib/ops/operand.hpp>          // DenseOperand, StoredOperand
 
 #include <algorithm>  // std::min
 
 namespace ft::inline FTLIB_ABI {
-
-/// A dense matrix with any strides, in elements; a transpose is the two strides exchanged.
-template <class T> struct DenseOperand {
-  const T* data;
-  int64_t row_stride, col_stride;
-};
-
-enum class Transpose { no, yes };
-
-/// A stored weight W (rows, cols), row-major without gaps, of any type and at any address, as the factor B:
-/// B = W^T (Transpose::yes: K = cols, N = rows) or B = W (Transpose::no: K = rows, N = cols).
-struct StoredOperand {
-  DType type;
-  const std::byte* data;
-  int64_t rows, cols;
-  Transpose transpose;
-
-  int64_t row_bytes() const { return storage_bytes(type, cols); }
-};
 
 namespace detail {
 inline namespace FTLIB_SIMD {

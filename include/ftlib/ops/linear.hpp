@@ -3,6 +3,9 @@
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/gemm.cpu.hpp>    // gemm, DenseOperand, StoredOperand
 #include <ftlib/ops/linear.cpu.hpp>  // add_column_sums
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/linear.cuda.cuh>
+#endif
 
 namespace ft::inline FTLIB_ABI {
 
@@ -23,19 +26,21 @@ inline Shape with_last(Shape shape, int64_t last) {
 }
 /// y (N, out) = or += alpha x (N, in) W^T + bias
 template <Scalar T, Device D>
-void project(Context<D>& ctx, Write write, View<T> y, In<T> x, const Stored<D>& w, T alpha = T(1),
+void project(Context<D>& ctx, Write write, View<T> y, In<T> x, const Stored<D>& w, accumulate_t<T> alpha = 1,
              const T* bias = nullptr) {
   gemm(ctx, write, x.rows(), w.shape[0], w.shape[1], y.data, w.shape[0], DenseOperand<T>{x.data, x.cols(), 1},
        StoredOperand{w.type, w.data, w.shape[0], w.shape[1], Transpose::yes}, alpha, bias);
 }
 /// dx (N, in) = or += alpha dy (N, out) W
 template <Scalar T, Device D>
-void project_back(Context<D>& ctx, Write write, View<T> dx, In<T> dy, const Stored<D>& w, T alpha = T(1)) {
+void project_back(Context<D>& ctx, Write write, View<T> dx, In<T> dy, const Stored<D>& w, accumulate_t<T> alpha = 1) {
   gemm(ctx, write, dy.rows(), w.shape[1], w.shape[0], dx.data, w.shape[1], DenseOperand<T>{dy.data, dy.cols(), 1},
        StoredOperand{w.type, w.data, w.shape[0], w.shape[1], Transpose::no}, alpha);
 }
 /// dw (out, in) = or += alpha dy^T (out, N) x (N, in)
-template <Scalar T, Device D> void outer(Context<D>& ctx, Write write, View<T> dw, In<T> dy, In<T> x, T alpha = T(1)) {
+template <Scalar T, Device D>
+void outer(Context<D>& ctx, Write write, View<accumulate_t<T>> dw, View<const T> dy, In<T> x,
+           accumulate_t<T> alpha = 1) {
   gemm(ctx, write, dy.cols(), x.cols(), x.rows(), dw.data, x.cols(), DenseOperand<T>{dy.data, 1, dy.cols()},
        DenseOperand<T>{x.data, x.cols(), 1}, alpha);
 }
@@ -47,7 +52,7 @@ Tensor<T, D> linear(Context<D>& ctx, const Tensor<T, D>& x_, Parameter<T, D>& w,
   detail::check_linear("linear", x_.shape(), w, bias);
   const Tensor<T, D> x = contiguous(ctx, x_);
   Tensor<T, D> y(ctx, detail::with_last(x.shape(), w.shape()[0]));
-  detail::project(ctx, Write::assign, y.view(), x.view(), w.weight(), T(1), bias ? bias->value.data() : nullptr);
+  detail::project(ctx, Write::assign, y.view(), x.view(), w.weight(), 1, bias ? bias->value.data() : nullptr);
   // dx = dy W;  dW += dy^T x;  db += sum over rows of dy
   record(ctx, "linear", y, {x, w, bias},
          [&w, bias, id = TensorId<T>(x), kept = w.trainable ? x : Tensor<T, D>{}](Gradients<T, D>& g) {
@@ -71,23 +76,23 @@ Tensor<T, D> lora_linear(Context<D>& ctx, const Tensor<T, D>& x_, Parameter<T, D
   const Tensor<T, D> x = contiguous(ctx, x_);
   Tensor<T, D> u(ctx, detail::with_last(x.shape(), a.shape()[0])), y(ctx, detail::with_last(x.shape(), w.shape()[0]));
   detail::project(ctx, Write::assign, u.view(), x.view(), a.weight());
-  detail::project(ctx, Write::assign, y.view(), x.view(), w.weight(), T(1), bias ? bias->value.data() : nullptr);
-  detail::project(ctx, Write::add, y.view(), u.view(), b.weight(), T(s));
+  detail::project(ctx, Write::assign, y.view(), x.view(), w.weight(), 1, bias ? bias->value.data() : nullptr);
+  detail::project(ctx, Write::add, y.view(), u.view(), b.weight(), s);
   // du = s dy B;  dB += s dy^T u;  dA += du^T x;  dx = dy W + du A;  dW += dy^T x;  db += sum over rows of dy
   record(ctx, "lora_linear", y, {x, w, a, b, bias}, [&w, &a, &b, bias, x, u, s](Gradients<T, D>& g) {
     Context<D>& context = g.context();
     const auto dy = g.incoming();
     Tensor<T, D> du(context, u.shape());
-    detail::project_back(context, Write::assign, du.view(), dy, b.weight(), T(s));
+    detail::project_back(context, Write::assign, du.view(), dy, b.weight(), s);
     if (auto [dx, write] = g.write(TensorId<T>(x)); dx) {
       detail::project_back(context, write, dx, dy, w.weight());
       detail::project_back(context, Write::add, dx, du.view(), a.weight());
     }
-    if (auto db = g.add(b)) detail::outer(context, Write::add, db, dy, u.view(), T(s));
+    if (auto db = g.add(b)) detail::outer(context, Write::add, db, dy, u.view(), s);
     if (auto da = g.add(a)) {  // as (x^T du)^T: a product with few columns needs no packing
-      Tensor<T, D> dat(context, {a.shape()[1], a.shape()[0]});
+      Tensor<accumulate_t<T>, D> dat(context, {a.shape()[1], a.shape()[0]});
       detail::outer(context, Write::assign, dat.view(), x.view(), du.view());
-      accumulate(context, da, View<const T>(dat.data(), a.shape(), {1, a.shape()[0]}));
+      accumulate(context, da, View<const accumulate_t<T>>(dat.data(), a.shape(), {1, a.shape()[0]}));
     }
     if (auto dw = g.add(w)) detail::outer(context, Write::add, dw, dy, x.view());
     if (auto dbias = g.add(bias)) add_column_sums(context, dbias, dy);

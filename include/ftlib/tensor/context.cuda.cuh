@@ -5,7 +5,9 @@
 
 #include <algorithm>  // std::max
 #include <atomic>     // std::atomic
+#include <map>        // std::map
 #include <memory>     // std::shared_ptr
+#include <typeindex>  // std::type_index
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -112,6 +114,12 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   void copy_on_device(void* to, const void* from, std::size_t bytes) {
     copy(to, from, bytes, cudaMemcpyDeviceToDevice);
   }
+  /// What an op keeps from one call to the next (a library's handle, a workspace), made when it is first asked for.
+  template <class Part> Part& part() {
+    auto& found = parts_[std::type_index(typeid(Part))];
+    if (!found) found = std::make_shared<Part>();
+    return *static_cast<Part*>(found.get());
+  }
   void zero(void* to, std::size_t bytes) {
     if (bytes) detail::check_cuda(cudaMemsetAsync(to, 0, bytes, stream()), "cudaMemsetAsync");
   }
@@ -122,6 +130,7 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   }
 
   std::shared_ptr<detail::CudaStream> stream_;
+  std::map<std::type_index, std::shared_ptr<void>> parts_;
 };
 
 }  // namespace ft::inline FTLIB_ABI
