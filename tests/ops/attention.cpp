@@ -24,7 +24,11 @@ struct Attention {
         {2, 2, 5, {{0, 3, 0, 70}, {3, 20, 70, 72}}, all},                  // cross attention, more and fewer keys
         {2, 1, 9, {{0, 75, 0, 75}}, near},                                 // a window that leaves tiles out
         {1, 1, 20, {{0, 90, 0, 141}, {90, 92, 141, 230}}, far},            // a window longer than a tile
-        {9, 3, 64, {{0, 130, 0, 130}}},                                    // several blocks of queries
+        {3, 1, 64, {{0, 130, 0, 130}}},                                    // several blocks of queries
+        {4, 2, 96, {{0, 37, 0, 70}}, near},                                // the GPU's larger tiles: head sizes up to
+        {2, 1, 128, {{0, 67, 0, 67}}},                                     // 128,
+        {1, 1, 256, {{0, 34, 0, 69}}},                                     // and up to 256,
+        {2, 1, 136, {{0, 1, 0, 150}, {1, 4, 150, 153}}},                   // decoding as well
         {3, 1, 8, {{0, 1, 0, 300}, {1, 3, 300, 430}}},                     // decoding: chunks of keys
         {4, 1, 17, {{2, 4, 5, 210}}, near, 6},                             // decoding with a window; rows of no segment
         {5, 1, 4, {{0, 30, 2, 40}, {30, 50, 0, 25}}, all, 1},              // keys shared by two segments
@@ -123,6 +127,24 @@ TEST_CASE("ops/attention: the result does not depend on the number of threads; g
     for (std::size_t i = 0; i < 3; ++i) CHECK(nmse(gradients[gradients.size() - 3 + i], gradients[i]) < 1e-11);
   }
   for (std::size_t i = 6; i < 9; ++i) CHECK(gradients[i].values == gradients[i + 3].values);  // 3 threads, twice
+}
+
+TEST_CASE("ops/attention: one token that looks at many, in parts, gives what the whole sequence gives") {
+#if FTLIB_WITH_CUDA
+  Context<Cuda> ctx;
+#else
+  Context<Cpu> ctx({.threads = 2});
+#endif
+  Random random(8);
+  const int64_t N = 301, H = 4, KV = 2, hd = 24;
+  for (const int64_t window : {0, 200}) {
+    const auto in = upload<float>(
+        ctx, {activation(random, {N, H, hd}), activation(random, {N, KV, hd}), activation(random, {N, KV, hd})});
+    const auto whole = attention(ctx, in.x[0], in.x[1], in.x[2], {{0, N, 0, N}}, {.window = window});
+    const auto last = [&](const auto& x) { return clone(ctx, x.strided((N - 1) * H * hd, {1, H, hd}, {hd, hd, 1})); };
+    const auto one = attention(ctx, last(in.x[0]), in.x[1], in.x[2], {{0, 1, 0, N}}, {.window = window});
+    CHECK(nmse(download(ctx, one), download(ctx, last(whole))) < 1e-12);
+  }
 }
 
 TEST_CASE("ops/attention: memory is linear in the sequence") {

@@ -6,6 +6,7 @@
 // sequence, and only the logarithm of each row's sum is kept for backward, which computes the probabilities again.
 // A segment of few queries (decoding) packs nothing: keys and values stream past once, in chunks that are merged.
 #pragma once
+#include <ftlib/ops/kinds.hpp>           // Mask, Segment, AttentionOptions
 #include <ftlib/ops/tile.cpu.hpp>        // tile_product
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/copy.cpu.hpp>     // fill
@@ -19,20 +20,6 @@
 #include <vector>      // std::vector
 
 namespace ft::inline FTLIB_ABI {
-
-/// Which keys a query may look at. causal: those up to its own position, the last query being at the last key.
-enum class Mask { causal, none };
-
-/// One run of queries and the keys that they may look at: rows [q_begin, q_end) of q, [k_begin, k_end) of k and v.
-struct Segment {
-  int64_t q_begin, q_end, k_begin, k_end;
-};
-
-struct AttentionOptions {
-  Mask mask = Mask::causal;
-  int64_t window = 0;  // with Mask::causal, a query sees the last so many keys, its own included; 0: all
-  float scale = 0;     // of the scores; 0: 1 / sqrt(head size)
-};
 
 namespace detail {
 

@@ -3,6 +3,9 @@
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/attention.cpu.hpp>
 #include <ftlib/ops/heads.hpp>  // dense_heads
+#if FTLIB_WITH_CUDA
+#include <ftlib/ops/attention.cuda.cuh>
+#endif
 
 #include <algorithm>  // std::sort
 #include <vector>     // std::vector

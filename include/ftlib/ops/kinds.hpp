@@ -2,6 +2,8 @@
 #pragma once
 #include <ftlib/core/version.hpp>
 
+#include <cstdint>  // std::int64_t
+
 namespace ft::inline FTLIB_ABI {
 
 /// What softmax gives: the probabilities, or their logarithms.
@@ -10,6 +12,20 @@ enum class SoftmaxResult { probability, logarithm };
 /// Which elements of a head turn together. half_split: i and i + R / 2 (Llama, NeoX and all of Hugging Face);
 /// interleaved: 2 i and 2 i + 1 (GPT-J, the paper, GGUF's permuted Llama). R is the rotary size.
 enum class RopePairing { half_split, interleaved };
+
+/// Which keys a query may look at. causal: those up to its own position, the last query being at the last key.
+enum class Mask { causal, none };
+
+/// One run of queries and the keys that they may look at: rows [q_begin, q_end) of q, [k_begin, k_end) of k and v.
+struct Segment {
+  std::int64_t q_begin, q_end, k_begin, k_end;
+};
+
+struct AttentionOptions {
+  Mask mask = Mask::causal;
+  std::int64_t window = 0;  // with Mask::causal, a query sees the last so many keys, its own included; 0: all
+  float scale = 0;          // of the scores; 0: 1 / sqrt(head size)
+};
 
 namespace detail {
 struct Silu {};      // x s with s = 1 / (1 + e^-x);  f' = s (1 + x (1 - s))
