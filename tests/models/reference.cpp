@@ -12,13 +12,19 @@ using namespace ft;
 
 namespace {
 
+#if FTLIB_WITH_CUDA  // this file is compiled a second time in tests/cuda_emulation
+using D = Cuda;
+#else
+using D = Cpu;
+#endif
+
 const std::filesystem::path data_folder = std::filesystem::path(FTLIB_TEST_DATA) / "models";
 
 /// A model with what the reference made of it.
 struct Case {
-  Context<Cpu> ctx{{.threads = 2}};
-  std::unique_ptr<LanguageModel<float, Cpu>> model;
-  std::vector<Parameter<float, Cpu>*> parameters;
+  Context<D> ctx;
+  std::unique_ptr<LanguageModel<float, D>> model;
+  std::vector<Parameter<float, D>*> parameters;
   Json expected;
   SafetensorsFile arrays;
 
@@ -31,7 +37,7 @@ struct Case {
     ctx.poison(true);
     auto checkpoint = Checkpoint::open(data_folder / name);
     model = make_language_model<float>(ctx, checkpoint.config, checkpoint.weights);
-    model->visit([&](Parameter<float, Cpu>& w) { parameters.push_back(&w); });
+    model->visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
   }
   void train_all() {
     for (auto* w : parameters) {
@@ -57,7 +63,7 @@ struct Case {
     return values;
   }
   /// The largest difference to a fixture.
-  double difference(const Tensor<float, Cpu>& got, const std::string& name) {
+  double difference(const Tensor<float, D>& got, const std::string& name) {
     const auto expected_values = array(name), values = contiguous(ctx, got).to_host(ctx);
     REQUIRE(values.size() == expected_values.size());
     double most = 0;
@@ -106,7 +112,7 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
           Case::pack(Json::array({c.expected["sequences"][c.expected["gradient"]["sequence"].get<std::size_t>()]}));
       Tape tape(c.ctx);
       const auto loss = c.model->nll_sum(c.ctx, batch, {.recompute = recomputed});
-      tape.backward(loss, Tensor<float, Cpu>(c.ctx, loss.shape(), {1.0f / static_cast<float>(batch.target_count())}));
+      tape.backward(loss, Tensor<float, D>(c.ctx, loss.shape(), {1.0f / static_cast<float>(batch.target_count())}));
       for (auto* w : c.parameters) {
         CAPTURE(w->name);
         CHECK(c.difference(w->grad, "grad." + w->name) <= 2e-5);
@@ -122,13 +128,13 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
       Case c(name);
       const auto& training = c.expected["training"];
       if (way == "full") c.train_all();
-      else load_peft<float, Cpu>(c.ctx, data_folder / name / "adapter_initial", c.parameters);
-      std::vector<Parameter<float, Cpu>*> trained;
+      else load_peft<float, D>(c.ctx, data_folder / name / "adapter_initial", c.parameters);
+      std::vector<Parameter<float, D>*> trained;
       for (auto* w : c.parameters) {
         if (w->trainable) trained.push_back(w);
-        if (w->adapter) w->adapter->visit([&](Parameter<float, Cpu>& p) { trained.push_back(&p); });
+        if (w->adapter) w->adapter->visit([&](Parameter<float, D>& p) { trained.push_back(&p); });
       }
-      Optimizer<float, Cpu> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      Optimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
       for (std::size_t step = 0; step < training["batches"].size(); ++step) {
         CAPTURE(step);
         const auto batch = Case::pack(training["batches"][step]);
@@ -136,7 +142,7 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
         Tape tape(c.ctx);
         const auto loss = c.model->nll_sum(c.ctx, batch);
         const auto n = static_cast<float>(batch.target_count());
-        tape.backward(loss, Tensor<float, Cpu>(c.ctx, loss.shape(), {1.0f / n}));
+        tape.backward(loss, Tensor<float, D>(c.ctx, loss.shape(), {1.0f / n}));
         const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
         optimizer.step(c.ctx, trained, 1e-3f);
         CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>()) <=

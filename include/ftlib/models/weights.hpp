@@ -42,7 +42,7 @@ class Weights {
     Parameter<T, D> w;
     w.name = name;
     w.kind = kind;
-    w.stored = to_device(ctx, take(name, shape));
+    w.stored = on_device<T>(ctx, take(name, shape));
     return w;
   }
   /// A norm's weight or a bias, in the compute type.
@@ -63,7 +63,21 @@ class Weights {
   }
 
  private:
-  static Stored<Cpu> to_device(Context<Cpu>&, Stored<Cpu> tensor) { return tensor; }
+  /// Mapped files stay where they are; a GPU gets a copy, in the compute type where the file's is dense.
+  template <Scalar T, Device D> static Stored<D> on_device(Context<D>& ctx, const Stored<Cpu>& tensor) {
+    if constexpr (std::same_as<D, Cpu>) {
+      return tensor;
+    } else {
+      const auto bytes = static_cast<std::size_t>(tensor.bytes());
+      const std::shared_ptr<void> memory = ctx.allocate(bytes);
+      ctx.copy_from_host(memory.get(), tensor.data, bytes);
+      const Stored<D> copy{tensor.type, tensor.shape, static_cast<const std::byte*>(memory.get()), memory};
+      if (is_quantised(tensor.type) || tensor.type == dtype_of<T>) return copy;
+      Tensor<T, D> value(ctx, tensor.shape);
+      dequantise(ctx, value.view(), copy);
+      return as_stored(value);
+    }
+  }
 
   std::string file_;
   std::map<std::string, Stored<Cpu>> tensors_;

@@ -43,18 +43,15 @@ template <Scalar T, Device D> class CausalLM {
  public:
   using value_type = T;
   using device_type = D;
-  struct Options {
-    int threads = 0;    // CPU threads; 0: one for each core
-    uint64_t seed = 0;  // of dropout
-  };
+  using Options = typename Context<D>::Options;  // the CPU's threads or which GPU; the seed of dropout
 
-  /// Opens a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. Weights stay mapped in the
-  /// type they are stored in, and are frozen. Throws Error naming the file for whatever does not fit.
+  /// Opens a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. Weights keep the type they
+  /// are stored in (and on the CPU stay mapped), and are frozen. Throws Error naming the file for whatever does not
+  /// fit.
   [[gnu::cold]] static CausalLM from_pretrained(const std::filesystem::path& path, const Options& options = {}) {
     CausalLM lm;
     lm.path_ = path;
-    lm.ctx_ =
-        std::make_unique<Context<D>>(typename Context<D>::Options{.threads = options.threads, .seed = options.seed});
+    lm.ctx_ = std::make_unique<Context<D>>(options);
     Checkpoint checkpoint = Checkpoint::open(path);
     lm.model_ = make_language_model<T>(*lm.ctx_, checkpoint.config, checkpoint.weights);
     if (checkpoint.gguf) {
