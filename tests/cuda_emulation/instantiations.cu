@@ -11,6 +11,7 @@
 #include <ftlib/ops/softmax.cuda.cuh>
 #include <ftlib/optim/adamw.cuda.cuh>
 #include <ftlib/optim/clip.cuda.cuh>
+#include <ftlib/optim/ema.cuda.cuh>
 #include <ftlib/tensor/stored.cuda.cuh>
 
 namespace ft::inline FTLIB_ABI {
@@ -59,8 +60,8 @@ namespace ft::inline FTLIB_ABI {
   template void fill<T>(Context<Cuda>&, View<T>, T);                                                                 \
   template void copy<T, T>(Context<Cuda>&, View<T>, View<const T>);                                                  \
   template void accumulate<T>(Context<Cuda>&, View<T>, View<const T>);                                               \
-  template void adamw_update<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>,               \
-                                In<accumulate_t<T>>, const AdamWFactors&);                                           \
+  template void adamw_update<T>(Context<Cuda>&, std::span<const AdamWItem<T>>, const Verdict*, Master, uint64_t);    \
+  template void move_towards<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, double);                       \
   FTLIB_ACTIVATION(detail::Silu, T)                                                                                  \
   FTLIB_ACTIVATION(detail::Gelu, T) FTLIB_ACTIVATION(detail::GeluTanh, T) FTLIB_ACTIVATION(detail::Relu, T)
 FTLIB_TYPE(float)
@@ -68,7 +69,8 @@ FTLIB_TYPE(bfloat16)
 FTLIB_TYPE(half)
 #undef FTLIB_TYPE
 #undef FTLIB_ACTIVATION
-template double sum_of_squares<float>(Context<Cuda>&, std::span<const View<float>>);
-template void scale_all<float>(Context<Cuda>&, std::span<const View<float>>, double);
+template void add_loss<float>(Context<Cuda>&, Verdict*, View<const float>);
+template void judge_gradients<float>(Context<Cuda>&, Verdict*, std::span<const View<float>>, double, double);
+template void scale_gradients<float>(Context<Cuda>&, std::span<const View<float>>, const Verdict*);
 
 }  // namespace ft::inline FTLIB_ABI

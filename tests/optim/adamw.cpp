@@ -177,3 +177,96 @@ TEST_CASE_TEMPLATE("optim/adamw: 16-bit weights keep moments in float and are ro
   for (std::size_t i = 0; i < expected.size(); ++i) wrong += got[i].bits != T(expected[i]).bits;
   CHECK(wrong == 0);
 }
+
+TEST_CASE_TEMPLATE("optim/adamw: 16-bit weights follow float ones by their masters, and on average by chance", T,
+                   bfloat16, half) {
+  const int64_t n = 4003;
+  for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding}) {
+    INFO("master ", static_cast<int>(master));
+    double moved = 0;
+    std::vector<uint16_t> first;
+    for (const int threads : {1, 2}) {
+      Context<Cpu> ctx({.threads = threads, .seed = 3});
+      Parameter<T, Cpu> narrow("w", Tensor<T, Cpu>(ctx, {n}, std::vector<T>(n, T(1.0f))));
+      Parameter<float, Cpu> wide("w", convert<float>(ctx, narrow.value));
+      Parameter<T, Cpu>* const narrows[] = {&narrow};
+      Parameter<float, Cpu>* const wides[] = {&wide};
+      Optimizer<T, Cpu> optimizer(AdamW{.master = master});
+      Optimizer<float, Cpu> reference;
+      for (int step = 0; step < 20; ++step) {  // each moves by 1e-5, less than half of 2^-11
+        wide.grad = narrow.grad = Tensor<float, Cpu>(ctx, {n}, std::vector<float>(n, 1.0f));
+        optimizer.step(ctx, narrows, 1e-5f);
+        reference.step(ctx, wides, 1e-5f);
+      }
+      std::vector<uint16_t> bits;
+      moved = 0;
+      const auto expected = wide.value.to_host(ctx);
+      for (std::size_t i = 0; i < expected.size(); ++i) {
+        bits.push_back(narrow.value.data()[i].bits);
+        moved += (1 - double{static_cast<float>(narrow.value.data()[i])}) / static_cast<double>(n);
+        if (master == Master::float32) REQUIRE(bits[i] == T(expected[i]).bits);
+      }
+      if (threads == 1) first = bits;
+      else CHECK(bits == first);
+      CHECK(optimizer.state_bytes(narrows) == (master == Master::float32 ? 3 : 2) * 4 * n);
+    }
+    if (master == Master::none) CHECK(moved == 0);
+    if (master == Master::stochastic_rounding) CHECK(moved == doctest::Approx(2e-4).epsilon(0.15));
+  }
+}
+
+TEST_CASE("optim/adamw: the master is saved and loaded; without one that is asked for, state is refused") {
+  Context<Cpu> ctx;
+  const auto make = [&] {
+    Parameter<bfloat16, Cpu> w("w", Tensor<bfloat16, Cpu>(ctx, {3}, {bfloat16(1), bfloat16(-2), bfloat16(0.5f)}));
+    w.grad = Tensor<float, Cpu>(ctx, {3}, {1.0f, 2.0f, -3.0f});
+    return w;
+  };
+  auto a = make(), b = make();
+  Parameter<bfloat16, Cpu>*const as[] = {&a}, *const bs[] = {&b};
+  Optimizer<bfloat16, Cpu> whole, first, second, other(AdamW{.master = Master::none});
+  for (int step = 0; step < 30; ++step) whole.step(ctx, as, 1e-4f);
+  for (int step = 0; step < 11; ++step) first.step(ctx, bs, 1e-4f);
+  std::map<std::string, Tensor<float, Cpu>> saved;
+  std::vector<std::string> names;
+  first.for_each_state(ctx, [&](const std::string& name, const auto& t) {
+    names.push_back(name);
+    saved[name] = clone(ctx, t);
+  });
+  CHECK(names == std::vector<std::string>{"w.exp_avg", "w.exp_avg_sq", "w.master", "w.step"});
+  second.load_state(ctx, bs, saved);
+  for (int step = 0; step < 19; ++step) second.step(ctx, bs, 1e-4f);
+  for (int i = 0; i < 3; ++i) CHECK(a.value.data()[i].bits == b.value.data()[i].bits);
+  CHECK_THROWS_WITH_AS(other.load_state(ctx, bs, saved), doctest::Contains("'w.master' belongs to no"), Error);
+  saved.erase("w.master");
+  CHECK_THROWS_WITH_AS(second.load_state(ctx, bs, saved), doctest::Contains("lacks one of exp_avg"), Error);
+  other.load_state(ctx, bs, saved);
+}
+
+TEST_CASE(
+    "optim/adamw: a step with a check clips and takes the loss scale back; one that is not finite counts nowhere") {
+  Context<Cpu> ctx;
+  const auto data = fixture();
+  Model<float> a(ctx, data["parameters"]), b(ctx, data["parameters"]);
+  Optimizer<float, Cpu> plain, checked;
+  for (int step = 0; step < 6; ++step) {
+    a.set_gradients(ctx, data["parameters"], step);
+    b.set_gradients(ctx, data["parameters"], step);
+    for (auto* w : b.pointers)
+      if (w->grad)
+        for (int64_t i = 0; i < w->grad.count(); ++i) w->grad.data()[i] *= 8;
+    StepCheck check(ctx);
+    check.add_loss(ctx, Tensor<float, Cpu>(ctx, Shape{}, {step == 2 ? INFINITY : 3.0f}));
+    check.measure(ctx, b.pointers, 1.0f, 8.0f);
+    const Verdict found = checked.step(ctx, b.pointers, 0.01f, check);
+    CHECK(found.finite == (step != 2));
+    const float norm = clip_grad_norm(ctx, a.pointers, 1.0f);
+    CHECK(found.norm == doctest::Approx(double{norm}).epsilon(1e-6));
+    if (step != 2) plain.step(ctx, a.pointers, 0.01f);
+  }
+  CHECK(checked.steps() == plain.steps());
+  for (std::size_t k = 0; k < a.params.size(); ++k) {
+    const auto expected = a.params[k].value.to_host(ctx), got = b.params[k].value.to_host(ctx);
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i] == doctest::Approx(expected[i]).epsilon(1e-5));
+  }
+}

@@ -90,6 +90,20 @@ TEST_CASE("trainer: micro-batches of any size give the same steps") {
   for (std::size_t i = 0; i < whole.size(); ++i) CHECK(split[i] == doctest::Approx(whole[i]).epsilon(1e-4));
 }
 
+TEST_CASE("trainer: a loss scale that is a power of two changes no bit of a step") {
+  std::vector<std::vector<float>> ends;
+  for (const float loss_scale : {0.0f, 256.0f}) {
+    auto lm = open_tiny();
+    auto c = config();
+    c.loss_scale = loss_scale;
+    c.max_steps = 4;
+    Trainer trainer(lm, c);
+    trainer.fit(some_data(lm));
+    ends.push_back(weights(lm));
+  }
+  CHECK(ends[0] == ends[1]);
+}
+
 TEST_CASE("trainer: a run killed at any moment and resumed ends bit-identical to an uninterrupted one") {
   Scratch dir;
   std::vector<float> expected;

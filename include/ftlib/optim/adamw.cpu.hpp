@@ -1,50 +1,60 @@
-// optim/adamw.cpu.hpp: one AdamW step of one parameter on the CPU.
+// optim/adamw.cpu.hpp: one AdamW step of all parameters on the CPU.
 #pragma once
-#include <ftlib/optim/adamw_factors.hpp>  // AdamWFactors
+#include <ftlib/optim/adamw_factors.hpp>  // AdamWItem
+#include <ftlib/optim/stochastic.hpp>     // round_by_chance
+#include <ftlib/optim/verdict.hpp>        // Verdict
 #include <ftlib/tensor/context.cpu.hpp>   // Context<Cpu>
-#include <ftlib/tensor/view.hpp>          // View, In
 
 #include <algorithm>   // std::min
 #include <Eigen/Core>  // vectorised arithmetic with square root and division
+#include <span>        // std::span
 
 namespace ft::inline FTLIB_ABI {
 
-/// m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
-/// w = keep w - step_size m / (sqrt(v) / sqrt_correction + eps).  Views are contiguous and of one shape. Elements do
+/// For each item, with g times the verdict's factor:  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;
+/// w = keep w - step_size m / (sqrt(v) / sqrt_correction + eps).  Nothing where the verdict is not finite. Elements do
 /// not depend on one another, so the result does not depend on the number of threads.
 template <Scalar T>
-void adamw_update(Context<Cpu>& ctx,
-                  View<T> w,                // any shape
-                  View<accumulate_t<T>> m,  // first moment
-                  View<accumulate_t<T>> v,  // second moment
-                  In<accumulate_t<T>> g,    // gradient
-                  const AdamWFactors& factors) {
+void adamw_update(Context<Cpu>& ctx, std::span<const AdamWItem<T>> items, const Verdict* verdict,  // null: factor 1
+                  Master master, uint64_t seed) {
   using A = accumulate_t<T>;
   using Array = Eigen::Array<A, Eigen::Dynamic, 1>;
   constexpr int64_t chunk = 512;  // elements; five arrays of it stay in the first cache, so memory is walked once
-  const A keep = A(factors.keep), step_size = A(factors.step_size), eps = A(factors.eps);
-  const A new1 = A(1 - factors.beta1), beta2 = A(factors.beta2), new2 = A(1 - factors.beta2);
-  const A correction = A(factors.sqrt_correction);
-  parallel_for(ctx.pool(), w.count(), 1 << 14, [&](int64_t begin, int64_t end) {
-    [[maybe_unused]] A wide[chunk];  // weights of 16 bits, widened
-    for (int64_t i = begin; i < end; i += chunk) {
-      const int64_t n = std::min(chunk, end - i);
-      Eigen::Map<Array> mi(m.data + i, n), vi(v.data + i, n);
-      const Eigen::Map<const Array> gi(g.data + i, n);
-      mi += new1 * (gi - mi);
-      vi = beta2 * vi + new2 * gi.square();
-      const auto change = step_size * mi / (vi.sqrt() / correction + eps);
-      if constexpr (std::same_as<T, A>) {
-        Eigen::Map<Array> wi(w.data + i, n);
-        wi = keep * wi - change;
-      } else {
-        for (int64_t k = 0; k < n; ++k) wide[k] = static_cast<A>(w.data[i + k]);
-        Eigen::Map<Array> wi(wide, n);
-        wi = keep * wi - change;
-        for (int64_t k = 0; k < n; ++k) w.data[i + k] = T(wide[k]);
+  if (verdict && !verdict->finite) return;
+  const A factor = verdict ? A(verdict->factor) : A(1);
+  for (const AdamWItem<T>& item : items) {
+    const AdamWFactors& f = item.factors;
+    const A keep = A(f.keep), step_size = A(f.step_size), eps = A(f.eps), correction = A(f.sqrt_correction);
+    const A new1 = A(1 - f.beta1), beta2 = A(f.beta2), new2 = A(1 - f.beta2);
+    parallel_for(ctx.pool(), item.w.count(), 1 << 14, [&](int64_t begin, int64_t end) {
+      [[maybe_unused]] A wide[chunk];  // weights of 16 bits, widened
+      for (int64_t i = begin; i < end; i += chunk) {
+        const int64_t n = std::min(chunk, end - i);
+        Eigen::Map<Array> mi(item.m.data + i, n), vi(item.v.data + i, n);
+        const auto gi = factor * Eigen::Map<const Array>(item.g.data + i, n);
+        mi += new1 * (gi - mi);
+        vi = beta2 * vi + new2 * gi.square();
+        const auto change = step_size * mi / (vi.sqrt() / correction + eps);
+        T* const w = item.w.data + i;
+        if constexpr (std::same_as<T, A>) {
+          Eigen::Map<Array> wi(w, n);
+          wi = keep * wi - change;
+        } else {
+          A* const from = item.master ? item.master.data + i : wide;
+          if (!item.master)
+            for (int64_t k = 0; k < n; ++k) wide[k] = static_cast<A>(w[k]);
+          Eigen::Map<Array> wi(from, n);
+          wi = keep * wi - change;
+          for (int64_t k = 0; k < n; ++k) {
+            const auto words = [&] { return philox(seed, item.random + static_cast<uint64_t>(i + k) / 8, 2); };
+            w[k] = master == Master::stochastic_rounding
+                       ? detail::round_by_chance<T>(from[k], detail::bits16(words(), static_cast<int>((i + k) % 8)))
+                       : T(from[k]);
+          }
+        }
       }
-    }
-  });
+    });
+  }
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,9 +1,11 @@
-// optim/clip.cpu.hpp: the sum of squares over a list of arrays, and their scaling, on the CPU.
+// optim/clip.cpu.hpp: the verdict on the gradients of a step, and their scaling by it, on the CPU.
 #pragma once
+#include <ftlib/optim/verdict.hpp>       // Verdict, judge
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/view.hpp>         // View
 
 #include <algorithm>   // std::min
+#include <cmath>       // std::sqrt
 #include <Eigen/Core>  // Eigen::Map
 #include <span>        // std::span
 #include <vector>      // std::vector
@@ -51,9 +53,21 @@ template <Scalar A> double sum_of_squares(Context<Cpu>& ctx, std::span<const Vie
   return sum;
 }
 
-/// x *= factor for all `xs` (contiguous).
-template <Scalar A> void scale_all(Context<Cpu>& ctx, std::span<const View<A>> xs, double factor) {
-  detail::for_each_block(ctx, xs, nullptr, [&](std::size_t, auto x) { x *= static_cast<A>(factor); });
+/// v's loss += loss ()
+template <Scalar A> void add_loss(Context<Cpu>&, Verdict* v, View<const A> loss) {
+  v->loss += static_cast<double>(*loss.data);
+}
+
+/// The verdict on gradients `xs` (contiguous), which loss_scale has made larger.
+template <Scalar A>
+void judge_gradients(Context<Cpu>& ctx, Verdict* v, std::span<const View<A>> xs, double max_norm, double loss_scale) {
+  detail::judge(*v, std::sqrt(sum_of_squares(ctx, xs)), max_norm, loss_scale);
+}
+
+/// x *= the verdict's factor for all `xs` (contiguous); nothing where the verdict is not finite.
+template <Scalar A> void scale_gradients(Context<Cpu>& ctx, std::span<const View<A>> xs, const Verdict* v) {
+  if (!v->finite || v->factor == 1) return;
+  detail::for_each_block(ctx, xs, nullptr, [&](std::size_t, auto x) { x *= static_cast<A>(v->factor); });
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,48 +1,96 @@
-// optim/clip.cuda.cuh: the sum of squares over a list of arrays, and their scaling, on the GPU.
+// optim/clip.cuda.cuh: the verdict on the gradients of a step, and their scaling by it, on the GPU: a number of
+// launches that does not depend on how many arrays there are, and no word to the host.
 #pragma once
-#include <ftlib/ops/reduce.cuda.cuh>  // sum_to
+#include <ftlib/ops/reduce.cuda.cuh>  // block_sum
+#include <ftlib/optim/list.cuda.cuh>  // upload_list, my_part
+#include <ftlib/optim/verdict.hpp>    // Verdict, judge
 #include <ftlib/tensor/view.hpp>      // View
 
+#include <cmath>   // std::sqrt
 #include <span>    // std::span
 #include <vector>  // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
-struct Square {
-  template <class A> __device__ A operator()(A x) const { return x * x; }
-};
-template <class A> struct Times {
-  A factor;
-  __device__ A operator()(A x) const { return x * factor; }
-};
-}  // namespace detail
 
-/// The sum of x^2 over all elements of all `xs` (contiguous), in double, in an order that depends on sizes alone. Waits
-/// for the device once.
-template <Scalar A> double sum_of_squares(Context<Cuda>& ctx, std::span<const View<A>> xs) {
-  int64_t parts = 0;
-  for (const View<A>& x : xs) parts += detail::sum_parts(x.count());
-  if (parts == 0) return 0;
-  const std::shared_ptr<void> memory = ctx.allocate(static_cast<std::size_t>(parts + 1) * sizeof(double));
-  double* const sum = static_cast<double*>(memory.get());
-  double* partial = sum + 1;
-  for (const View<A>& x : xs) {
-    detail::sum_to(ctx, detail::Square{}, partial, x.count(), static_cast<const A*>(x.data));
-    partial += detail::sum_parts(x.count());
-  }
-  launch(detail::finish_sum_kernel<double>, 1, detail::block_size, 0, ctx.stream(), sum,
-         static_cast<const double*>(sum + 1), parts, 1.0);
-  double result = 0;
-  ctx.copy_to_host(&result, sum, sizeof result);
-  return result;
+template <class A> struct ArrayEntry {
+  A* data;
+  int64_t count, first_block;
+  bool aligned;
+};
+template <Scalar A> ListOnDevice<ArrayEntry<A>> upload_arrays(Context<Cuda>& ctx, std::span<const View<A>> xs) {
+  std::vector<ArrayEntry<A>> entries;
+  for (const View<A>& x : xs) entries.push_back({x.data, x.count(), 0, aligned16(x.data)});
+  return upload_list(ctx, std::move(entries));
 }
 
-/// x *= factor for all `xs` (contiguous).
-template <Scalar A> void scale_all(Context<Cuda>& ctx, std::span<const View<A>> xs, double factor) {
-  for (const View<A>& x : xs)
-    detail::map(ctx, detail::Times<accumulate_t<A>>{static_cast<accumulate_t<A>>(factor)}, x.count(), x.data,
-                static_cast<const A*>(x.data));
+template <class A> __global__ void add_loss_kernel(Verdict* v, const A* loss) {
+  v->loss += static_cast<double>(widen(*loss));
+}
+
+// partial[block] = the sum of squares of its part, in double. Reads each array once.
+template <class A, int V>
+__global__ void __launch_bounds__(block_size) squares_kernel(double* partial, List<ArrayEntry<A>> list) {
+  const auto part = my_part(list);
+  const A* const x = part.entry.data;
+  double sum = 0;
+  for_each_pack_of<V>(part, part.entry.aligned, [&](auto size, int64_t i) {
+    const auto xs = load<size()>(x + i);
+    for (int k = 0; k < size(); ++k) sum += static_cast<double>(xs.v[k]) * static_cast<double>(xs.v[k]);
+  });
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) partial[blockIdx.x] = sum;
+}
+// One block, after squares_kernel.
+template <int threads>
+__global__ void __launch_bounds__(threads)
+    judge_kernel(Verdict* v, const double* partial, int64_t parts, double max_norm, double loss_scale) {
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < parts; i += threads) sum += partial[i];
+  sum = block_sum(sum);
+  if (threadIdx.x == 0) judge(*v, std::sqrt(sum), max_norm, loss_scale);
+}
+
+// x *= the verdict's factor. Reads and writes each array once, or not at all.
+template <class A, int V>
+__global__ void __launch_bounds__(block_size) scale_kernel(List<ArrayEntry<A>> list, const Verdict* v) {
+  if (!v->finite || v->factor == 1) return;
+  const auto part = my_part(list);
+  const A factor = static_cast<A>(v->factor);
+  A* const x = part.entry.data;
+  for_each_pack_of<V>(part, part.entry.aligned, [&](auto size, int64_t i) {
+    auto xs = load<size()>(x + i);
+    for (int k = 0; k < size(); ++k) xs.v[k] *= factor;
+    store(x + i, xs);
+  });
+}
+
+}  // namespace detail
+
+/// v's loss += loss ()
+template <Scalar A> void add_loss(Context<Cuda>& ctx, Verdict* v, View<const A> loss) {
+  launch(detail::add_loss_kernel<A>, 1, 1, 0, ctx.stream(), v, loss.data);
+}
+
+/// The verdict on gradients `xs` (contiguous), which loss_scale has made larger, summed in double and in an order that
+/// depends on sizes alone.
+template <Scalar A>
+void judge_gradients(Context<Cuda>& ctx, Verdict* v, std::span<const View<A>> xs, double max_norm, double loss_scale) {
+  const auto list = detail::upload_arrays(ctx, xs);
+  const std::shared_ptr<void> memory = ctx.allocate(static_cast<std::size_t>(list.blocks) * sizeof(double));
+  auto* const partial = static_cast<double*>(memory.get());
+  launch(detail::squares_kernel<A, detail::pack_size<A>>, detail::grid_of(list.blocks), detail::block_size, 0,
+         ctx.stream(), partial, list.get());
+  launch(detail::judge_kernel<detail::block_size>, 1, detail::block_size, 0, ctx.stream(), v, partial, list.blocks,
+         max_norm, loss_scale);
+}
+
+/// x *= the verdict's factor for all `xs` (contiguous); nothing where the verdict is not finite.
+template <Scalar A> void scale_gradients(Context<Cuda>& ctx, std::span<const View<A>> xs, const Verdict* v) {
+  const auto list = detail::upload_arrays(ctx, xs);
+  launch(detail::scale_kernel<A, detail::pack_size<A>>, detail::grid_of(list.blocks), detail::block_size, 0,
+         ctx.stream(), list.get(), v);
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -74,7 +74,8 @@ void load_weights(Context<D>& ctx, const std::filesystem::path& path, std::span<
 /// trainable weights go along where there are some.
 template <Scalar T, Device D>
 void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
-                     const Optimizer<T, D>& optimizer, Json state, std::span<const Tensor<T, D>> averages = {}) {
+                     const Optimizer<T, D>& optimizer, Json state,
+                     std::span<const Tensor<accumulate_t<T>, D>> averages = {}) {
   state["random"] = {{"seed", ctx.random().seed()}, {"position", ctx.random().position()}};
   AtomicFolder out(folder);
   save_weights(ctx, out.folder() / "weights.safetensors", params);

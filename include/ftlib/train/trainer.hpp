@@ -3,8 +3,9 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>      // NoGrad
 #include <ftlib/optim/adamw.hpp>        // AdamW, Optimizer
-#include <ftlib/optim/clip.hpp>         // clip_grad_norm, zero_grad
+#include <ftlib/optim/clip.hpp>         // StepCheck, zero_grad
 #include <ftlib/optim/ema.hpp>          // WeightAverage
+#include <ftlib/optim/loss_scale.hpp>   // LossScale
 #include <ftlib/optim/schedule.hpp>     // Schedule
 #include <ftlib/train/checkpoint.hpp>   // save_checkpoint, load_checkpoint
 #include <ftlib/train/metrics_log.hpp>  // MetricsLog
@@ -29,6 +30,7 @@ struct TrainerConfig {
   int64_t batch_tokens = 512;       // tokens a step
   int64_t micro_batch_tokens = 0;   // tokens a forward pass: fewer need less memory; 0: all of the batch
   float clip_norm = 1.0f;           // of all gradients together; 0: no clipping
+  float loss_scale = 0;             // to begin with, see LossScale; 0: none, but 65536 for half
   float ema_decay = 0;              // of the average of weights that evaluations see and the run ends with; 0: none
   bool recompute = false;           // forget activations and compute them again: less memory, a third more time
   uint64_t seed = 42;               // of the order of the data
@@ -109,6 +111,8 @@ template <class Model> class Trainer {
     positive("epochs", config_.epochs);
     positive("batch_tokens", config_.batch_tokens);
     if (config_.micro_batch_tokens == 0) config_.micro_batch_tokens = config_.batch_tokens;
+    if (config_.loss_scale == 0 && std::same_as<T, half>) config_.loss_scale = 65536;
+    loss_scale_ = LossScale(config_.loss_scale);
     for (Parameter<T, D>* w : model.parameters())
       if (w->trainable) params_.push_back(w);
     if (params_.empty())
@@ -127,20 +131,25 @@ template <class Model> class Trainer {
   /// gradient that is not finite changes nothing; after max_bad_steps such in a row, Error names the batch's records.
   template <class Batch> Step step(const Batch& batch, float lr) {
     Context<D>& ctx = model_.context();
-    double loss = 0;
+    StepCheck<D> check(ctx);  // loss and norm stay on the device until the update has been asked for
+    const float scale = loss_scale_.value();
     zero_grad(params_);
     for (const auto& micro : batch.micro) {  // sums over tokens, so micro-batches of any size weigh right
       Tape<D> tape(ctx);
-      const Tensor<T, D> nll = model_.loss_sum(micro, config_.recompute);
-      loss += static_cast<double>(nll.item(ctx));
-      if (nll.node()) tape.backward(nll, Tensor<T, D>(ctx, nll.shape(), {T(1.0f / static_cast<float>(batch.targets))}));
+      const auto nll = model_.loss_sum(micro, config_.recompute);
+      using Loss = typename decltype(nll)::value_type;
+      check.add_loss(ctx, nll);
+      if (nll.node())
+        tape.backward(nll, Tensor<Loss, D>(ctx, nll.shape(), {Loss(scale / static_cast<float>(batch.targets))}));
     }
-    loss /= static_cast<double>(std::max<int64_t>(1, batch.targets));
-    const float norm = clip_grad_norm(ctx, params_, config_.clip_norm);
-    const bool finite = std::isfinite(loss) && std::isfinite(norm);
-    if (finite) optimizer_.step(ctx, params_, lr);
+    check.measure(ctx, params_, config_.clip_norm, scale);
+    const Verdict found = optimizer_.step(ctx, params_, lr, check);
     zero_grad(params_);
-    bad_steps_ = finite ? 0 : bad_steps_ + 1;
+    loss_scale_.update(found.finite);
+    const double loss = found.loss / static_cast<double>(std::max<int64_t>(1, batch.targets));
+    const bool overflow = std::isfinite(loss) && scale > 1;  // of gradients that the scale made too large
+    if (found.finite) bad_steps_ = 0;
+    else if (!overflow) ++bad_steps_;
     if (bad_steps_ >= config_.max_bad_steps) {
       std::string names;
       for (std::size_t i = 0; i < batch.names.size() && i < 16; ++i) names += (i ? ", " : "") + batch.names[i];
@@ -152,11 +161,11 @@ template <class Model> class Trainer {
             .steps = 0,
             .loss = loss,
             .lr = lr,
-            .grad_norm = norm,
+            .grad_norm = found.norm,
             .tokens = batch.tokens,
             .tokens_per_second = 0,
             .memory = 0,
-            .skipped = !finite};
+            .skipped = !found.finite};
   }
 
   /// The mean loss over the target tokens of `data`; nothing is recorded or changed.
@@ -192,11 +201,9 @@ template <class Model> class Trainer {
         }
     }
     for (const Parameter<T, D>* w : model_.parameters()) plan.weight_bytes += w->bytes();
-    for (const Parameter<T, D>* w : params_)
-      plan.state_bytes += w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
-    plan.state_bytes += Optimizer<T, D>::state_bytes(params_);
-    if (average_)
-      for (const Parameter<T, D>* w : params_) plan.state_bytes += w->bytes();
+    for (const Parameter<T, D>* w : params_)  // the gradient, and the average where there is one
+      plan.state_bytes += (average_ ? 2 : 1) * w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
+    plan.state_bytes += optimizer_.state_bytes(params_);
     if constexpr (requires { Data::unit; }) plan.unit = Data::unit;
 
     const uint64_t position = ctx.random().position();
@@ -207,7 +214,7 @@ template <class Model> class Trainer {
       const int64_t before = ctx.memory().now;
       ctx.reset_peak();
       Tape<D> tape(ctx);
-      const Tensor<T, D> nll = model_.loss_sum(micro, config_.recompute);
+      const auto nll = model_.loss_sum(micro, config_.recompute);
       if (nll.node()) tape.backward(nll);
       struct {
         double tokens, seconds, bytes;
@@ -362,16 +369,19 @@ template <class Model> class Trainer {
 
   /// What a resumed run must agree in to end as an uninterrupted one.
   template <class Data> Json fingerprint(const Data& train, int64_t steps) const {
-    return {{"steps", steps},
-            {"examples", train.size()},
-            {"batch_tokens", config_.batch_tokens},
-            {"micro_batch_tokens", config_.micro_batch_tokens},
-            {"seed", config_.seed},
-            {"lr", config_.optimizer.lr},
-            {"weight_decay", config_.optimizer.weight_decay},
-            {"clip_norm", config_.clip_norm},
-            {"ema_decay", config_.ema_decay},
-            {"threads", model_.context().threads()}};
+    Json run{{"steps", steps},
+             {"examples", train.size()},
+             {"batch_tokens", config_.batch_tokens},
+             {"micro_batch_tokens", config_.micro_batch_tokens},
+             {"seed", config_.seed},
+             {"lr", config_.optimizer.lr},
+             {"weight_decay", config_.optimizer.weight_decay},
+             {"clip_norm", config_.clip_norm},
+             {"ema_decay", config_.ema_decay}};
+    if constexpr (std::same_as<D, Cpu>) run["threads"] = model_.context().threads();
+    if (sizeof(T) == 2) run["master"] = static_cast<int>(config_.optimizer.master);
+    if (config_.loss_scale > 0) run["loss_scale"] = config_.loss_scale;
+    return run;
   }
   template <class Data>
   void save_run(const RunReport& report, const Data& train, int64_t steps, int64_t done, int64_t since_best) {
@@ -381,6 +391,10 @@ template <class Model> class Trainer {
                {"best_step", report.best_step},
                {"since_best", since_best},
                {"bad_steps", bad_steps_}};
+    if (config_.loss_scale > 0) {
+      state["loss_scale"] = loss_scale_.value();
+      state["good_steps"] = loss_scale_.good_steps();
+    }
     if (report.best_step > 0) state["best_loss"] = report.best_loss;
     if (!best_.empty()) {  // before the checkpoint that names it, and under a name of its own step
       detail::EntryList list;
@@ -389,9 +403,9 @@ template <class Model> class Trainer {
       if (!std::filesystem::exists(config_.out_dir / name)) write_safetensors(config_.out_dir / name, list.entries());
       state["best"] = name;
     }
-    save_checkpoint<T, D>(
-        model_.context(), checkpoint(), params_, optimizer_, state,
-        average_ ? std::span<const Tensor<T, D>>(average_->averages()) : std::span<const Tensor<T, D>>());
+    using Average = typename WeightAverage<T, D>::Average;
+    save_checkpoint<T, D>(model_.context(), checkpoint(), params_, optimizer_, state,
+                          average_ ? std::span<const Average>(average_->averages()) : std::span<const Average>());
     remove_best_files(state.contains("best") ? state["best"].template get<std::string>() : std::string());
   }
   void remove_best_files(const std::string& but) const {
@@ -425,10 +439,12 @@ template <class Model> class Trainer {
     report.best_loss = value_or<double>(state, "best_loss", report.best_loss, file);
     since_best_ = at<int64_t>(state, "since_best", file);
     bad_steps_ = at<int64_t>(state, "bad_steps", file);
+    if (config_.loss_scale > 0)
+      loss_scale_ = LossScale(at<float>(state, "loss_scale", file), at<int64_t>(state, "good_steps", file));
     if (average_) {
       const auto averages = SafetensorsFile::open(checkpoint() / "averages.safetensors");
       for (std::size_t i = 0; i < params_.size(); ++i)
-        average_->averages()[i] = detail::exact_tensor<T>(model_.context(), averages, params_[i]->name);
+        average_->averages()[i] = detail::exact_tensor<accumulate_t<T>>(model_.context(), averages, params_[i]->name);
     }
     if (state.contains("best")) {
       const auto best = SafetensorsFile::open(config_.out_dir / at<std::string>(state, "best", file));
@@ -441,13 +457,14 @@ template <class Model> class Trainer {
   void end_run(const RunReport& report) {
     if (!best_.empty() && report.best_step > 0)
       for (std::size_t i = 0; i < params_.size(); ++i) params_[i]->value = best_[i];
-    else if (average_) average_->swap();
+    else if (average_) average_->assign();
     best_.clear();
   }
 
   Model& model_;
   TrainerConfig config_;
   Optimizer<T, D> optimizer_;
+  LossScale loss_scale_;
   std::vector<Parameter<T, D>*> params_;
   std::vector<Tensor<T, D>> best_;
   std::optional<WeightAverage<T, D>> average_;

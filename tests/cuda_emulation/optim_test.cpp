@@ -1,0 +1,248 @@
+// tests/cuda_emulation/optim_test.cpp: the optimizer's step on the GPU beside the CPU's: clipping, AdamW over many
+// arrays in one launch, weights of 16 bits, averages, and the trainer's step around them.
+#include <ftlib/ops/elementwise.hpp>
+#include <ftlib/train/trainer.hpp>
+
+#include "../op_suite.hpp"
+
+using namespace ft;
+using namespace ft::test;
+
+namespace {
+/// Parameters of odd, tiny and large sizes, one of them off its alignment, one without a gradient.
+template <Scalar T, Device D> struct Model {
+  std::vector<Parameter<T, D>> ws;
+  std::vector<Parameter<T, D>*> params;
+  Random random{9};
+
+  explicit Model(Context<D>& ctx) {
+    for (const Shape& shape : {Shape{1}, Shape{37, 29}, Shape{7}, Shape{16390}, Shape{3, 5}}) {
+      ws.emplace_back(str("w", ws.size()), upload<T>(ctx, parameter(random, shape)));
+      if (shape.rank() == 2) ws.back().kind = WeightKind::linear;
+    }
+    ws[1].value = upload<T>(ctx, parameter(random, {37, 29}), Layout::unaligned);
+    for (auto& w : ws) params.push_back(&w);
+  }
+  /// Draws all gradients; those of the last parameter are forgotten.
+  void set_gradients(Context<D>& ctx, double scale = 1) {
+    for (auto& w : ws) w.grad = upload<accumulate_t<T>>(ctx, activation(random, w.shape(), scale));
+    ws.back().grad = {};
+  }
+  std::vector<HostArray> weights(Context<D>& ctx) {
+    std::vector<HostArray> all;
+    for (auto& w : ws) all.push_back(download(ctx, w.value));
+    return all;
+  }
+};
+
+/// Four steps with StepCheck, the third of which is no number; verdicts, weights and state.
+template <Scalar T, Device D> std::vector<HostArray> train(Context<D>& ctx, Master master) {
+  Model<T, D> model(ctx);
+  Optimizer<T, D> optimizer(AdamW{.lr = 0.01f, .weight_decay = 0.1f, .master = master});
+  std::vector<HostArray> results;
+  for (int step = 0; step < 4; ++step) {
+    model.set_gradients(ctx, step == 1 ? 1e-4 : 1);
+    StepCheck check(ctx);
+    for (const float loss : {1.5f, step == 2 ? NAN : 2.0f}) check.add_loss(ctx, Tensor<float, D>(ctx, Shape{}, {loss}));
+    check.measure(ctx, model.params, 1.0f, 4.0f);
+    const Verdict v = optimizer.step(ctx, model.params, 0.01f, check);
+    CHECK(v.finite == (step != 2));
+    if (v.finite) CHECK(v.loss == 3.5);
+    results.emplace_back(Shape{}, double{v.norm});
+    results.emplace_back(Shape{}, v.factor);
+  }
+  CHECK(optimizer.steps() == 3);
+  for (auto& a : model.weights(ctx)) results.push_back(a);
+  optimizer.for_each_state(ctx, [&](const std::string&, const auto& s) { results.push_back(download(ctx, s)); });
+  return results;
+}
+template <Scalar T> void beside_cpu(Master master, double tolerance) {
+  Context<Cpu> cpu({.threads = 1, .seed = 7});
+  const auto expected = train<T>(cpu, master);
+  std::vector<HostArray> first;
+  for (const uint64_t seed : {1u, 2u}) {
+    cuda_emulation::set_seed(seed);
+    Context<Cuda> ctx({.seed = 7});
+    const auto got = train<T>(ctx, master);
+    REQUIRE(got.size() == expected.size());
+    for (std::size_t i = 0; i < got.size(); ++i) {
+      CHECK(nmse(got[i], expected[i]) <= tolerance);
+      if (seed == 1) first = got;
+      else CHECK(got[i].values == first[i].values);
+    }
+  }
+}
+}  // namespace
+
+TEST_CASE("cuda/optim: steps as on the CPU, the same in any order of threads; what is not finite changes nothing") {
+  beside_cpu<float>(Master::none, 1e-12);
+  beside_cpu<double>(Master::none, 1e-24);
+  for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding}) {
+    beside_cpu<bfloat16>(master, 1e-6);  // a last bit of float may turn a rounding
+    beside_cpu<ft::half>(master, 1e-8);
+  }
+}
+
+TEST_CASE("cuda/optim: clip_grad_norm as on the CPU") {
+  Context<Cpu> cpu({.threads = 1});
+  Context<Cuda> ctx;
+  for (const float max_norm : {0.0f, 1.0f, 1e6f}) {
+    Model<float, Cpu> expected(cpu);
+    Model<float, Cuda> got(ctx);
+    expected.set_gradients(cpu);
+    got.set_gradients(ctx);
+    CHECK(clip_grad_norm(ctx, got.params, max_norm) ==
+          doctest::Approx(clip_grad_norm(cpu, expected.params, max_norm)).epsilon(1e-6));
+    for (std::size_t i = 0; i + 1 < got.ws.size(); ++i)
+      CHECK(nmse(download(ctx, got.ws[i].grad), download(cpu, expected.ws[i].grad)) <= 1e-12);
+  }
+  CHECK(clip_grad_norm(ctx, std::vector<Parameter<float, Cuda>*>(), 1.0f) == 0);
+}
+
+TEST_CASE("cuda/optim: the number of launches does not grow with the number of parameters") {
+  Context<Cuda> ctx;
+  std::vector<Parameter<bfloat16, Cuda>> ws;
+  for (int i = 0; i < 100; ++i) ws.emplace_back(str(i), Tensor<bfloat16, Cuda>::zeros(ctx, {65}));
+  std::vector<Parameter<bfloat16, Cuda>*> params;
+  for (auto& w : ws) {
+    w.grad = upload<float>(ctx, scattered({65}));
+    params.push_back(&w);
+  }
+  Optimizer<bfloat16, Cuda> optimizer;
+  for (int step = 0; step < 2; ++step) {  // the first one makes the state
+    const auto before = cuda_emulation::launches();
+    StepCheck check(ctx);
+    check.measure(ctx, params, 1.0f);
+    optimizer.step(ctx, params, 0.01f, check);
+    if (step == 1) CHECK(cuda_emulation::launches() - before == 3);
+  }
+}
+
+TEST_CASE("cuda/optim: changes below half a weight's last bit are kept, by floats or by chance") {
+  Context<Cuda> ctx({.seed = 3});
+  const int64_t n = 2000;
+  double moved[3] = {};
+  for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding}) {
+    Parameter<bfloat16, Cuda> w("w", upload<bfloat16>(ctx, HostArray({n}, 1)));
+    Parameter<bfloat16, Cuda>* const params[] = {&w};
+    Optimizer<bfloat16, Cuda> optimizer(AdamW{.master = master});
+    for (int step = 0; step < 50; ++step) {
+      w.grad = upload<float>(ctx, HostArray({n}, 1));
+      optimizer.step(ctx, params, 2e-4f);  // Adam's steps are lr each; bfloat16 has 2^-8 below 1
+    }
+    for (const double v : download(ctx, w.value).values) moved[static_cast<int>(master)] += (1 - v) / n;
+  }
+  CHECK(moved[0] == 0);
+  CHECK(moved[1] == doctest::Approx(0.01).epsilon(0.25));  // rounded to a multiple of 2^-8
+  CHECK(moved[2] == doctest::Approx(0.01).epsilon(0.03));
+}
+
+TEST_CASE("cuda/optim: weights and their average, as on the CPU") {
+  const auto run = []<Device D>(Context<D>& ctx) {
+    Random random(5);
+    std::vector<Parameter<float, D>> ws;
+    ws.emplace_back("a", upload<float>(ctx, activation(random, {33})));
+    ws.emplace_back("b", upload<float>(ctx, activation(random, {4, 8}), Layout::unaligned));
+    std::vector<Parameter<float, D>*> params{&ws[0], &ws[1]};
+    WeightAverage<float, D> average(ctx, params, 0.9f);
+    for (int step = 1; step < 4; ++step) {
+      for (auto& w : ws) w.value = upload<float>(ctx, activation(random, w.shape()));
+      average.update(ctx, step);
+    }
+    average.swap();
+    return std::vector{download(ctx, ws[0].value), download(ctx, ws[1].value)};
+  };
+  Context<Cpu> cpu({.threads = 1});
+  Context<Cuda> ctx;
+  const auto expected = run(cpu), got = run(ctx);
+  for (std::size_t i = 0; i < expected.size(); ++i) CHECK(nmse(got[i], expected[i]) <= 1e-12);
+}
+
+namespace {
+/// The mean of (w x - y)^2 over 64 numbers, times `blow`.
+template <Scalar T, Device D> struct Line {
+  using value_type = T;
+  using device_type = D;
+  struct Micro {
+    double blow = 1;
+  };
+  struct Batch {
+    std::vector<Micro> micro;
+    int64_t targets = 1, tokens = 64;
+    std::vector<std::string> names{"line"};
+  };
+  Context<D>& ctx;
+  Parameter<T, D> w;
+
+  explicit Line(Context<D>& c) : ctx(c), w("w", upload<T>(c, HostArray({8, 8}, 0.25))) {}
+  Context<D>& context() { return ctx; }
+  std::vector<Parameter<T, D>*> parameters() { return {&w}; }
+  Tensor<T, D> loss_sum(const Micro& micro, bool) {
+    HostArray x = scattered({8, 8}), y = x;
+    for (double& v : y.values) v *= 2;
+    const auto wx = apply(upload<T>(ctx, x));
+    return scale(ctx, mean_squared_error(ctx, wx, upload<T>(ctx, y)), static_cast<float>(micro.blow));
+  }
+  /// w x, as a weight that is an activation: its gradient goes to the parameter.
+  Tensor<T, D> apply(const Tensor<T, D>& x) {
+    Tensor<T, D> value = w.value.detached();
+    record(ctx, "weight", value, {w}, [this](Gradients<T, D>& g) {
+      const auto dw = convert<accumulate_t<T>>(g.context(), g.incoming_tensor());
+      accumulate(g.context(), g.add(w), dw.view());
+    });
+    return mul(ctx, value, x);
+  }
+};
+template <Scalar T, Device D> std::vector<HostArray> fit_line(Context<D>& ctx, TrainerConfig config, int steps) {
+  Line<T, D> line(ctx);
+  Trainer trainer(line, config);
+  std::vector<HostArray> results;
+  for (int i = 0; i < steps; ++i) {
+    const Step s = trainer.step(typename Line<T, D>::Batch{.micro = {{1}, {0.5}}}, 0.01f);
+    CHECK(!s.skipped);
+    results.emplace_back(Shape{}, s.loss);
+    results.emplace_back(Shape{}, double{s.grad_norm});
+  }
+  results.push_back(download(ctx, line.w.value));
+  return results;
+}
+}  // namespace
+
+TEST_CASE("cuda/optim: the trainer's step as on the CPU; in 16 bits near it") {
+  TrainerConfig config;
+  config.clip_norm = 0.1f;
+  Context<Cpu> cpu({.threads = 1});
+  Context<Cuda> ctx;
+  const auto expected = fit_line<float>(cpu, config, 20), got = fit_line<float>(ctx, config, 20);
+  CHECK(expected[0][0] > 1.2 * expected[38][0]);
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK(nmse(got[i], expected[i]) <= 1e-10);
+  config.loss_scale = 1024;  // a power of two rounds nothing
+  const auto scaled = fit_line<float>(ctx, config, 20);
+  for (std::size_t i = 0; i < got.size(); ++i) CHECK(nmse(scaled[i], got[i]) <= 1e-14);
+  config.loss_scale = 256;  // half has no 65536, the default, which backward begins with here
+  const auto got16 = fit_line<bfloat16>(ctx, config, 20), gotf16 = fit_line<ft::half>(ctx, config, 20);
+  for (std::size_t i = 0; i < got.size(); ++i) {
+    CHECK(nmse(got16[i], expected[i]) <= 1e-3);
+    CHECK(nmse(gotf16[i], expected[i]) <= 1e-5);
+  }
+}
+
+TEST_CASE("cuda/optim: half's loss scale halves where gradients overflow; such a step changes nothing and is not bad") {
+  Context<Cuda> ctx;
+  Line<ft::half, Cuda> line(ctx);
+  TrainerConfig config;
+  config.loss_scale = 0x1p24f;  // twice half's largest number and more
+  config.max_bad_steps = 2;
+  Trainer trainer(line, config);
+  const auto before = download(ctx, line.w.value).values;
+  int skipped = 0;
+  while (trainer.step(Line<ft::half, Cuda>::Batch{.micro = {{1}}}, 0.01f).skipped) {
+    CHECK(download(ctx, line.w.value).values == before);
+    REQUIRE(++skipped < 20);
+  }
+  CHECK(skipped > 2);
+  CHECK(download(ctx, line.w.value).values != before);
+  const Line<ft::half, Cuda>::Batch bad{.micro = {{INFINITY}}};
+  CHECK(trainer.step(bad, 0.01f).skipped);
+  CHECK_THROWS_WITH_AS(trainer.step(bad, 0.01f), doctest::Contains("records: line"), Error);
+}
