@@ -4,6 +4,7 @@
 #include <ftlib/train/trainer.hpp>
 
 #include "../op_suite.hpp"
+#include "../scratch.hpp"
 
 using namespace ft;
 using namespace ft::test;
@@ -135,6 +136,29 @@ TEST_CASE("cuda/optim: changes below half a weight's last bit are kept, by float
   CHECK(moved[0] == 0);
   CHECK(moved[1] == doctest::Approx(0.01).epsilon(0.25));  // rounded to a multiple of 2^-8
   CHECK(moved[2] == doctest::Approx(0.01).epsilon(0.03));
+}
+
+TEST_CASE("cuda/optim: a run in 16 bits that was saved goes on to the bit") {
+  for (const Master master : {Master::float32, Master::stochastic_rounding}) {
+    const Scratch dir;
+    const auto steps = [&](Context<Cuda>& ctx, auto& model, auto& optimizer, int from, int to) {
+      for (int step = from; step < to; ++step) {
+        model.random.seek(static_cast<uint64_t>(step) << 20);
+        model.set_gradients(ctx);
+        optimizer.step(ctx, model.params, 1e-4f);
+      }
+    };
+    Context<Cuda> whole({.seed = 3}), other({.seed = 8});
+    Model<bfloat16, Cuda> a(whole), b(other);
+    Optimizer<bfloat16, Cuda> first(AdamW{.master = master}), second(first.config());
+    steps(whole, a, first, 0, 3);
+    save_checkpoint<bfloat16, Cuda>(whole, dir / "saved", a.params, first, Json::object());
+    steps(whole, a, first, 3, 6);
+    load_checkpoint<bfloat16, Cuda>(other, dir / "saved", b.params, second);
+    steps(other, b, second, 3, 6);
+    const auto expected = a.weights(whole), got = b.weights(other);
+    for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i].values == expected[i].values);
+  }
 }
 
 TEST_CASE("cuda/optim: weights and their average, as on the CPU") {
