@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Compiles every kernel with nvcc and reads what came out: fails on a warning, on a spill or local memory, on more
-registers than let the promised number of blocks run side by side, and on a kernel of packs (template argument V > 1)
-that has no 16-byte load or store in its PTX. Says so, and succeeds, where there is no nvcc.
+registers than let the promised number of blocks run side by side, on a kernel of packs (template argument V > 1) that
+has no 16-byte load or store in its PTX, and on an attention kernel that copies no 16 bytes to shared memory or, of 16-bit
+types, uses no tensor core. A kernel promises 4 blocks of 256 threads, or what its __launch_bounds__(threads, blocks) says.
+Says so, and succeeds, where there is no nvcc.
 
-    tools/check_cuda.py [80 89 90 100 120]     compute capabilities; all of these by default, half a minute each
+    tools/check_cuda.py [80 89 90 100 120]     compute capabilities; all of these by default, two minutes each
 """
 import os
 import re
@@ -21,7 +23,7 @@ if not nvcc:
     sys.exit(0)
 flags = ["-std=c++20", "--expt-relaxed-constexpr", "-DFTLIB_WITH_CUDA=1", f"-I{root / 'include'}", "-Werror", "all-warnings",
          "-Xcompiler", "-Wall,-Wextra"]
-REGISTERS, BLOCK, BLOCKS = 65536, 256, 4  # of an SM; threads of most kernels' blocks; of those side by side, at least
+REGISTERS, PROMISE = 65536, (256, 4)  # of an SM; threads of a block, and blocks, where a kernel does not say
 bad = []
 
 
@@ -37,7 +39,23 @@ def demangled(names):
     return [re.sub(r"ft::v1_cuda::(detail::)?|\(int\)", "", n).split(">(")[0] for n in text]
 
 
-def check_resources(sm):
+def ptx():
+    """(mangled name, text) of each kernel."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "kernels.ptx")
+        compiled("-arch=compute_80", "-ptx", "-o", path)
+        return re.findall(r"\.entry (\w+)\((.*?)^}", Path(path).read_text(), re.S | re.M)
+
+
+def promises(entries):
+    found = {}
+    for name, body in entries:
+        threads, blocks = re.search(r"\.maxntid (\d+)", body), re.search(r"\.minnctapersm (\d+)", body)
+        found[name] = (int(threads[1]), int(blocks[1])) if threads and blocks else PROMISE
+    return found
+
+
+def check_resources(sm, promised):
     with tempfile.TemporaryDirectory() as folder:
         report = compiled(f"-arch=sm_{sm}", "--resource-usage", "-cubin", "-o", os.path.join(folder, "kernels.cubin"))
     kernels = re.findall(r"Compiling entry function '(\w+)'.*?\n.*?\n\s*(\d+) bytes stack frame, (\d+) bytes spill stores"
@@ -45,22 +63,25 @@ def check_resources(sm):
     if not kernels:
         sys.exit(f"check_cuda: sm_{sm}: ptxas reports no kernels\n{report[:2000]}")
     most = 0
-    for name, (_, stack, spilled, registers) in zip(demangled([k[0] for k in kernels]), kernels):
+    for name, (mangled, stack, spilled, registers) in zip(demangled([k[0] for k in kernels]), kernels):
+        threads, blocks = promised[mangled]
         most = max(most, int(registers))
         if int(stack) or int(spilled):
             bad.append(f"sm_{sm}: {name}: {stack} bytes of local memory, {spilled} spilled")
-        if int(registers) * BLOCK * BLOCKS > REGISTERS:
-            bad.append(f"sm_{sm}: {name}: {registers} registers, so fewer than {BLOCKS} blocks run side by side")
+        if int(registers) * threads * blocks > REGISTERS:
+            bad.append(f"sm_{sm}: {name}: {registers} registers, so fewer than {blocks} blocks run side by side")
     print(f"sm_{sm}: {len(kernels)} kernels, no warnings, at most {most} registers")
 
 
-def check_loads():
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "kernels.ptx")
-        compiled("-arch=compute_80", "-ptx", "-o", path)
-        entries = re.findall(r"\.entry (\w+)\((.*?)^}", Path(path).read_text(), re.S | re.M)
-    packs = 0
+def check_instructions(entries):
+    packs = attention = 0
     for name, (_, body) in zip(demangled([e[0] for e in entries]), entries):
+        if found := re.match(r"void attention_(?:queries_|keys_)?kernel<(\w+)", name):
+            attention += 1
+            if "cp.async.cg.shared.global" not in body:
+                bad.append(f"{name}: no 16-byte copy to shared memory")
+            if found[1] in ("bfloat16", "half") and "mma.sync" not in body:
+                bad.append(f"{name}: no mma instruction")
         if not re.search(r"\b(4|8)\b", name):
             continue
         packs += 1
@@ -68,11 +89,12 @@ def check_loads():
         wide = re.findall(r"\b(?:ld|st)(?:\.global\S*)?\.v(?:4\.[fubs]32|2\.[fubs]64)", body)
         if not wide and not name.startswith("void dropout_kernel"):  # of 16 bits it has 8 bytes: one counter's numbers
             bad.append(f"{name}: no 16-byte load or store")
-    print(f"PTX: {packs} kernels of packs")
+    print(f"PTX: {packs} kernels of packs, {attention} of attention")
 
 
+kernels_of = ptx()
+check_instructions(kernels_of)
 for sm in sys.argv[1:] or ["80", "89", "90", "100", "120"]:
-    check_resources(sm)
-check_loads()
+    check_resources(sm, promises(kernels_of))
 print("\n".join(bad) if bad else "check_cuda: no spills, no local memory, 16-byte accesses where they are meant")
 sys.exit(1 if bad else 0)

@@ -6,6 +6,7 @@
 #include <doctest/doctest.h>
 #include <ftlib/core/dtype.hpp>
 #include <ftlib/core/launch.cuda.cuh>
+#include <ftlib/tensor/mma.cuda.cuh>
 
 #include <algorithm>
 #include <set>
@@ -131,8 +132,34 @@ template <bool waits> __global__ void through_pipeline(float* y, const float* x)
   for (unsigned i = threadIdx.x; i < 128; i += blockDim.x) y[i] = tile[127 - i];
 }
 
+/// c = a b^T with a (16, 16) and b (8, 16); and c = a b with b (16, 8): matrices as load_matrices deals them out.
+template <class T, bool transposed> __global__ void multiplies(float* c, const T* a, const T* b) {
+  __shared__ __align__(16) T as[16 * 16], bs[16 * 8];
+  for (unsigned i = threadIdx.x; i < 256; i += blockDim.x) as[i] = a[i];
+  for (unsigned i = threadIdx.x; i < 128; i += blockDim.x) bs[i] = b[i];
+  __syncthreads();
+  const unsigned l = threadIdx.x % 32;
+  std::uint32_t ra[4], rb[4];
+  ft::detail::load_matrices<ft::detail::Order::rows>(ra, as + l % 16 * 16 + l / 16 * 8);
+  if (transposed) ft::detail::load_matrices<ft::detail::Order::rows>(rb, bs + l % 8 * 16 + l / 8 % 2 * 8);
+  else ft::detail::load_matrices<ft::detail::Order::columns>(rb, bs + l % 16 * 8);
+  float sums[4] = {1, 1, 1, 1};
+  ft::detail::mma<T>(sums, ra, rb[0], rb[1]);
+  for (unsigned e = 0; e < 4; ++e) c[(l / 4 + e / 2 * 8) * 8 + l % 4 * 2 + e % 2] = sums[e];
+}
+
 // Wrong ones.
 
+template <int wrong> __global__ void loads_matrices(unsigned* y, const ft::half* x) {
+  __shared__ __align__(16) ft::half tile[32 * 8 + 1];
+  for (unsigned i = threadIdx.x; i < 32 * 8 + 1; i += blockDim.x) tile[i] = x[i];
+  if (wrong != 0) __syncthreads();
+  if (wrong == 3 && threadIdx.x == 31) return;
+  std::uint32_t m[4];
+  ft::detail::load_matrices<ft::detail::Order::columns>(
+      m, wrong == 2 ? x + threadIdx.x * 8 : tile + threadIdx.x * 8 + (wrong == 1));
+  y[threadIdx.x] = m[0];
+}
 __global__ void forgets_barrier(float* y, const float* x) {
   __shared__ float tile[64];
   tile[threadIdx.x] = 0;
@@ -226,6 +253,47 @@ TEST_CASE("cuda_emulation: sums of blocks by shuffles and shared memory") {
       CHECK(y[b] == sum);
     }
   }
+}
+
+namespace {
+template <class T, bool transposed> void check_product() {
+  std::vector<T> a(256), b(128);
+  for (std::size_t i = 0; i < 256; ++i) a[i] = T(static_cast<float>(i * 37 % 101) / 64 - 0.75f);
+  for (std::size_t i = 0; i < 128; ++i) b[i] = T(static_cast<float>(i * 53 % 97) / 32 - 1.5f);
+  const Buffer<T> da(a), db(b);
+  const Buffer<float> dc(16 * 8);
+  launch(multiplies<T, transposed>, 1, 32, 0, nullptr, dc.data, da.data, db.data);
+  const auto c = dc.host();
+  for (std::size_t m = 0; m < 16; ++m)
+    for (std::size_t n = 0; n < 8; ++n) {
+      double sum = 1;
+      for (std::size_t k = 0; k < 16; ++k)
+        sum += double{static_cast<float>(a[m * 16 + k])} *
+               double{static_cast<float>(b[transposed ? n * 16 + k : k * 8 + n])};
+      CHECK(static_cast<double>(c[m * 8 + n]) == doctest::Approx(sum).epsilon(1e-6));
+    }
+}
+}  // namespace
+
+TEST_CASE("cuda_emulation: tensor cores give the plain product") {
+  check_product<ft::bfloat16, false>();
+  check_product<ft::bfloat16, true>();
+  check_product<ft::half, false>();
+  check_product<ft::half, true>();
+}
+
+TEST_CASE("cuda_emulation: loads of matrices are watched as other loads are") {
+  const Buffer<ft::half> x(std::vector<ft::half>(32 * 8 + 1));
+  const Buffer<unsigned> y(32);
+  launch(loads_matrices<4>, 1, 32, 0, nullptr, y.data, x.data);
+  check_found([&] { launch(loads_matrices<0>, 1, 32, 0, nullptr, y.data, x.data); },
+              {"race in kernel", "loads_matrices<0>", "reads 4 bytes of shared memory", "tile"});
+  check_found([&] { launch(loads_matrices<1>, 1, 32, 0, nullptr, y.data, x.data); },
+              {"loads_matrices<1>", "misaligned"});
+  check_found([&] { launch(loads_matrices<2>, 1, 32, 0, nullptr, y.data, x.data); },
+              {"loads_matrices<2>", "is not of shared memory"});
+  check_found([&] { launch(loads_matrices<3>, 1, 32, 0, nullptr, y.data, x.data); },
+              {"loads_matrices<3>", "needs all lanes"});
 }
 
 TEST_CASE("cuda_emulation: dynamic shared memory") {

@@ -1,6 +1,7 @@
 // tests/cuda_emulation/instantiations.cu: every kernel for every type, for tools/check_cuda.py to compile and to look
 // into.
 #include <ftlib/ops/activation.cuda.cuh>
+#include <ftlib/ops/attention.cuda.cuh>
 #include <ftlib/ops/cross_entropy.cuda.cuh>
 #include <ftlib/ops/dropout.cuda.cuh>
 #include <ftlib/ops/elementwise.cuda.cuh>
@@ -35,6 +36,10 @@ namespace ft::inline FTLIB_ABI {
                                          In<accumulate_t<T>>);                                                       \
   template void gather_rows<T>(Context<Cuda>&, View<T>, In<T>, In<int32_t>);                                         \
   template void scatter_rows<T>(Context<Cuda>&, View<T>, In<T>, In<int32_t>, In<accumulate_t<T>>);                   \
+  template void attention_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>, In<T>, In<T>,            \
+                                     const std::vector<Segment>&, const AttentionOptions&);                          \
+  template void attention_backward<T>(Context<Cuda>&, View<T>, View<T>, View<T>, In<T>, In<T>, In<T>, In<T>, In<T>,  \
+                                      In<accumulate_t<T>>, const std::vector<Segment>&, const AttentionOptions&);    \
   template void dropout_mask<T>(Context<Cuda>&, View<T>, In<T>, float, uint64_t, uint64_t);                          \
   template void rope_turn<T>(Context<Cuda>&, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T);             \
   template void embedding_forward<T>(Context<Cuda>&, View<T>, const Stored<Cuda>&, const std::vector<int32_t>&,      \

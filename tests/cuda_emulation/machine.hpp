@@ -177,6 +177,12 @@ class Machine {
                ", which is not memory of the device",
            place});
   }
+  void must_be_shared(const void* address, const void* pc) {
+    const Pause pause;
+    const auto* const p = static_cast<const std::byte*>(address);
+    if (p < program_.local_begin() || p >= program_.local_begin() + program_.local_bytes())
+      fault({kernel_and_thread() + "reads " + hex(p) + ", which is not of shared memory", program_.offset(pc)});
+  }
   /// Found by a check of the type's alignment, which knows the line, or by the access itself.
   void misaligned(const void* p, std::size_t alignment, Where where, const void* pc) {
     const Pause pause;
@@ -330,10 +336,10 @@ class Machine {
     }
     if (caller.warp_op == WarpOp::sync) join_clocks(first / warp_size, present);
     if (caller.warp_op == WarpOp::joint) {
-      if (present != ~0u) fault({kernel_and_thread() + at(caller.where) + " needs all lanes: some have left the kernel"});
+      if (present != ~0u)
+        fault({kernel_and_thread() + at(caller.where) + " needs all lanes: some have left the kernel"});
       std::array<void*, warp_size> brought{};
-      for (int l = 0; l < warp_size; ++l)
-        brought[index(l)] = reinterpret_cast<void*>(threads_[index(first + l)].value);
+      for (int l = 0; l < warp_size; ++l) brought[index(l)] = reinterpret_cast<void*>(threads_[index(first + l)].value);
       caller.joint(brought.data());
     }
     for (int l = 0; l < warp_size; ++l) {

@@ -24,11 +24,11 @@ struct Attention {
         {2, 2, 5, {{0, 3, 0, 70}, {3, 20, 70, 72}}, all},                  // cross attention, more and fewer keys
         {2, 1, 9, {{0, 75, 0, 75}}, near},                                 // a window that leaves tiles out
         {1, 1, 20, {{0, 90, 0, 141}, {90, 92, 141, 230}}, far},            // a window longer than a tile
-        {3, 1, 64, {{0, 130, 0, 130}}},                                    // several blocks of queries
-        {4, 2, 96, {{0, 37, 0, 70}}, near},                                // the GPU's larger tiles: head sizes up to
-        {2, 1, 128, {{0, 67, 0, 67}}},                                     // 128,
-        {1, 1, 256, {{0, 34, 0, 69}}},                                     // and up to 256,
-        {2, 1, 136, {{0, 1, 0, 150}, {1, 4, 150, 153}}},                   // decoding as well
+        {3, 1, 64, {{0, 70, 0, 70}}},                                      // several blocks of queries
+        {2, 1, 96, {{0, 33, 0, 50}}, near},                                // the GPU's tiles for heads up to 128,
+        {1, 1, 128, {{0, 67, 0, 67}}},                                     // full and not,
+        {1, 1, 256, {{0, 34, 0, 35}}},                                     // and up to 256,
+        {1, 1, 136, {{0, 1, 0, 135}}},                                     // decoding as well
         {3, 1, 8, {{0, 1, 0, 300}, {1, 3, 300, 430}}},                     // decoding: chunks of keys
         {4, 1, 17, {{2, 4, 5, 210}}, near, 6},                             // decoding with a window; rows of no segment
         {5, 1, 4, {{0, 30, 2, 40}, {30, 50, 0, 25}}, all, 1},              // keys shared by two segments

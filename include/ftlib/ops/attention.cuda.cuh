@@ -22,7 +22,7 @@ struct AttentionSizes {
   int64_t queries;                                      // of q: lse is (H, queries)
   int64_t q_step, k_step, v_step, y_step, dy_step = 0;  // elements from token to token
   uint64_t per_group;                                   // 2^32 / groups, rounded up
-  int KV, groups, hd, window;
+  int KV, groups, hd, window;                           // window: more than any segment has, where all are seen
   bool causal, packs;  // packs: each head of each array begins at a multiple of 16 bytes
 
   /// Query of a row; division takes some twenty instructions, this takes two.
@@ -34,7 +34,7 @@ struct AttentionSizes {
   }
   __host__ __device__ int first(const Segment& s, int i) const {
     const int from = last(s, i) - window;
-    return window > 0 && from > 0 ? from : 0;
+    return from > 0 ? from : 0;
   }
   __host__ __device__ int rows(const Segment& s) const { return static_cast<int>(s.q_end - s.q_begin) * groups; }
 };
@@ -68,24 +68,25 @@ template <class T> struct KeyRows {
 
 /// How a block works: each of its warps has `tiles` times 16 rows of its own, past which go `passing` rows at a time.
 /// At least `blocks` of them run side by side where a multiprocessor has 164 KiB of shared memory (sm_80; sm_90 and
-/// sm_100 have more); where it has 100 KiB (sm_89, sm_120) at least one does.
+/// sm_100 have more); where it has 100 KiB (sm_89, sm_120) at least one does, and of heads up to 64 at least two do.
+/// Sums and scores of a warp fill most of its registers, so few warps run, and loads go on beside the products.
 struct Tiling {
   int warps, tiles, passing, blocks;
   constexpr int threads() const { return 32 * warps; }
   constexpr int rows() const { return 16 * tiles * warps; }
 };
 constexpr bool fits(const Tiling& t, std::size_t bytes) {
-  return bytes <= (std::size_t{99} << 10) && (bytes + 1024) * static_cast<std::size_t>(t.blocks) <= std::size_t{164}
-                                                                                                        << 10;
+  constexpr std::size_t KiB = 1024;  // a block costs one more than it asks for
+  return bytes <= 99 * KiB && (bytes + KiB) * static_cast<std::size_t>(t.blocks) <= 164 * KiB;
 }
 
 constexpr Tiling forward_tiling_of(std::size_t size, int HD) {
-  if (size == 2) return HD <= 64 ? Tiling{4, 2, 64, 2} : HD == 128 ? Tiling{4, 2, 64, 2} : Tiling{4, 1, 32, 2};
-  if (size == 4) return HD <= 64 ? Tiling{4, 1, 32, 4} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 16, 2};
+  if (size == 2) return HD <= 64 ? Tiling{4, 2, 64, 2} : HD == 128 ? Tiling{4, 2, 32, 2} : Tiling{4, 1, 32, 2};
+  if (size == 4) return HD <= 64 ? Tiling{4, 1, 32, 3} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 16, 2};
   return HD <= 64 ? Tiling{2, 1, 16, 2} : HD == 128 ? Tiling{2, 1, 16, 2} : Tiling{1, 1, 16, 1};
 }
 constexpr Tiling backward_tiling_of(std::size_t size, int HD) {
-  if (size == 2) return HD <= 64 ? Tiling{4, 1, 64, 2} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 32, 2};
+  if (size == 2) return HD <= 64 ? Tiling{4, 1, 32, 3} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 16, 2};
   if (size == 4) return HD <= 64 ? Tiling{4, 1, 16, 3} : HD == 128 ? Tiling{2, 1, 16, 3} : Tiling{2, 1, 16, 1};
   return HD <= 64 ? Tiling{2, 1, 16, 2} : HD == 128 ? Tiling{1, 1, 16, 2} : Tiling{1, 1, 8, 1};
 }
@@ -126,8 +127,13 @@ template <class A> __device__ A row_max(A x) {
 }
 
 // y and lse of a tile of rows: S = scale Q K^T, P = 2^(S - top), O = O 2^(old top - top) + P V. S and P stay in
-// registers. Values come while S is computed, the next keys while P V is. Split, a block has a part of the keys, and O,
-// top and the sum of P go to `parts`. scale is times log2(e).
+// registers. Values come while S is computed, the next keys while P V is. scale is times log2(e).
+// Moves Q and y once, and K and V once a tile of rows, mostly from L2; 4 hd FLOP a score: with 128 rows of 16 bits (64
+// for heads of 256) bound by arithmetic. Shared memory, of 16 bits: 36, 51 and 66 KiB for heads of 64, 128 and 256; of
+// float: 34, 66 and 65. (128, 2) of 16 bits: <= 255 registers, 8 of 64 warps.
+// Split, a block is one warp, which has a part of the keys of at most 16 rows, and O, top and the sum of P go to
+// `parts`. It moves K and V once: bound by memory. 11 to 49 KiB, (32, 3): at least 3 blocks, each with a tile on its
+// way.
 template <class T, int HD, bool split>
 __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forward_tiling<T, HD, split>.blocks)
     attention_kernel(T* y, accumulate_t<T>* lse, accumulate_t<T>* parts, const T* q, const T* k, const T* v,
@@ -170,16 +176,24 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const bool all = key >= from[m][h] && key + keys <= to[m][h];
+#pragma unroll
+        for (int n = 0; n < N; ++n)
+#pragma unroll
+          for (int e = 2 * h; e < 2 * h + 2; ++e) p[m][n][e] *= scale;
+        if (key < from[m][h] || key + keys > to[m][h]) {
+#pragma unroll
+          for (int n = 0; n < N; ++n)
+#pragma unroll
+            for (int e = 2 * h; e < 2 * h + 2; ++e) {
+              const int at = key + 8 * n + fragment_column(e);
+              if (at < from[m][h] || at >= to[m][h]) p[m][n][e] = -INFINITY;
+            }
+        }
         A largest = top[m][h], sum = 0;
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            const int at = key + 8 * n + fragment_column(e);
-            p[m][n][e] = all || (at >= from[m][h] && at < to[m][h]) ? scale * p[m][n][e] : static_cast<A>(-INFINITY);
-            largest = largest < p[m][n][e] ? p[m][n][e] : largest;
-          }
+          for (int e = 2 * h; e < 2 * h + 2; ++e) largest = largest < p[m][n][e] ? p[m][n][e] : largest;
         largest = row_max(largest);
         const A offset = largest == static_cast<A>(-INFINITY) ? 0 : largest;  // of a row that has seen no key yet
         const A shrink = std::exp2(top[m][h] - offset);
@@ -219,7 +233,7 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
         const int row = tile.row + own + 16 * m + fragment_row(2 * h), i = sizes.query(row);
         if (row < q_rows.count && lane() % 4 == 0)
           lse[(kv * sizes.groups + row - i * sizes.groups) * sizes.queries + s.q_begin + i] =
-              (top[m][h] + std::log2(total[m][h])) / static_cast<A>(log2_e);
+              (top[m][h] + std::log2(total[m][h])) * static_cast<A>(1 / log2_e);
         total[m][h] = 1 / total[m][h];
       }
     store_rows<HD>(o, total, own_qs, QueryRows<T>(y, sizes.y_step, sizes, s, kv), tile.row + own, sizes.hd,
@@ -227,7 +241,8 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
   }
 }
 
-// y and lse of split rows: the sums of their parts, in order. One warp a row.
+// y and lse of split rows: the sums of their parts, in order. One warp a row. Moves (HD + 2) sizeof(A) bytes a row and
+// part; the part itself moves 128 keys and values or more.
 template <class T, int HD>
 __global__ void __launch_bounds__(block_size)
     attention_merge_kernel(T* y, accumulate_t<T>* lse, const accumulate_t<T>* parts, AttentionSizes sizes,
@@ -252,7 +267,7 @@ __global__ void __launch_bounds__(block_size)
   const int i = sizes.query(r);
   if (lane() == 0)
     lse[(kv * sizes.groups + r - i * sizes.groups) * sizes.queries + s.q_begin + i] =
-        (top + std::log2(total)) / static_cast<A>(log2_e);
+        (top + std::log2(total)) * static_cast<A>(1 / log2_e);
 }
 
 // delta (H, N) = the sum over a head of dy y, which is the sum over keys of P dP. One warp a head of a token, V
@@ -274,7 +289,9 @@ __global__ void __launch_bounds__(block_size)
 }
 
 // dQ of a tile of rows: P = 2^(S - lse), dP = dY V^T, dS = P (dP - delta), dQ = scale dS K. Keys come while dP is
-// computed, the next values while the rest is.
+// computed, the next values while the rest is. Moves Q, dY and dQ once, and K and V once a tile of rows; 6 hd FLOP a
+// score. Shared memory, of 16 bits: 28, 52 and 50 KiB for heads of 64, 128 and 256; of float: 43, 50 and 98. Of 16 bits
+// (128, 3), (128, 2), (64, 2): <= 168 registers for heads of 64, else 255; 12, 8 and 4 warps.
 template <class T, int HD>
 __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_tiling<T, HD>.blocks)
     attention_queries_kernel(T* dq, const T* dy, const T* q, const T* k, const T* v, const accumulate_t<T>* lse,
@@ -306,7 +323,7 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
       to[m][h] = is ? sizes.last(s, i) : 0;
       log_sum[m][h] = is ? lse[at] * static_cast<A>(log2_e) : 0;
       mean[m][h] = is ? delta[at] : 0;
-      factor[m][h] = scale / static_cast<A>(log2_e);
+      factor[m][h] = scale * static_cast<A>(1 / log2_e);
     }
 
   load_rows<tiling.rows(), tiling.threads(), HD>(qs, q_rows, tile.row, sizes.hd, sizes.packs);
@@ -324,15 +341,20 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const bool all = key >= from[m][h] && key + keys <= to[m][h];
 #pragma unroll
         for (int n = 0; n < N; ++n)
 #pragma unroll
-          for (int e = 2 * h; e < 2 * h + 2; ++e) {
-            const int at = key + 8 * n + fragment_column(e);
-            const bool seen = all || (at >= from[m][h] && at < to[m][h]);
-            ds[m][n][e] = seen ? std::exp2(scale * p[m][n][e] - log_sum[m][h]) * (ds[m][n][e] - mean[m][h]) : 0;
-          }
+          for (int e = 2 * h; e < 2 * h + 2; ++e)
+            ds[m][n][e] = std::exp2(scale * p[m][n][e] - log_sum[m][h]) * (ds[m][n][e] - mean[m][h]);
+        if (key < from[m][h] || key + keys > to[m][h]) {
+#pragma unroll
+          for (int n = 0; n < N; ++n)
+#pragma unroll
+            for (int e = 2 * h; e < 2 * h + 2; ++e) {
+              const int at = key + 8 * n + fragment_column(e);
+              if (at < from[m][h] || at >= to[m][h]) ds[m][n][e] = 0;
+            }
+        }
       }
     multiply_sums<HD>(sums, ds, ks);
   }
@@ -342,7 +364,8 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
 
 // dK and dV of a tile of keys, or one of them, over all rows that see them: dV = P^T dY, dK = scale dS^T Q. The sums
 // are transposed: a warp has keys for rows, and queries go past. Queries come while dP is computed, the next dY while
-// dK is.
+// dK is. Moves K, V, dK and dV once, and Q and dY once a tile of keys; 8 hd FLOP a score, and 10 where a head of 256
+// needs two launches. Shared memory, registers and warps as for dQ.
 template <class T, int HD, bool keys_too, bool values_too>
 __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_tiling<T, HD>.blocks)
     attention_keys_kernel(T* dk, T* dv, const T* dy, const T* q, const T* k, const T* v, const accumulate_t<T>* lse,
@@ -354,7 +377,7 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
   T *const ks = dynamic_shared<T>(), *const vs = ks + tiling.rows() * step, *const qs = vs + tiling.rows() * step,
            *const dys = qs + rows * step;
   A *const log_sum = reinterpret_cast<A*>(dys + rows * step), *const mean = log_sum + rows;
-  int *const from = reinterpret_cast<int*>(mean + rows), *const to = from + rows;  // the keys that a row sees
+  int* const to = reinterpret_cast<int*>(mean + rows);  // where the keys end that a row sees
   const KeyTile tile = tiles[blockIdx.x / static_cast<unsigned>(sizes.KV)];
   const int kv = static_cast<int>(blockIdx.x % static_cast<unsigned>(sizes.KV));
   const int own = static_cast<int>(threadIdx.x / 32) * 16 * M;
@@ -373,7 +396,8 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
     const auto ahead = static_cast<int>((s.k_end - s.k_begin) - (s.q_end - s.q_begin));
     const int begin = sizes.causal && key > ahead ? (key - ahead) * sizes.groups : 0;
     const int64_t seen_until = (int64_t{key} + tile.keys - 1 + sizes.window - ahead) * sizes.groups;
-    const int end = sizes.window > 0 && seen_until < q_rows.count ? static_cast<int>(seen_until) : q_rows.count;
+    const int end = seen_until < 0 ? 0 : seen_until < q_rows.count ? static_cast<int>(seen_until) : q_rows.count;
+    __syncthreads();  // nobody looks at the last segment's dY
     if (begin < end) load_rows<rows, tiling.threads(), HD>(dys, dy_rows, begin, sizes.hd, sizes.packs);
     for (int first = begin; first < end; first += rows) {
       meet_rows();  // dY is there, and nobody looks at queries
@@ -384,7 +408,6 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
         const int64_t at = (kv * sizes.groups + row - i * sizes.groups) * sizes.queries + s.q_begin + i;
         log_sum[threadIdx.x] = is ? lse[at] * static_cast<A>(log2_e) : 0;
         mean[threadIdx.x] = is ? delta[at] : 0;
-        from[threadIdx.x] = sizes.first(s, i);
         to[threadIdx.x] = is ? sizes.last(s, i) : 0;
       }
       A ds[M][N][4] = {}, p[M][N][4] = {};
@@ -395,22 +418,45 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
       for (int n = 0; n < N; ++n)
 #pragma unroll
         for (int e = 0; e < 2; ++e) {
-          const int column = 8 * n + fragment_column(e);
-          const A log_sum_of = log_sum[column], mean_of = mean[column];
-          const int from_of = from[column], to_of = to[column];
+          const A log_sum_of = log_sum[8 * n + fragment_column(e)];
 #pragma unroll
           for (int m = 0; m < M; ++m)
 #pragma unroll
-            for (int h = 0; h < 2; ++h) {
-              const int at = key + own + 16 * m + fragment_row(2 * h), i = 2 * h + e;
-              const bool seen = at >= from_of && at < to_of;
-              p[m][n][i] = seen ? std::exp2(scale * p[m][n][i] - log_sum_of) : 0;
-              if constexpr (keys_too) ds[m][n][i] = p[m][n][i] * (ds[m][n][i] - mean_of);
-            }
+            for (int h = 0; h < 2; ++h) p[m][n][2 * h + e] = std::exp2(scale * p[m][n][2 * h + e] - log_sum_of);
         }
+      const int last_row = (first + rows < q_rows.count ? first + rows : q_rows.count) - 1;
+      if (key + own < sizes.first(s, sizes.query(last_row)) || key + own + 16 * M > sizes.last(s, sizes.query(first))) {
+#pragma unroll
+        for (int n = 0; n < N; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const int to_of = to[8 * n + fragment_column(e)];
+#pragma unroll
+            for (int m = 0; m < M; ++m)
+#pragma unroll
+              for (int h = 0; h < 2; ++h) {
+                const int at = key + own + 16 * m + fragment_row(2 * h);
+                if (at < 0 || at >= to_of || at < to_of - sizes.window) p[m][n][2 * h + e] = 0;
+              }
+          }
+      }
+      if constexpr (keys_too) {
+#pragma unroll
+        for (int n = 0; n < N; ++n)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const A mean_of = mean[8 * n + fragment_column(e)];
+#pragma unroll
+            for (int m = 0; m < M; ++m)
+#pragma unroll
+              for (int h = 0; h < 2; ++h) ds[m][n][2 * h + e] = p[m][n][2 * h + e] * (ds[m][n][2 * h + e] - mean_of);
+          }
+      }
       if constexpr (values_too) multiply_sums<HD>(dvs, p, dys);
-      __syncthreads();  // nobody looks at dY
-      if (first + rows < end) load_rows<rows, tiling.threads(), HD>(dys, dy_rows, first + rows, sizes.hd, sizes.packs);
+      if (first + rows < end) {  // in a branch, beyond which ptxas does not put off the product to gather its operands
+        __syncthreads();         // nobody looks at dY
+        load_rows<rows, tiling.threads(), HD>(dys, dy_rows, first + rows, sizes.hd, sizes.packs);
+      }
       if constexpr (keys_too) multiply_sums<HD>(dks, ds, qs);
     }
   }
@@ -421,7 +467,7 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
   for (int m = 0; m < M; ++m)
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      factor[m][h] = scale / static_cast<A>(log2_e);
+      factor[m][h] = scale * static_cast<A>(1 / log2_e);
       one[m][h] = 1;
     }
   const int64_t dense = int64_t{sizes.KV} * sizes.hd;
@@ -444,10 +490,12 @@ template <class T, int HD, bool split> constexpr std::size_t forward_bytes() {
 template <class T, int HD> constexpr std::size_t backward_bytes() {
   constexpr Tiling t = backward_tiling<T, HD>;
   constexpr std::size_t bytes = static_cast<std::size_t>(2 * (t.rows() + t.passing)) * row_step<T, HD> * sizeof(T) +
-                                static_cast<std::size_t>(t.passing) * 2 * (sizeof(accumulate_t<T>) + sizeof(int));
+                                static_cast<std::size_t>(t.passing) * (2 * sizeof(accumulate_t<T>) + sizeof(int));
   static_assert(fits(t, bytes));
   return bytes;
 }
+
+inline constexpr int longest_segment = 1 << 29, no_window = 0x7fff0000;  // sums of these stay within an int
 
 /// f(std::integral_constant<int, HD>) with the least HD that hd fits into.
 template <class F> void with_head_size(int64_t hd, F f) {
@@ -463,8 +511,9 @@ AttentionSizes attention_sizes(const View<const T>& q, const View<const T>& k, c
   const int64_t H = q.shape[1], KV = k.shape[1], hd = q.shape[2], groups = H / KV;
   if (hd > 256)
     throw Error(str("attention: a head of ", hd, " on the GPU"), "its kernels take heads of at most 256 so far.");
+  const int64_t most_rows = std::min(int64_t{1} << 31, (int64_t{1} << 32) / groups) - 1024;  // for query() to be right
   for (const Segment& s : segments)
-    if ((s.q_end - s.q_begin) * groups >= (int64_t{1} << 32) / groups - 1024 || s.k_end - s.k_begin > 0x7fff0000)
+    if ((s.q_end - s.q_begin) * groups > most_rows || s.k_end - s.k_begin > longest_segment)
       throw Error(str("attention: a segment of ", s.q_end - s.q_begin, " queries and ", s.k_end - s.k_begin,
                       " keys, with ", groups, " query heads to a key-value head, is too long for the GPU"));
   return {.queries = q.shape[0],
@@ -476,7 +525,7 @@ AttentionSizes attention_sizes(const View<const T>& q, const View<const T>& k, c
           .KV = static_cast<int>(KV),
           .groups = static_cast<int>(groups),
           .hd = static_cast<int>(hd),
-          .window = static_cast<int>(std::min<int64_t>(options.window, 0x7fff0000)),
+          .window = options.window > 0 && options.window < no_window ? static_cast<int>(options.window) : no_window,
           .causal = options.mask == Mask::causal,
           .packs = rows_aligned16<T>(hd, q.data, k.data, v.data) && q.strides[0] % pack_size<T> == 0 &&
                    k.strides[0] % pack_size<T> == 0 && v.strides[0] % pack_size<T> == 0};

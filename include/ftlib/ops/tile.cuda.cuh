@@ -23,7 +23,7 @@ __device__ void multiply_rows(A (&c)[M][N][4], const T* a, const T* b) {
   constexpr int step = row_step<T, C>;
   const int l = lane();
   if constexpr (TensorCore<T>) {
-#pragma unroll
+#pragma unroll C <= 64 ? 2 : 4
     for (int k = 0; k < C; k += 16) {
       uint32_t as[M][4];
 #pragma unroll
