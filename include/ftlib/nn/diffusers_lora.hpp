@@ -32,16 +32,16 @@ inline std::pair<std::string, LoraPart> parse_lora_key(const std::string& key) {
                                                     "lora_unet_",   "lora_transformer_"};
   for (const auto& [ending, part] : endings) {
     if (!key.ends_with(ending)) continue;
-    std::string_view module = std::string_view(key).substr(0, key.size() - ending.size());
+    std::string_view layer = std::string_view(key).substr(0, key.size() - ending.size());
     for (bool again = true; again;) {
       again = false;
       for (const std::string_view beginning : beginnings)
-        if (module.starts_with(beginning)) {
-          module.remove_prefix(beginning.size());
+        if (layer.starts_with(beginning)) {
+          layer.remove_prefix(beginning.size());
           again = true;
         }
     }
-    return {std::string(module), part};
+    return {std::string(layer), part};
   }
   return {key, none};
 }

@@ -139,19 +139,30 @@ template <class T, Rows rows> inline constexpr auto tile_kernels = []<int... i>(
 }
 (std::make_integer_sequence<int, Tile<T>::rows>{});
 
+/// Element j is element at(j) of a and b as one row. Spelled out, because nvcc loses a parameter pack in here.
+template <auto at, class V> [[gnu::always_inline]] inline V shuffled(V a, V b) {
+  constexpr int lanes = sizeof(V) / sizeof(a[0]);
+  if constexpr (lanes == 2) return __builtin_shufflevector(a, b, at(0), at(1));
+  else if constexpr (lanes == 4) return __builtin_shufflevector(a, b, at(0), at(1), at(2), at(3));
+  else if constexpr (lanes == 8)
+    return __builtin_shufflevector(a, b, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7));
+  else
+    return __builtin_shufflevector(a, b, at(0), at(1), at(2), at(3), at(4), at(5), at(6), at(7), at(8), at(9), at(10),
+                                   at(11), at(12), at(13), at(14), at(15));
+}
+// Which elements of two rows make the upper and the lower one, once off-diagonal blocks have been swapped.
+template <int distance, int lanes> constexpr int upper_row(int j) { return j & distance ? lanes + j - distance : j; }
+template <int distance, int lanes> constexpr int lower_row(int j) { return j & distance ? lanes + j : j + distance; }
 /// lanes x lanes transposed in registers: log2(lanes) rounds that swap ever smaller off-diagonal blocks.
 template <class T> [[gnu::always_inline]] inline void transpose(typename Simd<T>::Vec (&x)[Simd<T>::lanes]) {
   using V = typename Simd<T>::Vec;
   constexpr int lanes = Simd<T>::lanes;
-  const auto round = [&]<int distance>(std::integral_constant<int, distance>) __attribute__((always_inline)) {
+  const auto round = [&](auto distance) __attribute__((always_inline)) {
     unroll<lanes>([&](auto i) __attribute__((always_inline)) {
       if constexpr ((i & distance) == 0) {
-        [&]<int... j>(std::integer_sequence<int, j...>) __attribute__((always_inline)) {
-          const V top = x[i], bottom = x[i + distance];
-          x[i] = __builtin_shufflevector(top, bottom, (j & distance ? lanes + j - distance : j)...);
-          x[i + distance] = __builtin_shufflevector(top, bottom, (j & distance ? lanes + j : j + distance)...);
-        }
-        (std::make_integer_sequence<int, lanes>{});
+        const V top = x[i], bottom = x[i + distance];
+        x[i] = shuffled<upper_row<distance, lanes>>(top, bottom);
+        x[i + distance] = shuffled<lower_row<distance, lanes>>(top, bottom);
       }
     });
   };

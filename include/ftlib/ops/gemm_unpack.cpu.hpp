@@ -19,6 +19,7 @@ struct Chunk {
 static_assert(chunk_size % Tile<float>::cols == 0 && chunk_size % Tile<double>::cols == 0);
 
 typedef uint8_t Bytes __attribute__((vector_size(16)));
+typedef uint16_t Words __attribute__((vector_size(16)));
 
 inline float read_half(const void* p) {
 #if defined(__F16C__)
@@ -92,7 +93,9 @@ template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* ro
 #endif
       typename BlockOf<D>::Block x[lanes];
       std::memcpy(x, pi, sizeof x);
-      for (int j = 0; j < lanes; ++j) out.v[i][j] = static_cast<float>(x[j]);
+      float values[lanes];  // nvcc cannot assign to one element of a vector
+      for (int j = 0; j < lanes; ++j) values[j] = static_cast<float>(x[j]);
+      out.v[i] = load<V>(values);
     });
   } else if constexpr (info(D).block == 32) {
     const std::byte* p = row + chunk * bytes;
@@ -119,7 +122,6 @@ template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* ro
     const std::byte* p = row + chunk / 8 * bytes;
     const auto j = static_cast<int>(chunk % 8);
     // Four bits of each byte, j's parity or half says which; whole words are shifted, so strangers' bits are masked.
-    typedef uint16_t Words __attribute__((vector_size(16)));
     const auto nibbles = [](const std::byte* at, int shift) __attribute__((always_inline)) {
       return reinterpret_cast<Bytes>(load<Words>(at) >> static_cast<uint16_t>(shift)) & 15;
     };
@@ -166,7 +168,7 @@ template <DType D> [[gnu::noinline]] void unpack_row(const std::byte* row, int64
 /// unpack_row for a type known at run time, into float or double (of float values, except that f64 keeps its bits).
 template <class T> class RowReader {
  public:
-  explicit RowReader(DType type) : type_(type), unpack_(with_dtype(type, []<DType D>() { return &unpack_row<D>; })) {}
+  explicit RowReader(DType type) : type_(type), unpack_(with_dtype(type, [&]<DType D>() { return &unpack_row<D>; })) {}
 
   void operator()(const std::byte* row, int64_t first, int64_t count, T* out) const {
     if constexpr (std::same_as<T, float>) {

@@ -90,7 +90,7 @@ void gemv(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K, T* c,
   const int64_t grain = 1 + (int64_t{1} << 16) / (padded_K + 1);  // what a second thread is worth waking for
   if constexpr (std::same_as<T, float>) {
     if (M == 1) {
-      const auto dot = with_dtype(w.type, []<DType D>() { return &dot_row<D>; });
+      const auto dot = with_dtype(w.type, [&]<DType D>() { return &dot_row<D>; });
       parallel_for(ctx.pool(), N, grain, [&](int64_t begin, int64_t end) {
         for (int64_t n = begin; n < end; ++n) {
           const float sum = dot(w.data + n * w.row_bytes, x, K);
