@@ -81,7 +81,7 @@ constexpr bool fits(const Tiling& t, std::size_t bytes) {
 }
 
 constexpr Tiling forward_tiling_of(std::size_t size, int HD) {
-  if (size == 2) return HD <= 64 ? Tiling{4, 2, 64, 2} : HD == 128 ? Tiling{4, 2, 32, 2} : Tiling{4, 1, 32, 2};
+  if (size == 2) return HD <= 64 ? Tiling{4, 2, 64, 2} : HD == 128 ? Tiling{4, 1, 64, 3} : Tiling{4, 1, 32, 2};
   if (size == 4) return HD <= 64 ? Tiling{4, 1, 32, 3} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 16, 2};
   return HD <= 64 ? Tiling{2, 1, 16, 2} : HD == 128 ? Tiling{2, 1, 16, 2} : Tiling{1, 1, 16, 1};
 }
@@ -128,12 +128,12 @@ template <class A> __device__ A row_max(A x) {
 
 // y and lse of a tile of rows: S = scale Q K^T, P = 2^(S - top), O = O 2^(old top - top) + P V. S and P stay in
 // registers. Values come while S is computed, the next keys while P V is. scale is times log2(e).
-// Moves Q and y once, and K and V once a tile of rows, mostly from L2; 4 hd FLOP a score: with 128 rows of 16 bits (64
-// for heads of 256) bound by arithmetic. Shared memory, of 16 bits: 36, 51 and 66 KiB for heads of 64, 128 and 256; of
-// float: 34, 66 and 65. (128, 2) of 16 bits: <= 255 registers, 8 of 64 warps.
-// Split, a block is one warp, which has a part of the keys of at most 16 rows, and O, top and the sum of P go to
-// `parts`. It moves K and V once: bound by memory. 11 to 49 KiB, (32, 3): at least 3 blocks, each with a tile on its
-// way.
+// Moves Q and y once, and K and V once a tile of rows, mostly from L2; 4 hd FLOP a score: with 64 rows of a tile, and
+// 128 of 16 bits for heads up to 64, bound by arithmetic. Shared memory, of 16 bits: 36, 51 and 66 KiB for heads of 64,
+// 128 and 256; of float: 34, 66 and 65. Of 16 bits (128, 2), (128, 3), (128, 2): <= 168 registers for heads of 128,
+// else 255; 8, 12 and 8 of 64 warps. Split, a block is one warp, which has a part of the keys of at most 16 rows, and
+// O, top and the sum of P go to `parts`. It moves K and V once: bound by memory. 11 to 49 KiB, (32, 3): at least 3
+// blocks, each with a tile on its way.
 template <class T, int HD, bool split>
 __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forward_tiling<T, HD, split>.blocks)
     attention_kernel(T* y, accumulate_t<T>* lse, accumulate_t<T>* parts, const T* q, const T* k, const T* v,
@@ -151,17 +151,15 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
   const int own = static_cast<int>(threadIdx.x / 32) * 16 * M;  // the warp's first row of the tile
   T* const own_qs = qs + own * step;
 
-  int from[M][2], to[M][2];  // the keys that this lane's rows see
+  // All rows of the warp see keys [all_from, all_to), and none sees any from `until` on.
+  const int first_row = tile.row + own, last_row = first_row + 16 * M - 1;
+  const int all_from = sizes.first(s, sizes.query(last_row)), all_to = sizes.last(s, sizes.query(first_row));
+  const int until = first_row < q_rows.count ? sizes.last(s, sizes.query(last_row)) : 0;
   A top[M][2], total[M][2] = {}, o[M][HD / 8][4] = {};
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      const int row = tile.row + own + 16 * m + fragment_row(2 * h), i = sizes.query(row), last = sizes.last(s, i);
-      from[m][h] = sizes.first(s, i);
-      to[m][h] = row >= q_rows.count ? 0 : last < tile.last ? last : tile.last;
-      top[m][h] = -INFINITY;
-    }
+    for (int h = 0; h < 2; ++h) top[m][h] = -INFINITY;
 
   load_rows<tiling.rows(), tiling.threads(), HD>(qs, q_rows, tile.row, sizes.hd, sizes.packs);
   load_rows<keys, tiling.threads(), HD>(ks, k_rows, tile.first, sizes.hd, sizes.packs);
@@ -169,9 +167,11 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
     meet_rows();  // keys are there, and nobody looks at values
     load_rows<keys, tiling.threads(), HD>(vs, v_rows, key, sizes.hd, sizes.packs);
     A p[M][N][4] = {};
-    multiply_rows<HD>(p, own_qs, ks);
+    if (key < until) multiply_rows<HD>(p, own_qs, ks);
     meet_rows();  // values are there, and nobody looks at keys
     if (key + keys < tile.last) load_rows<keys, tiling.threads(), HD>(ks, k_rows, key + keys, sizes.hd, sizes.packs);
+    if (key >= until) continue;
+    const bool at_edge = key < all_from || key + keys > all_to || key + keys > tile.last;
 #pragma unroll
     for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -180,13 +180,15 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
         for (int n = 0; n < N; ++n)
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) p[m][n][e] *= scale;
-        if (key < from[m][h] || key + keys > to[m][h]) {
+        if (at_edge) {
+          const int i = sizes.query(first_row + 16 * m + fragment_row(2 * h));
+          const int from = sizes.first(s, i), last = sizes.last(s, i), to = last < tile.last ? last : tile.last;
 #pragma unroll
           for (int n = 0; n < N; ++n)
 #pragma unroll
             for (int e = 2 * h; e < 2 * h + 2; ++e) {
               const int at = key + 8 * n + fragment_column(e);
-              if (at < from[m][h] || at >= to[m][h]) p[m][n][e] = -INFINITY;
+              if (at < from || at >= to) p[m][n][e] = -INFINITY;
             }
         }
         A largest = top[m][h], sum = 0;
@@ -230,14 +232,13 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
     for (int m = 0; m < M; ++m)
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
-        const int row = tile.row + own + 16 * m + fragment_row(2 * h), i = sizes.query(row);
+        const int row = first_row + 16 * m + fragment_row(2 * h), i = sizes.query(row);
         if (row < q_rows.count && lane() % 4 == 0)
           lse[(kv * sizes.groups + row - i * sizes.groups) * sizes.queries + s.q_begin + i] =
               (top[m][h] + std::log2(total[m][h])) * static_cast<A>(1 / log2_e);
         total[m][h] = 1 / total[m][h];
       }
-    store_rows<HD>(o, total, own_qs, QueryRows<T>(y, sizes.y_step, sizes, s, kv), tile.row + own, sizes.hd,
-                   sizes.packs);
+    store_rows<HD>(o, total, own_qs, QueryRows<T>(y, sizes.y_step, sizes, s, kv), first_row, sizes.hd, sizes.packs);
   }
 }
 
