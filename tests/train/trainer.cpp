@@ -179,8 +179,10 @@ TEST_CASE("trainer: SIGTERM saves and ends in order, and the resumed run goes on
   Scratch dir;
   auto lm = open_tiny();
   const auto data = some_data(lm);
+  auto c = config(dir / "run");
+  c.loss_scale = 256;  // goes along
   {
-    Trainer trainer(lm, config(dir / "run"));
+    Trainer trainer(lm, c);
     trainer.on_step([](const Step& s) {
       if (s.step == 3) ::raise(SIGTERM);
       return Flow::go;
@@ -191,7 +193,6 @@ TEST_CASE("trainer: SIGTERM saves and ends in order, and the resumed run goes on
     CHECK(has_checkpoint(dir / "run/checkpoint"));
   }
   auto again = open_tiny();
-  auto c = config(dir / "run");
   c.resume = true;
   Trainer trainer(again, c);
   int64_t first = 0;

@@ -32,8 +32,9 @@ template <int V, class T, class F> __device__ void for_each_pack(const T* row, i
 // largest), which shrinks as the largest grows; with `gradient` once more, to write.   arXiv:1805.02867
 // Moves N C sizeof(T) bytes, with `gradient` three times as many: bound by memory. A chunk has few rows of many
 // logits, so there a block has 1024 threads: 16 KiB of loads on their way in each multiprocessor.
+template <class T> inline constexpr int most_threads = sizeof(T) == 8 ? 512 : 1024;  // double needs more registers
 template <class T, int V>
-__global__ void __launch_bounds__(1024)
+__global__ void __launch_bounds__(most_threads<T>)
     softmax_cross_entropy_kernel(accumulate_t<T>* nll, T* logits, const int32_t* targets, int64_t C, bool gradient,
                                  const accumulate_t<T>* scale) {
   using A = accumulate_t<T>;
@@ -89,8 +90,8 @@ void softmax_cross_entropy(Context<Cuda>& ctx,
                            In<int32_t> targets,                              // (N)     in [0, V)
                            bool gradient, In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
   launch(detail::softmax_cross_entropy_kernel<T, detail::pack_size<T>>, detail::grid_of(logits.rows()),
-         logits.cols() < 16384 ? detail::block_size : 1024, 0, ctx.stream(), nll.data, logits.data, targets.data,
-         logits.cols(), gradient, scale.data);
+         logits.cols() < 16384 ? detail::block_size : detail::most_threads<T>, 0, ctx.stream(), nll.data, logits.data,
+         targets.data, logits.cols(), gradient, scale.data);
 }
 
 /// to[n] = from[rows[n]]

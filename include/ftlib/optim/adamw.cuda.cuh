@@ -14,12 +14,12 @@ namespace ft::inline FTLIB_ABI {
 namespace detail {
 
 template <class A> struct AdamWStep {
-  A keep, step_size, new1, beta2, new2, correction, eps;
+  A keep, step_size, new1, beta2, new2, correction, eps;  // correction: 1 / sqrt_correction
 
   __device__ void operator()(A& w, A& m, A& v, A g) const {
     m += new1 * (g - m);
     v = beta2 * v + new2 * g * g;
-    w = keep * w - step_size * m / (std::sqrt(v) / correction + eps);
+    w = keep * w - step_size * m / (std::sqrt(v) * correction + eps);
   }
 };
 
@@ -36,9 +36,10 @@ template <class T> struct AdamWEntry {
 
 // V weights a thread, and four of the floats beside them at a time: 16 bytes each, in few registers. Reads w, m, v and
 // g and writes the first three once: 28 bytes an element of float, 24 of 16 bits, 30 where the master is read in the
-// weight's place. Rounding by chance costs 10 rounds of Philox for 8 elements.
+// weight's place. At most 64 registers, which let 4 blocks run side by side; rounding by chance, which costs 10 rounds
+// of Philox for 8 elements, takes more, and 3 blocks.
 template <class T, Master master, int V>
-__global__ void __launch_bounds__(block_size)
+__global__ void __launch_bounds__(block_size, master == Master::stochastic_rounding ? 3 : 0)
     adamw_kernel(List<AdamWEntry<T>> list, const Verdict* verdict, uint64_t seed) {
   using A = accumulate_t<T>;
   if (verdict && !verdict->finite) return;
@@ -84,8 +85,8 @@ void adamw_update(Context<Cuda>& ctx, std::span<const AdamWItem<T>> items, const
   std::vector<detail::AdamWEntry<T>> entries;
   for (const AdamWItem<T>& item : items) {
     const AdamWFactors& f = item.factors;
-    const detail::AdamWStep<A> step{A(f.keep),      A(f.step_size),       A(1 - f.beta1), A(f.beta2),
-                                    A(1 - f.beta2), A(f.sqrt_correction), A(f.eps)};
+    const detail::AdamWStep<A> step{A(f.keep),      A(f.step_size),           A(1 - f.beta1), A(f.beta2),
+                                    A(1 - f.beta2), A(1 / f.sqrt_correction), A(f.eps)};
     entries.push_back({item.w.data, item.m.data, item.v.data, item.g.data, item.master.data, item.w.count(), 0,
                        item.random, step,
                        detail::aligned16(item.w.data, item.m.data, item.v.data, item.g.data, item.master.data)});
