@@ -73,7 +73,8 @@ template <Scalar T, Device D> class LoraAdapter final : public Adapter<T, D> {
   Tensor<T, D> merged(Context<D>& ctx, Parameter<T, D>& w) override {
     Tensor<T, D> sum = dense(ctx, w);
     gemm(ctx, Write::add, w.shape()[0], w.shape()[1], a.shape()[0], sum.data(), w.shape()[1],
-         DenseOperand<T>{b.value.data(), a.shape()[0], 1}, DenseOperand<T>{a.value.data(), w.shape()[1], 1}, T(scale));
+         DenseOperand<T>{b.value.data(), a.shape()[0], 1}, DenseOperand<T>{a.value.data(), w.shape()[1], 1},
+         accumulate_t<T>(scale));
     return sum;
   }
   void visit(const std::function<void(Parameter<T, D>&)>& f) override {
