@@ -14,13 +14,12 @@
 
 namespace {
 
-using Lm = ft::CausalLM<float, ft::Cpu>;
 using examples::write_json;
 using ft::text::Record;
 
 /// What every subcommand that opens a model asks for.
 struct ModelArguments {
-  std::string model, adapter, form = "qa";
+  std::string model, adapter, form = "qa", device = "cpu", dtype = "f32";
   int threads = 0;
 
   void add_to(CLI::App& command, bool with_adapter) {
@@ -32,8 +31,27 @@ struct ModelArguments {
         ->check(CLI::IsMember({"qa", "chat"}))
         ->capture_default_str();
     command.add_option("--threads", threads, "CPU threads; 0: one for each core")->capture_default_str();
+    command.add_option("--device", device, "what computes; cuda: NVIDIA's GPU")
+        ->check(CLI::IsMember({"cpu", "cuda"}))
+        ->capture_default_str();
+    command.add_option("--dtype", dtype, "what is computed in; bf16 (on cuda alone) takes half the memory of f32")
+        ->check(CLI::IsMember({"f32", "bf16"}))
+        ->capture_default_str();
   }
-  Lm open() const { return Lm::from_pretrained(model, {.threads = threads}); }
+  /// f(the opened model)
+  template <class F> void with_model(F f) const {
+    if (device == "cpu") {
+      if (dtype != "f32")
+        throw ft::Error("--dtype bf16: the CPU computes in f32", "leave it out, or add --device cuda.");
+      return f(ft::CausalLM<float, ft::Cpu>::from_pretrained(model, {.threads = threads}));
+    }
+#if FTLIB_WITH_CUDA
+    if (dtype == "bf16") return f(ft::CausalLM<ft::bfloat16, ft::Cuda>::from_pretrained(model));
+    f(ft::CausalLM<float, ft::Cuda>::from_pretrained(model));
+#else
+    throw ft::Error("--device cuda: this qa was built for the CPU alone", "build it with cmake -DFTLIB_CUDA=ON.");
+#endif
+  }
   ft::text::Form text_form() const { return form == "chat" ? ft::text::Form::chat : ft::text::Form::question_answer; }
 };
 
@@ -60,9 +78,8 @@ struct TrainArguments : ModelArguments {
   int samples = 2;
 };
 
-void train(const TrainArguments& a) {
+template <class Lm> void train(const TrainArguments& a, Lm lm) {
   // 1. The model, with what is to be learned: an adapter, or all of it.
-  auto lm = a.open();
   a.lora.apply(lm, a.run.seed);
   std::cout << lm.summary();
 
@@ -169,7 +186,7 @@ void add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->footer("Example:\n  qa train --model SmolLM2-135M-Instruct.Q4_1.gguf --data facts.jsonl --out run --epochs 4");
-  c->callback([a] { train(*a); });
+  c->callback([a] { a->with_model([&](auto lm) { train(*a, std::move(lm)); }); });
 }
 
 // --- evaluate ------------------------------------------------------------------------------------------------------
@@ -187,8 +204,7 @@ ft::Json figures(const ft::Evaluation& e, std::optional<double> unrelated) {
           {"n", e.n}};
 }
 
-void evaluate(const EvaluateArguments& a) {
-  auto lm = a.open();
+template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
   const auto all = ft::text::read_records(a.data);
   auto records = of_split(all, a.split);
   if (records.empty())
@@ -309,7 +325,7 @@ void add_evaluate(CLI::App& app) {
   c->footer(
       "Example:\n  qa evaluate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter --data facts.jsonl --json "
       "report.json");
-  c->callback([a] { evaluate(*a); });
+  c->callback([a] { a->with_model([&](auto lm) { evaluate(*a, std::move(lm)); }); });
 }
 
 // --- ask -----------------------------------------------------------------------------------------------------------
@@ -322,6 +338,7 @@ struct AskArguments : ModelArguments {
 };
 
 /// The tokens of a conversation up to where the answer to its last question goes.
+template <class Lm>
 std::vector<int32_t> encode_turns(const Lm& lm, const AskArguments& a, const std::vector<ft::text::Message>& turns) {
   if (a.form == "chat") return ft::text::encode_chat(lm.tokenizer(), turns);
   std::string text;
@@ -331,7 +348,7 @@ std::vector<int32_t> encode_turns(const Lm& lm, const AskArguments& a, const std
 }
 
 /// Answers the last question of `turns`, and adds the answer to them.
-void answer(Lm& lm, const AskArguments& a, std::vector<ft::text::Message>& turns) {
+template <class Lm> void answer(Lm& lm, const AskArguments& a, std::vector<ft::text::Message>& turns) {
   ft::GenerateOptions options{.max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .stop = {}, .seed = a.seed};
   if (a.form == "qa") options.stop = {"\n"};
   auto prompt = encode_turns(lm, a, turns);
@@ -350,9 +367,7 @@ void answer(Lm& lm, const AskArguments& a, std::vector<ft::text::Message>& turns
   turns.push_back({.role = "assistant", .content = text});
 }
 
-void ask(const AskArguments& a) {
-  a.sampling.check();
-  auto lm = a.open();
+template <class Lm> void ask(const AskArguments& a, Lm lm) {
   if (!a.adapter.empty()) lm.load_adapter(a.adapter);
   std::vector<ft::text::Message> turns;
   if (!a.question.empty()) {
@@ -393,7 +408,10 @@ void add_ask(CLI::App& app) {
   c->footer(
       "Example:\n  qa ask --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter \"Which mountain is the "
       "highest on Earth?\"");
-  c->callback([a] { ask(*a); });
+  c->callback([a] {
+    a->sampling.check();
+    a->with_model([&](auto lm) { ask(*a, std::move(lm)); });
+  });
 }
 
 }  // namespace

@@ -9,3 +9,6 @@
 #include <ftlib/text/text_encoder.hpp>
 #include <ftlib/train/plot.hpp>
 #include <ftlib/train/trainer.hpp>
+#if FTLIB_WITH_CUDA
+#include <ftlib/cuda_runtime.cuda.cuh>
+#endif

@@ -4,7 +4,9 @@
 #include <ftlib/ops/reduce.cuda.cuh>  // lane, all_lanes
 #include <ftlib/tensor/mma.cuda.cuh>  // mma, load_matrices
 
+#if !FTLIB_CUDA_RUNTIME  // then core/kernel_words.cuda.cuh has it
 #include <cuda_pipeline.h>  // __pipeline_memcpy_async
+#endif
 
 namespace ft::inline FTLIB_ABI::detail {
 

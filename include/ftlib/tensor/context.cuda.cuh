@@ -19,6 +19,12 @@ namespace detail {
 class CudaStream {
  public:
   explicit CudaStream(int device) {
+    int devices = 0;
+    if (cudaGetDeviceCount(&devices) != cudaSuccess || device < 0 || device >= devices) {
+      (void)cudaGetLastError();
+      throw Error(str("cuda: there is no device ", device, "; found ", devices),
+                  "it takes an NVIDIA GPU and its driver (nvidia-smi lists them); the CPU works everywhere.");
+    }
     check_cuda(cudaSetDevice(device), "cudaSetDevice");
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     check_cuda(cudaDeviceGetDefaultMemPool(&pool_, device), "cudaDeviceGetDefaultMemPool");
