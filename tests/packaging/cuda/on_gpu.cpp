@@ -1,4 +1,4 @@
-// tests/packaging/cuda/on_gpu.cpp: the library on the GPU; as .cu (a link to this file) with everything inline.
+// tests/packaging/cuda/on_gpu.cpp: the library on the GPU.
 #include <ftlib/cuda_runtime.cuda.cuh>
 #include <ftlib/ops/linear.hpp>
 #include <ftlib/ops/norm.hpp>
