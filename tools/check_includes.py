@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Includes point down only. Fails, naming file and line, on an arrow that points up, on a CUDA file that includes a CPU
-one, on Eigen outside *.cpu.hpp, on CUDA outside *.cuda.cuh and its gate, and on a header without #pragma once or without a
-line that says what it is for."""
+one, on Eigen outside *.cpu.hpp, on CUDA outside *.cuda.cuh and its gate, on a launcher that the shipped translation unit does
+not compile, and on a header without #pragma once or without a line that says what it is for."""
 import re
 import sys
 from pathlib import Path
@@ -48,5 +48,17 @@ for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
             to = parts[1]
             if FLOORS.index(to) > FLOORS.index(floor) or (floor, to) in APART:
                 bad.append(f"{name}:{number}: {floor}/ includes {to}/, which points up")
+# A .cpp that links ftlib::cuda_runtime finds only what src/cuda_runtime.cu has compiled.
+listed = set(re.findall(r"EXTERN template \w+ (\w+)", (ROOT / "cuda_runtime.cuda.cuh").read_text(encoding="utf-8")))
+for path in sorted(ROOT.rglob("*.cuda.cuh")):
+    detail = False
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if re.match(r"namespace (ft::inline FTLIB_ABI::)?detail \{", line):
+            detail = True
+        elif re.match(r"\}  // namespace (ft::inline FTLIB_ABI::)?detail", line):
+            detail = False
+        launcher = re.search(r"\b(\w+)\(Context<Cuda>& ctx", line)
+        if launcher and not detail and launcher.group(1) not in listed:
+            bad.append(f"{path.relative_to(ROOT)}:{number}: {launcher.group(1)} is not in cuda_runtime.cuda.cuh")
 print("\n".join(bad) if bad else "includes: all arrows point down")
 sys.exit(1 if bad else 0)

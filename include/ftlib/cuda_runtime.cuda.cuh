@@ -90,6 +90,7 @@
   EXTERN template void copy<bfloat16, float>(Context<Cuda>&, View<bfloat16>, View<const float>);                       \
   EXTERN template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, float*, int64_t,                         \
                             const DenseOperand<bfloat16>&, const DenseOperand<bfloat16>&, float, const bfloat16*);     \
+  EXTERN template void sum_all<float>(Context<Cuda>&, View<float>, In<float>);                                         \
   EXTERN template void add_loss<float>(Context<Cuda>&, Verdict*, View<const float>);                                   \
   EXTERN template void judge_gradients<float>(Context<Cuda>&, Verdict*, std::span<const View<float>>, double, double); \
   EXTERN template void scale_gradients<float>(Context<Cuda>&, std::span<const View<float>>, const Verdict*);
