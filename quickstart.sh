@@ -48,7 +48,7 @@ style() {  # SET FOLDER
     run $image_style prepare $folders --out "$out/data"
   }
   # Tune on some things in that style, evaluate on things never seen in it, draw.
-  run $image_style train --base $base --data "$out/data" --style "${1/-/ } style" --out "$out" --steps "${STEPS:-1500}"
+  run $image_style train --base $base --data "$out/data" --style "${1/-/ } style" --out "$out" --steps "${STEPS:-3000}"
   run $image_style evaluate --base $base --adapter "$out/adapter" --data "$out/data" --json "$out/report.json" \
     --sheet "$out/sheet.png"
   run $image_style draw --base $base --adapter "$out/adapter" "red apple" --enlarge 8 --out "$out/red-apple.png"

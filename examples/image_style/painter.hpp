@@ -35,7 +35,7 @@ inline std::string in_style(const std::string& subject, const std::string& style
 inline constexpr const char* default_text_model = "build/models/SmolLM2-135M-Instruct.Q4_1.gguf";
 
 /// What an application draws with where nobody says otherwise; measured in docs/image_style.md.
-inline constexpr ft::DrawOptions default_drawing{.steps = 12, .solver = ft::Solver::euler, .guidance = 1.5f};
+inline constexpr ft::DrawOptions default_drawing{.steps = 12, .solver = ft::Solver::euler, .guidance = 1.0f};
 
 class Painter {
  public:

@@ -269,7 +269,7 @@ inline void train(const TuneArguments& a) {
 
 inline void add_train(CLI::App& app) {
   const auto a = std::make_shared<TuneArguments>();
-  a->steps = 1500;
+  a->steps = 3000;
   a->run.evaluate_every = 250;
   auto* c = app.add_subcommand("train", "Tune a base to the style of a set of pictures");
   a->add_to(*c);

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
@@ -12,7 +13,7 @@ using namespace ft;
 
 namespace {
 std::vector<std::byte> bytes(const std::string& name) {
-  std::ifstream file(std::string(FTLIB_TEST_DATA) + "/quantised/" + name, std::ios::binary);
+  std::ifstream file(std::filesystem::path(FTLIB_TEST_DATA) / "quantised" / name, std::ios::binary);
   REQUIRE(file);
   const std::vector<char> chars{std::istreambuf_iterator<char>(file), {}};
   std::vector<std::byte> data(chars.size());
