@@ -3,10 +3,13 @@
 #pragma once
 #include <vector_types.h>  // uint3, dim3
 
-#include <cstddef>    // std::size_t
-#include <cstdint>    // std::int64_t
-#include <stdexcept>  // std::runtime_error
-#include <string>     // std::string
+#include <cstddef>     // std::size_t
+#include <cstdint>     // std::int64_t
+#include <functional>  // std::function
+#include <stdexcept>   // std::runtime_error
+#include <string>      // std::string
+
+struct CUstream_st;
 
 namespace cuda_emulation {
 
@@ -25,6 +28,12 @@ std::int64_t launches();
 
 /// Bytes allocated and not freed.
 std::int64_t allocated_bytes();
+
+/// Graphs instantiated, and updated in place of that, since the program started.
+struct GraphCounts {
+  std::int64_t instantiated = 0, updated = 0;
+};
+GraphCounts graphs();
 
 // From here on: for cuda_runtime.h alone.
 
@@ -66,6 +75,12 @@ struct Launch {
   void* parameters;
   std::size_t parameter_bytes;
 };
+/// What a node of a graph is; a graph is updated to another one of the same kinds in the same order.
+enum class NodeKind { kernel, copy, set, product };
+/// True where the stream's work is recorded for a graph.
+bool recording(CUstream_st* stream);
+void record(CUstream_st* stream, NodeKind kind, std::function<int()> work);
+
 /// Runs all blocks. Throws Fault; returns a cudaError_t for a configuration that no GPU takes.
 int run(const Launch& launch);
 
