@@ -101,6 +101,7 @@ TEST_CASE("cuda/device: recorded work runs when a value is read, or at its end, 
   {
     Context<Cuda> ctx;
     StepGraph<Cuda> graph(true);
+    const auto graphs_before = cuda_emulation::graphs();
     Tensor<float, Cuda> sum = Tensor<float, Cuda>::zeros(ctx, {3}), late(ctx, {1}, {9});
     const auto add = [&](float x, auto then) {
       graph.run(ctx, [&] {
@@ -120,9 +121,15 @@ TEST_CASE("cuda/device: recorded work runs when a value is read, or at its end, 
     add(32, nothing);
     CHECK(sum.to_host(ctx) == std::vector<float>(3, 47));
     CHECK(ctx.memory().now == 12);
+    const auto graphs = [&] {
+      const auto now = cuda_emulation::graphs();
+      return std::pair(now.instantiated - graphs_before.instantiated, now.updated - graphs_before.updated);
+    };
+    CHECK(graphs() == std::pair<int64_t, int64_t>(1, 3));
     Tensor<float, Cuda> kept;
     add(0, [&] { kept = clone(ctx, sum); });  // of the graph's memory, used after it
     CHECK(kept.to_host(ctx) == std::vector<float>(3, 47));
+    CHECK(graphs() == std::pair<int64_t, int64_t>(2, 3));  // a kernel more
   }
   CHECK(cuda_emulation::allocated_bytes() == before);
 }
