@@ -71,7 +71,7 @@ struct TrainArguments : ModelArguments {
   std::string data, out;
   examples::RunOptions run;
   examples::LoraOptions lora{.alpha_per_rank = 2};
-  bool recompute = false, everything = false;
+  bool recompute = false, everything = false, cuda_graph = false;
   float interpolate = 1, weight_decay = 0;
   double lr = 0;
   int64_t epochs = 4, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512;
@@ -114,6 +114,7 @@ template <class Lm> void train(const TrainArguments& a, Lm lm) {
   config.batch_tokens = a.batch_tokens;
   config.micro_batch_tokens = a.micro_batch_tokens;
   config.recompute = a.recompute;
+  config.cuda_graph = a.cuda_graph;
   ft::Trainer trainer(lm, config);
   const auto plan = trainer.plan(learned);
   std::cout << plan << std::flush;
@@ -182,6 +183,7 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   c->add_flag("--loss-on-everything", a->everything, "learn the questions too (default: the answers alone)");
   c->add_flag("--recompute", a->recompute, "less memory for a third more time (default: off)");
+  c->add_flag("--cuda-graph", a->cuda_graph, "on cuda, launch each step as one CUDA graph (default: off)");
   c->add_option("--samples", a->samples, "held-out questions answered at each evaluation")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
