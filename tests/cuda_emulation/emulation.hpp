@@ -7,6 +7,7 @@
 #include <cstdint>    // std::int64_t
 #include <stdexcept>  // std::runtime_error
 #include <string>     // std::string
+#include <vector>     // std::vector
 
 namespace cuda_emulation {
 
@@ -25,6 +26,16 @@ std::int64_t launches();
 
 /// Bytes allocated and not freed.
 std::int64_t allocated_bytes();
+
+/// One launch, or one product of cuBLASLt's, whose kernels are its own.
+struct Recorded {
+  std::string kernel;  // mangled; "cublasLtMatmul"
+  dim3 grid, block;
+  std::size_t shared_bytes;  // dynamic
+};
+/// From here on launches are written down and not run, nothing is copied, and memory is not there to be touched: a call
+/// of any size takes no time. Null: all is as before. What was allocated before must not be used meanwhile.
+void record(std::vector<Recorded>* launches);
 
 // From here on: for cuda_runtime.h alone.
 
