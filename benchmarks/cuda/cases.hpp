@@ -71,10 +71,13 @@ class Arrays {
 
   /// Values in [-1, 1), a pattern of a prime number of them over and over.
   template <class T> View<T> values(const Shape& shape) {
-    constexpr int64_t period = 65521;
-    std::vector<T> pattern;
-    for (int64_t i = 0; i < std::min(period, shape.count()); ++i)
-      pattern.push_back(T(static_cast<float>((i + 1) * 40503 % period) * (2.0f / period) - 1));
+    static const std::vector<T> pattern = [] {
+      constexpr int period = 65521;
+      std::vector<T> all;
+      for (int64_t i = 1; i <= period; ++i)
+        all.push_back(T(static_cast<float>(i * 40503 % period) * (2.0f / period) - 1));
+      return all;
+    }();
     return View<T>(repeated(pattern, shape.count()), shape);
   }
   template <class T> View<T> result(const Shape& shape) {
