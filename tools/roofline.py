@@ -12,7 +12,7 @@ The roof is the larger of bytes over bandwidth and FLOPs over the peak of FP32 o
   registers hold, or, where copies go to shared memory, all of that;
 - where blocks are fewer than multiprocessors, or a multiprocessor has fewer than four warps, which arithmetic needs;
 - for mma.sync on Hopper, which reaches a part of the peak alone (arXiv:2402.13499).
-Of a case with several kernels the most favourable counts. cuBLASLt's own kernels are not in the report: for them the
+Of a case with several kernels the most favourable counts; for products on tensor cores, of those that multiply there. cuBLASLt's own kernels are not in the report: for them the
 roof stays. A kernel that the report does not have is an error."""
 import argparse
 import json
@@ -35,7 +35,7 @@ def blocks_side_by_side(sm, of_sm, launch):
 
 
 def shares(card, kernel, launch):
-    """What of the bandwidth, and of the peak, this launch can reach; and the warps of a multiprocessor."""
+    """What of the bandwidth, and of the peak, this launch can reach."""
     of_sm = kernel[f"sm_{card['sm']}"]
     blocks = blocks_side_by_side(card["sm"], of_sm, launch)
     running = min(blocks * card["multiprocessors"], launch["blocks"])
@@ -46,26 +46,30 @@ def shares(card, kernel, launch):
     warps = math.ceil(launch["threads"] / 32) * running / card["multiprocessors"]
     # A kernel that only writes has nothing on its way and nothing to wait for.
     memory = min(1, running * on_its_way / needed) if on_its_way else 1
-    return memory, min(1, warps / 4) * (card["mma_share"] if kernel["mma"] else 1), warps
+    return memory, min(1, warps / 4) * (card["mma_share"] if kernel["mma"] else 1)
 
 
 def estimate(card, case, kernels):
-    memory = arithmetic = warps = 0
+    of_launches = []  # share of the bandwidth, share of the peak, whether it multiplies on tensor cores
     for launch in case["launches"]:
         if launch["kernel"] == "cublasLtMatmul":
-            of_launch = 1, 1, 0
+            of_launches.append((1, 1, True))
         elif launch["kernel"] in kernels:
-            of_launch = shares(card, kernels[launch["kernel"]], launch)
+            kernel = kernels[launch["kernel"]]
+            of_launches.append((*shares(card, kernel, launch), kernel["mma"]))
         else:
             sys.exit(f"roofline: case '{case['name']}' launches {launch['kernel']}, which the report does not have\n"
                      "  hint: make both files anew: tools/roofline.py --help says how")
-        memory, arithmetic, warps = (max(a, b) for a, b in zip((memory, arithmetic, warps), of_launch))
     if not case["launches"]:
         sys.exit(f"roofline: case '{case['name']}' launches nothing")
+    multiply = [e for e in of_launches if e[2]] if case["unit"] == "tensor" else of_launches
+    if not multiply:
+        sys.exit(f"roofline: case '{case['name']}' is said to use tensor cores, and no kernel of it does")
+    memory, arithmetic = max(e[0] for e in of_launches), max(e[1] for e in multiply)
     by_memory, by_arithmetic = case["bytes"] / card["bandwidth"], case["flops"] / card[case["unit"]]
     roof, seconds = max(by_memory, by_arithmetic), max(by_memory / memory, by_arithmetic / arithmetic)
     bound = "memory" if by_memory / memory >= by_arithmetic / arithmetic else {"tensor": "tensor", "fp32": "FP32"}[case["unit"]]
-    return seconds, bound, roof / seconds, warps
+    return seconds, bound, roof / seconds
 
 
 def main():
@@ -83,7 +87,7 @@ def main():
         if not re.search(arguments.only, case["name"]) or (arguments.lowered and min(e[2] for e in of_cards) > 0.995):
             continue
         cells = [f"{1e6 * seconds:,.0f} {bound}" + (f", {100 * share:.0f} %" if share < 0.995 else "")
-                 for seconds, bound, share, _ in of_cards]
+                 for seconds, bound, share in of_cards]
         lines.append(f"| {case['name']} | {case['bytes'] / 1e6:,.0f} | {case['flops'] / case['bytes']:,.1f} | "
                      + " | ".join(cells) + " |")
     print("An estimate from above, and no measurement: the least microseconds, what bounds them, and where ptxas's report\n"
