@@ -11,13 +11,6 @@
 using namespace ft;
 using namespace ft::bench;
 
-// Compiled once, in kernels.cpp.
-namespace ft::inline FTLIB_ABI {
-FTLIB_CUDA_TEMPLATES(extern, float)
-FTLIB_CUDA_TEMPLATES(extern, bfloat16)
-FTLIB_CUDA_COMMON_TEMPLATES(extern)
-}  // namespace ft::inline FTLIB_ABI
-
 TEST_CASE("cuda/benchmarks: each case runs, without a fault, and gives finite numbers") {
   std::set<std::string> names;
   for (const Case& c : Cases(true).all) {
