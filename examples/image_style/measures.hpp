@@ -35,7 +35,7 @@ inline Interval bootstrap(Eigen::Index n, std::uint64_t seed,
     values.push_back(statistic(times));
   }
   std::sort(values.begin(), values.end());
-  const auto at = [&](double share) { return values[static_cast<std::size_t>(share * (rounds - 1) + 0.5)]; };
+  const auto at = [&](double share) { return values[static_cast<std::size_t>(std::lround(share * (rounds - 1)))]; };
   return {at(0.025), at(0.975)};
 }
 

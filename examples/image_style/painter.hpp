@@ -53,7 +53,7 @@ class Painter {
                   "give a base that `image_style pretrain` made.");
     auto encoding = ft::TextEncoding::from_json(ft::parse_json(entry->second, file.string()), file.string());
     const auto style = metadata.find(style_key);
-    return {Model::from_pretrained(file, {.threads = threads, .seed = seed, .flow = flow}),
+    return {Model::from_pretrained(file, {.threads = threads, .seed = seed}, flow),
             Encoder::open(text_model, std::move(encoding), threads), style == metadata.end() ? "" : style->second};
   }
   /// `style` calls the base's own drawings.

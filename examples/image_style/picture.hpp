@@ -202,7 +202,8 @@ inline std::string to_png(const Picture& picture, const PngText& text) {
   };
   std::string chunks;
   for (const auto& [keyword, value] : text) {
-    const std::string body = "iTXt" + keyword + std::string(5, '\0') + value;
+    std::string body = "iTXt" + keyword;
+    body.append(5, '\0').append(value);
     chunks += big_endian(body.size() - 4) + body +
               big_endian(crc32(0, reinterpret_cast<const Bytef*>(body.data()), static_cast<uInt>(body.size())));
   }

@@ -147,8 +147,8 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
       .noise_scale = 1,
       .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
   config.check("pretrain");
-  auto model = Model::initial(config, a.run.seed,
-                              {.threads = a.threads, .seed = a.run.seed, .flow = {.caption_drop = a.caption_drop}});
+  auto model =
+      Model::initial(config, a.run.seed, {.threads = a.threads, .seed = a.run.seed}, {.caption_drop = a.caption_drop});
   return {std::move(model), std::move(encoder), a.style};
 }
 

@@ -92,6 +92,7 @@ class Yardstick {
                      static_cast<Eigen::Index>(all.size())});
     }
     std::vector<Picture> real;
+    real.reserve(all.size());
     for (const Subject& subject : all) real.push_back(subject.real);
     real_style_ = style_rows(real);
     real_content_ = compared(rows_of(real, content_features), content_mean_);

@@ -11,6 +11,7 @@
 #include <ftlib/ops/norm.cuda.cuh>
 #include <ftlib/ops/rope.cuda.cuh>
 #include <ftlib/ops/rows.cuda.cuh>
+#include <ftlib/ops/sampling.cuda.cuh>
 #include <ftlib/ops/softmax.cuda.cuh>
 #include <ftlib/optim/adamw.cuda.cuh>
 #include <ftlib/optim/clip.cuda.cuh>
@@ -91,6 +92,9 @@
   EXTERN template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, float*, int64_t,                         \
                             const DenseOperand<bfloat16>&, const DenseOperand<bfloat16>&, float, const bfloat16*);     \
   EXTERN template void sum_all<float>(Context<Cuda>&, View<float>, In<float>);                                         \
+  EXTERN template void choose_tokens<float>(Context<Cuda>&, View<int32_t>, View<float>, const detail::SamplingRule&,   \
+                                            const std::vector<double>&, const std::vector<int32_t>&,                   \
+                                            const std::vector<int64_t>&);                                              \
   EXTERN template void add_loss<float>(Context<Cuda>&, Verdict*, View<const float>);                                   \
   EXTERN template void judge_gradients<float>(Context<Cuda>&, Verdict*, std::span<const View<float>>, double, double); \
   EXTERN template void scale_gradients<float>(Context<Cuda>&, std::span<const View<float>>, const Verdict*);

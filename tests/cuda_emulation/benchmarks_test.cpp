@@ -29,15 +29,15 @@ TEST_CASE("cuda/benchmarks: the full sizes launch the kernels that the tiny ones
   const std::vector<Case> full = Cases(false).all, tiny = Cases(true).all;
   REQUIRE(full.size() == tiny.size());
   const auto launches_of = [](const Case& c) {
-    std::vector<cuda_emulation::Recorded> launches;
-    cuda_emulation::record(&launches);
+    std::vector<cuda_emulation::Listed> launches;
+    cuda_emulation::list_launches(&launches);
     {
       Context<Cuda> ctx;
       const Ready ready = c.prepare(ctx);
       launches.clear();
       (*ready.run)();
     }
-    cuda_emulation::record(nullptr);
+    cuda_emulation::list_launches(nullptr);
     return launches;
   };
   std::string list;

@@ -110,6 +110,47 @@ Matrix read(const Layout& l, const void* p, bool transpose) {
   if (transpose) m = m.transpose().eval();
   return m;
 }
+/// A product as it was asked for: D = alpha op(A) op(B) + beta C, with its epilogue.
+struct Multiplication {
+  Operation o;
+  Layout la, lb, lc, ld;
+  double s, t;  // alpha and beta, which the host gives when it asks
+  const void *a, *b, *c;
+  void* d;
+  cublasLtMatmulAlgo_t algorithm;
+  void* workspace;
+  std::size_t workspace_bytes;
+
+  cublasStatus_t run() const {
+    const bool wide = la.type == CUDA_R_64F;
+    if (la.type != lb.type || lc.type != ld.type || o.scale != (wide ? CUDA_R_64F : CUDA_R_32F) ||
+        o.compute != (wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F) || (ld.type != la.type && ld.type != CUDA_R_32F))
+      return CUBLAS_STATUS_NOT_SUPPORTED;
+    const auto promised = static_cast<std::uint32_t>(algorithm.data[0]);
+    check("A", la, a, HostAccess::read, promised);
+    check("B", lb, b, HostAccess::read, promised);
+    if (t != 0) check("C", lc, c, HostAccess::read, promised);
+    if (workspace_bytes < algorithm.data[1]) return CUBLAS_STATUS_INVALID_VALUE;
+    host_access("cublasLtMatmul", workspace, workspace_bytes, HostAccess::copy);
+    const Matrix left = read(la, a, o.transpose_a == CUBLAS_OP_T), right = read(lb, b, o.transpose_b == CUBLAS_OP_T);
+    const auto m = static_cast<Eigen::Index>(ld.rows), n = static_cast<Eigen::Index>(ld.cols);
+    if (left.rows() != m || right.cols() != n || left.cols() != right.rows() || lc.rows != ld.rows ||
+        lc.cols != ld.cols)
+      return CUBLAS_STATUS_INVALID_VALUE;
+    Matrix result = s * (left * right);
+    if (t != 0) result += t * read(lc, c, false);
+    if (o.epilogue == CUBLASLT_EPILOGUE_BIAS) {
+      check("the bias", {ld.type, ld.rows, 1, static_cast<std::int64_t>(ld.rows)}, o.bias, HostAccess::read, 1);
+      for (Eigen::Index r = 0; r < m; ++r) result.row(r).array() += value(ld.type, o.bias, static_cast<std::size_t>(r));
+    } else if (o.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
+      return CUBLAS_STATUS_NOT_SUPPORTED;
+    }
+    check("D", ld, d, HostAccess::write, promised);
+    for (Eigen::Index j = 0; j < n; ++j)
+      for (Eigen::Index i = 0; i < m; ++i) put(ld.type, d, at(ld, i, j), result(i, j));
+    return CUBLAS_STATUS_SUCCESS;
+  }
+};
 }  // namespace
 
 extern "C" {
@@ -188,41 +229,31 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, 
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
-                              std::size_t workspace_bytes, cudaStream_t) {
+                              std::size_t workspace_bytes, cudaStream_t stream) {
   Machine::get().throw_pending();
-  const Operation& o = of<Operation>(operation);
-  const Layout &la = of<Layout>(a_layout), &lb = of<Layout>(b_layout), &lc = of<Layout>(c_layout),
-               &ld = of<Layout>(d_layout);
-  const bool wide = la.type == CUDA_R_64F;
-  if (la.type != lb.type || lc.type != ld.type || o.scale != (wide ? CUDA_R_64F : CUDA_R_32F) ||
-      o.compute != (wide ? CUBLAS_COMPUTE_64F : CUBLAS_COMPUTE_32F) || (ld.type != la.type && ld.type != CUDA_R_32F))
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  if (recorded) {
-    recorded->push_back({"cublasLtMatmul", {}, {}, 0});
+  if (listed) {
+    listed->push_back({"cublasLtMatmul", {}, {}, 0});
     return CUBLAS_STATUS_SUCCESS;
   }
-  const double s = value(o.scale, alpha, 0), t = value(o.scale, beta, 0);
-  const auto promised = static_cast<std::uint32_t>(algorithm->data[0]);
-  check("A", la, a, HostAccess::read, promised);
-  check("B", lb, b, HostAccess::read, promised);
-  if (t != 0) check("C", lc, c, HostAccess::read, promised);
-  if (workspace_bytes < algorithm->data[1]) return CUBLAS_STATUS_INVALID_VALUE;
-  host_access("cublasLtMatmul", workspace, workspace_bytes, HostAccess::copy);
-  const Matrix left = read(la, a, o.transpose_a == CUBLAS_OP_T), right = read(lb, b, o.transpose_b == CUBLAS_OP_T);
-  const auto m = static_cast<Eigen::Index>(ld.rows), n = static_cast<Eigen::Index>(ld.cols);
-  if (left.rows() != m || right.cols() != n || left.cols() != right.rows() || lc.rows != ld.rows || lc.cols != ld.cols)
-    return CUBLAS_STATUS_INVALID_VALUE;
-  Matrix result = s * (left * right);
-  if (t != 0) result += t * read(lc, c, false);
-  if (o.epilogue == CUBLASLT_EPILOGUE_BIAS) {
-    check("the bias", {ld.type, ld.rows, 1, static_cast<std::int64_t>(ld.rows)}, o.bias, HostAccess::read, 1);
-    for (Eigen::Index r = 0; r < m; ++r) result.row(r).array() += value(ld.type, o.bias, static_cast<std::size_t>(r));
-  } else if (o.epilogue != CUBLASLT_EPILOGUE_DEFAULT) {
-    return CUBLAS_STATUS_NOT_SUPPORTED;
-  }
-  check("D", ld, d, HostAccess::write, promised);
-  for (Eigen::Index j = 0; j < n; ++j)
-    for (Eigen::Index i = 0; i < m; ++i) put(ld.type, d, at(ld, i, j), result(i, j));
+  const Operation o = of<Operation>(operation);
+  const Multiplication product{o,
+                               of<Layout>(a_layout),
+                               of<Layout>(b_layout),
+                               of<Layout>(c_layout),
+                               of<Layout>(d_layout),
+                               value(o.scale, alpha, 0),
+                               value(o.scale, beta, 0),
+                               a,
+                               b,
+                               c,
+                               d,
+                               *algorithm,
+                               workspace,
+                               workspace_bytes};
+  if (!recording(stream)) return product.run();
+  record(stream, NodeKind::product, [product] {
+    return static_cast<int>(product.run() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue);
+  });
   return CUBLAS_STATUS_SUCCESS;
 }
 }

@@ -24,17 +24,22 @@ extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
 inline constexpr int warpSize = cuda_emulation::warp_size;
 
-/// Calls kernel(args...) with each thread of the grid.
+/// Calls kernel(args...) with each thread of the grid; in a stream that is recorded, when its graph runs.
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... args) {
   using Tuple = std::tuple<Parameters...>;
-  Tuple parameters(static_cast<Parameters>(args)...);
-  const auto call = [](const void* k, void* p) {
-    std::apply(reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(k)), *static_cast<Tuple*>(p));
+  const auto run = [grid = config->gridDim, block = config->blockDim, shared = config->dynamicSmemBytes,
+                    kernel](Tuple parameters) {
+    const auto call = [](const void* k, void* p) {
+      std::apply(reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(k)), *static_cast<Tuple*>(p));
+    };
+    return cuda_emulation::run(
+        {grid, block, shared, reinterpret_cast<const void*>(kernel), call, &parameters, sizeof parameters});
   };
-  return static_cast<cudaError_t>(
-      cuda_emulation::run({config->gridDim, config->blockDim, config->dynamicSmemBytes,
-                           reinterpret_cast<const void*>(kernel), call, &parameters, sizeof parameters}));
+  Tuple parameters(static_cast<Parameters>(args)...);
+  if (!cuda_emulation::recording(config->stream)) return static_cast<cudaError_t>(run(parameters));
+  cuda_emulation::record(config->stream, cuda_emulation::NodeKind::kernel, [=] { return run(parameters); });
+  return cudaSuccess;
 }
 
 // Each function takes the line it is called from: that is what a report names.

@@ -4,6 +4,7 @@
 #include <ftlib/ops/shape.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
+#include <ftlib/tensor/step_graph.hpp>
 
 #include "../op_suite.hpp"
 
@@ -93,6 +94,44 @@ TEST_CASE("cuda/device: clipping and AdamW as on the CPU, the same in any order 
       else CHECK(got[i].values == first[i].values);
     }
   }
+}
+
+TEST_CASE("cuda/device: recorded work runs when a value is read, or at its end, and not after an exception") {
+  const int64_t before = cuda_emulation::allocated_bytes();
+  {
+    Context<Cuda> ctx;
+    StepGraph<Cuda> graph(true);
+    const auto graphs_before = cuda_emulation::graphs();
+    Tensor<float, Cuda> sum = Tensor<float, Cuda>::zeros(ctx, {3}), late(ctx, {1}, {9});
+    const auto add = [&](float x, auto then) {
+      graph.run(ctx, [&] {
+        const Tensor<float, Cuda> y(ctx, {3}, {x, x, x});  // the vector is gone when the graph runs
+        accumulate(ctx, sum.view(), View<const float>(y.view()));
+        then();
+      });
+    };
+    const auto nothing = [] {};
+    add(1, nothing);  // not recorded
+    const int64_t launches = cuda_emulation::launches();
+    add(2, [&] { CHECK(cuda_emulation::launches() == launches); });
+    CHECK(cuda_emulation::launches() == launches + 1);
+    add(4, [&] { CHECK(sum.to_host(ctx) == std::vector<float>(3, 7)); });
+    add(8, [&] { late = {}; });  // the pool's memory, freed while work is recorded
+    CHECK_THROWS_WITH(add(16, [] { throw std::runtime_error("no"); }), "no");
+    add(32, nothing);
+    CHECK(sum.to_host(ctx) == std::vector<float>(3, 47));
+    CHECK(ctx.memory().now == 12);
+    const auto graphs = [&] {
+      const auto now = cuda_emulation::graphs();
+      return std::pair(now.instantiated - graphs_before.instantiated, now.updated - graphs_before.updated);
+    };
+    CHECK(graphs() == std::pair<int64_t, int64_t>(1, 3));
+    Tensor<float, Cuda> kept;
+    add(0, [&] { kept = clone(ctx, sum); });  // of the graph's memory, used after it
+    CHECK(kept.to_host(ctx) == std::vector<float>(3, 47));
+    CHECK(graphs() == std::pair<int64_t, int64_t>(2, 3));  // a kernel more
+  }
+  CHECK(cuda_emulation::allocated_bytes() == before);
 }
 
 TEST_CASE("cuda/device: a tape over shapes, slices and shared activations") {

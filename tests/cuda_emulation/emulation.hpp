@@ -3,11 +3,14 @@
 #pragma once
 #include <vector_types.h>  // uint3, dim3
 
-#include <cstddef>    // std::size_t
-#include <cstdint>    // std::int64_t
-#include <stdexcept>  // std::runtime_error
-#include <string>     // std::string
-#include <vector>     // std::vector
+#include <cstddef>     // std::size_t
+#include <cstdint>     // std::int64_t
+#include <functional>  // std::function
+#include <stdexcept>   // std::runtime_error
+#include <string>      // std::string
+#include <vector>      // std::vector
+
+struct CUstream_st;
 
 namespace cuda_emulation {
 
@@ -27,15 +30,21 @@ std::int64_t launches();
 /// Bytes allocated and not freed.
 std::int64_t allocated_bytes();
 
+/// Graphs instantiated, and updated in place of that, since the program started.
+struct GraphCounts {
+  std::int64_t instantiated = 0, updated = 0;
+};
+GraphCounts graphs();
+
 /// One launch, or one product of cuBLASLt's, whose kernels are its own.
-struct Recorded {
+struct Listed {
   std::string kernel;  // mangled; "cublasLtMatmul"
   dim3 grid, block;
   std::size_t shared_bytes;  // dynamic
 };
 /// From here on launches are written down and not run, nothing is copied, and memory is not there to be touched: a call
 /// of any size takes no time. Null: all is as before. What was allocated before must not be used meanwhile.
-void record(std::vector<Recorded>* launches);
+void list_launches(std::vector<Listed>* launches);
 
 // From here on: for cuda_runtime.h alone.
 
@@ -77,6 +86,12 @@ struct Launch {
   void* parameters;
   std::size_t parameter_bytes;
 };
+/// What a node of a graph is; a graph is updated to another one of the same kinds in the same order.
+enum class NodeKind { kernel, copy, set, product };
+/// True where the stream's work is recorded for a graph.
+bool recording(CUstream_st* stream);
+void record(CUstream_st* stream, NodeKind kind, std::function<int()> work);
+
 /// Runs all blocks. Throws Fault; returns a cudaError_t for a configuration that no GPU takes.
 int run(const Launch& launch);
 

@@ -466,6 +466,38 @@ TEST_CASE("cuda_emulation: the host's mistakes are found") {
   CHECK(y.host()[0] == 0);
 }
 
+TEST_CASE("cuda_emulation: what a recorded stream may not be asked for is found") {
+  cudaStream_t stream = nullptr;
+  REQUIRE(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) == cudaSuccess);
+  const std::vector<float> host(64);
+  const Buffer<float> y(host);
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+  launch(fills_all, 1, 64, 0, stream, y.data);
+  CHECK_THROWS_WITH_AS(cudaMemcpyAsync(y.data, host.data(), 256, cudaMemcpyHostToDevice, stream),
+                       doctest::Contains("not pinned"), Fault);
+  CHECK(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported);
+  void* more = nullptr;
+  CHECK(cudaMallocAsync(&more, 4, stream) == cudaErrorStreamCaptureUnsupported);
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t made = nullptr;
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  CHECK(y.host() == host);  // nothing has run yet
+  REQUIRE(cudaGraphInstantiate(&made, graph, 0) == cudaSuccess);
+  CHECK(cudaGraphLaunch(made, stream) == cudaSuccess);
+  CHECK(y.host() == std::vector<float>(64, 1.0f));
+
+  cudaGraph_t other = nullptr;
+  cudaGraphExecUpdateResultInfo info;
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+  cudaMemsetAsync(y.data, 0, 256, stream);
+  REQUIRE(cudaStreamEndCapture(stream, &other) == cudaSuccess);
+  CHECK(cudaGraphExecUpdate(made, other, &info) == cudaErrorGraphExecUpdateFailure);  // a node of another kind
+  cudaGraphDestroy(graph);
+  cudaGraphDestroy(other);
+  cudaGraphExecDestroy(made);
+  cudaStreamDestroy(stream);
+}
+
 TEST_CASE("cuda_emulation: after a fault the next kernel runs as if nothing had been") {
   const Buffer<float> y(64);
   CHECK_THROWS_AS(launch(barrier_in_branch, 1, 64, 0, nullptr, y.data), Fault);

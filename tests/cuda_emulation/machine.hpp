@@ -23,8 +23,8 @@ namespace cuda_emulation {
 constexpr int max_threads = 1024;  // of a block
 constexpr std::size_t default_shared_bytes = 48 << 10;
 
-/// What record() was given.
-inline std::vector<Recorded>* recorded = nullptr;
+/// What list_launches() was given.
+inline std::vector<Listed>* listed = nullptr;
 
 struct Copy {
   std::byte* to;
@@ -88,8 +88,8 @@ class Machine {
     for (const auto& [kernel, bytes] : shared_limits_)
       if (kernel == launch.kernel) shared_limit = bytes;
     if (launch.shared_bytes > shared_limit) return cudaErrorInvalidValue;
-    if (recorded) {
-      recorded->push_back({program_.symbol(launch.kernel), launch.grid, launch.block, launch.shared_bytes});
+    if (listed) {
+      listed->push_back({program_.symbol(launch.kernel), launch.grid, launch.block, launch.shared_bytes});
       return cudaSuccess;
     }
 

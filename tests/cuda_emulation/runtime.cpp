@@ -4,7 +4,12 @@
 
 #include <ftlib/core/dtype.hpp>  // bfloat16, half
 
-#include <chrono>  // std::chrono::steady_clock
+#include <algorithm>   // std::equal
+#include <chrono>      // std::chrono::steady_clock
+#include <cstdlib>     // std::malloc
+#include <functional>  // std::function
+#include <utility>     // std::exchange
+#include <vector>      // std::vector
 
 #include "machine.hpp"
 
@@ -18,7 +23,7 @@ namespace cuda_emulation {
 void set_seed(std::uint64_t seed) { Machine::get().set_seed(seed); }
 std::int64_t launches() { return Machine::get().launches(); }
 std::int64_t allocated_bytes() { return static_cast<std::int64_t>(Machine::get().memory().used()); }
-void record(std::vector<Recorded>* launches) { recorded = launches; }
+void list_launches(std::vector<Listed>* launches) { listed = launches; }
 int run(const Launch& launch) { return Machine::get().run(launch); }
 std::int64_t meet_warp(WarpOp op, unsigned mask, std::int64_t value, int source_lane, Where where) {
   return Machine::get().meet_warp(op, mask, value, source_lane, where);
@@ -123,12 +128,19 @@ void host_access(const char* call, const void* p, std::size_t bytes, HostAccess 
     throw Fault(where() + ", which nobody has written");
 }
 
+struct Graph {
+  std::vector<std::pair<NodeKind, std::function<int()>>> nodes;
+};
+
 namespace {
+std::vector<std::pair<const std::byte*, std::size_t>> pinned;
+GraphCounts counts;
+
 bool is_device(const void* p) { return Machine::get().memory().holds(static_cast<const std::byte*>(p)); }
 
 cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   Machine::get().throw_pending();
-  if (bytes == 0 || recorded) return cudaSuccess;
+  if (bytes == 0 || listed) return cudaSuccess;
   const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   if (kind != cudaMemcpyDefault && (is_device(to) != to_device || is_device(from) != from_device))
@@ -140,14 +152,14 @@ cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind k
 }
 cudaError_t set(void* to, int value, std::size_t bytes) {
   Machine::get().throw_pending();
-  if (bytes == 0 || recorded) return cudaSuccess;
+  if (bytes == 0 || listed) return cudaSuccess;
   if (!is_device(to)) throw Fault("cudaMemset: not memory of the device");
   host_access("cudaMemset", to, bytes, HostAccess::write);
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
 cudaError_t allocate(void** p, std::size_t bytes) {
-  *p = Machine::get().memory().allocate(recorded ? 0 : bytes);
+  *p = Machine::get().memory().allocate(listed ? 0 : bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t release(void* p) {
@@ -157,37 +169,125 @@ cudaError_t release(void* p) {
   }
   return cudaSuccess;
 }
+/// A stream's handle, and what is recorded of it.
+struct Stream {
+  bool recording = false;
+  Graph graph;
+};
+Stream* of(cudaStream_t stream) { return reinterpret_cast<Stream*>(stream); }
+/// Work on device memory that a graph does later reads and writes the host's only where that stays: in memory that
+/// cudaMallocHost gave.
+void must_stay(const void* host) {
+  const auto* const p = static_cast<const std::byte*>(host);
+  for (const auto& [begin, bytes] : pinned)
+    if (p >= begin && p < begin + bytes) return;
+  throw Fault("cudaMemcpyAsync: a recorded copy of host memory that is not pinned");
+}
+cudaError_t ordered(cudaStream_t stream, NodeKind kind, std::function<int()> work) {
+  if (!recording(stream)) return static_cast<cudaError_t>(work());
+  record(stream, kind, std::move(work));
+  return cudaSuccess;
+}
 struct Event {
   std::chrono::steady_clock::time_point time;
 };
 /// Handles that nobody looks into.
 template <class Handle> Handle handle() { return reinterpret_cast<Handle>(std::uintptr_t{16}); }
 }  // namespace
+
+bool recording(CUstream_st* stream) { return stream && of(stream)->recording; }
+void record(CUstream_st* stream, NodeKind kind, std::function<int()> work) {
+  of(stream)->graph.nodes.emplace_back(kind, std::move(work));
+}
+GraphCounts graphs() { return counts; }
 }  // namespace cuda_emulation
 
 using namespace cuda_emulation;
 
 extern "C" {
 cudaError_t cudaMalloc(void** p, std::size_t bytes) { return allocate(p, bytes); }
-cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t) { return allocate(p, bytes); }
+cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t stream) {
+  return recording(stream) ? cudaErrorStreamCaptureUnsupported
+                           : allocate(p, bytes);  // graphs get their memory elsewhere
+}
 cudaError_t cudaFree(void* p) { return release(p); }
-cudaError_t cudaFreeAsync(void* p, cudaStream_t) { return release(p); }
+cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
+  if (!recording(stream)) return release(p);
+  Machine::get().host_fault("cudaFreeAsync: while the stream is recorded");
+  return cudaErrorStreamCaptureUnsupported;
+}
+cudaError_t cudaMallocHost(void** p, std::size_t bytes) {
+  *p = std::malloc(bytes);
+  pinned.emplace_back(static_cast<const std::byte*>(*p), bytes);
+  return cudaSuccess;
+}
+cudaError_t cudaFreeHost(void* p) {
+  std::erase_if(pinned, [p](const auto& block) { return block.first == p; });
+  std::free(p);
+  return cudaSuccess;
+}
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t n, cudaMemcpyKind kind) {
   return copy(to, from, n, kind);
 }
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t n, cudaMemcpyKind kind, cudaStream_t) {
-  return copy(to, from, n, kind);
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t n, cudaMemcpyKind kind, cudaStream_t stream) {
+  if (recording(stream)) {
+    if (!is_device(from)) must_stay(from);
+    if (!is_device(to)) must_stay(to);
+  }
+  return ordered(stream, NodeKind::copy, [=] { return copy(to, from, n, kind); });
 }
 cudaError_t cudaMemset(void* to, int value, std::size_t n) { return set(to, value, n); }
-cudaError_t cudaMemsetAsync(void* to, int value, std::size_t n, cudaStream_t) { return set(to, value, n); }
+cudaError_t cudaMemsetAsync(void* to, int value, std::size_t n, cudaStream_t stream) {
+  return ordered(stream, NodeKind::set, [=] { return set(to, value, n); });
+}
 
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = handle<cudaStream_t>();
+  *stream = reinterpret_cast<cudaStream_t>(new Stream);
   return cudaSuccess;
 }
-cudaError_t cudaStreamDestroy(cudaStream_t) { return cudaSuccess; }
-cudaError_t cudaStreamSynchronize(cudaStream_t) {
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete of(stream);
+  return cudaSuccess;
+}
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  if (recording(stream)) return cudaErrorStreamCaptureUnsupported;
   Machine::get().throw_pending();
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (!stream || recording(stream)) return cudaErrorIllegalState;
+  *of(stream) = {.recording = true, .graph = {}};
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (!recording(stream)) return cudaErrorIllegalState;
+  of(stream)->recording = false;
+  *graph = reinterpret_cast<cudaGraph_t>(new Graph(std::exchange(of(stream)->graph, {})));
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete reinterpret_cast<Graph*>(graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* made, cudaGraph_t graph, unsigned long long) {
+  ++counts.instantiated;
+  *made = reinterpret_cast<cudaGraphExec_t>(new Graph(*reinterpret_cast<Graph*>(graph)));
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecUpdate(cudaGraphExec_t made, cudaGraph_t graph, cudaGraphExecUpdateResultInfo* info) {
+  Graph &to = *reinterpret_cast<Graph*>(made), &from = *reinterpret_cast<Graph*>(graph);
+  const auto same = [](const auto& a, const auto& b) { return a.first == b.first; };
+  *info = {};
+  if (!std::equal(to.nodes.begin(), to.nodes.end(), from.nodes.begin(), from.nodes.end(), same))
+    return cudaErrorGraphExecUpdateFailure;
+  ++counts.updated;
+  to = from;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) { return cudaGraphDestroy(reinterpret_cast<cudaGraph_t>(made)); }
+cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t) {
+  for (const auto& [kind, work] : reinterpret_cast<Graph*>(made)->nodes)
+    if (const int result = work(); result != cudaSuccess) return static_cast<cudaError_t>(result);
   return cudaSuccess;
 }
 cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }

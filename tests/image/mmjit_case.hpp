@@ -15,20 +15,26 @@
 namespace ft::test {
 
 struct MMJiTCase {
+#if FTLIB_WITH_CUDA  // tests/cuda_emulation
+  using D = Cuda;
+  Context<D> ctx;
+#else
+  using D = Cpu;
+  Context<D> ctx{{.threads = 2}};
+#endif
   std::filesystem::path folder;
-  Context<Cpu> ctx{{.threads = 2}};
-  MMJiT<float, Cpu> net;
-  std::vector<Parameter<float, Cpu>*> parameters;
+  MMJiT<float, D> net;
+  std::vector<Parameter<float, D>*> parameters;
   Json expected;
   SafetensorsFile arrays;
 
   explicit MMJiTCase(const std::string& name)
       : folder(std::filesystem::path(FTLIB_TEST_DATA) / "mmjit" / name),
-        net(MMJiT<float, Cpu>::open(ctx, folder / "model.safetensors")),
+        net(MMJiT<float, D>::open(ctx, folder / "model.safetensors")),
         expected(read_json(folder / "expected.json")),
         arrays(SafetensorsFile::open(folder / "expected.safetensors")) {
     ctx.poison(true);
-    net.visit([&](Parameter<float, Cpu>& w) { parameters.push_back(&w); });
+    net.visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
   }
 
   std::vector<float> array(const std::string& name) const {
@@ -52,7 +58,7 @@ struct MMJiTCase {
     }
     return most;
   }
-  double difference(const Tensor<float, Cpu>& got, const std::string& name) {
+  double difference(const Tensor<float, D>& got, const std::string& name) {
     return difference(contiguous(ctx, got).to_host(ctx), name);
   }
 
@@ -68,11 +74,11 @@ struct MMJiTCase {
       b.text.add(lengths[n] ? array(str(at, "caption.", n)) : std::vector<float>{}, net.config().txt_input_size);
     return b;
   }
-  Tensor<float, Cpu> loss_sum(std::size_t i, bool recompute = false) {
+  Tensor<float, D> loss_sum(std::size_t i, bool recompute = false) {
     return flow_loss(ctx, net, batch(i), {}, recompute);
   }
   /// The network on batch 0's noisy pictures.
-  Tensor<float, Cpu> predict() {
+  Tensor<float, D> predict() {
     const FlowBatch b = batch(0);
     const auto values = static_cast<std::size_t>(net.config().picture_values());
     std::vector<float> z(b.pictures.size());
@@ -80,7 +86,7 @@ struct MMJiTCase {
       const float t = b.times[i / values];
       z[i] = t * b.pictures[i] + (1 - t) * net.config().noise_scale * b.noise[i];
     }
-    return net.forward(ctx, Tensor<float, Cpu>(ctx, {b.tokens(), 3, 12, 12}, z), b.times, b.text);
+    return net.forward(ctx, Tensor<float, D>(ctx, {b.tokens(), 3, 12, 12}, z), b.times, b.text);
   }
 };
 

@@ -32,7 +32,7 @@ std::string made(const std::string& header, std::size_t data) {
   return file + header + std::string(data, '\1');
 }
 
-void refused(const std::string& file, const char* message) {
+void refused_header(const std::string& file, const char* message) {
   const auto bytes = exact(file);
   CHECK_THROWS_WITH_AS(SafetensorsFile::parse(bytes, "x.safetensors"), doctest::Contains(message), Error);
 }
@@ -218,47 +218,49 @@ TEST_CASE("io/safetensors: an index that lies") {
 }
 
 TEST_CASE("io/safetensors: headers that lie are refused with what is wrong") {
-  refused("", "has 0 bytes, a safetensors file has at least 8");
-  refused("1234567", "has 7 bytes");
-  refused(std::string(8, '\0'), "the header at byte 8 does not begin with '{'");
-  refused(std::string("\x0a\0\0\0\0\0\0\0{}", 10), "the header ends at byte 18, the file at 10");
-  refused(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10), "claims a header of 18,446,744,073,709,551,615 bytes");
-  refused(made(" {}", 0), "does not begin with '{'");
-  refused(made("{", 0), "x.safetensors (header): line 1, column 2");
-  refused(made("{}", 1), "the tensors end at byte 10, the file at 11");
+  refused_header("", "has 0 bytes, a safetensors file has at least 8");
+  refused_header("1234567", "has 7 bytes");
+  refused_header(std::string(8, '\0'), "the header at byte 8 does not begin with '{'");
+  refused_header(std::string("\x0a\0\0\0\0\0\0\0{}", 10), "the header ends at byte 18, the file at 10");
+  refused_header(std::string("\xff\xff\xff\xff\xff\xff\xff\xff{}", 10),
+                 "claims a header of 18,446,744,073,709,551,615 bytes");
+  refused_header(made(" {}", 0), "does not begin with '{'");
+  refused_header(made("{", 0), "x.safetensors (header): line 1, column 2");
+  refused_header(made("{}", 1), "the tensors end at byte 10, the file at 11");
   const auto tensor = [](const std::string& dtype, const std::string& shape, const std::string& offsets) {
     return "{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":" + offsets + "}";
   };
   const auto one = [&](const std::string& dtype, const std::string& shape, const std::string& offsets,
                        std::size_t data = 8) { return made("{\"w\":" + tensor(dtype, shape, offsets) + "}", data); };
   CHECK_NOTHROW(SafetensorsFile::parse(exact(one("F32", "[2]", "[0,8]")), "x"));
-  refused(one("F33", "[2]", "[0,8]"), "tensor 'w' has unknown type 'F33'");
-  refused(one("F32", "[2]", "[0,9]"), "tensor 'w' ends at byte 9 of the data, which has 8");
-  refused(one("F32", "[2]", "[8,0]"), "data_offsets that are not [begin, end]");
-  refused(one("F32", "[2]", "[0]"), "data_offsets that are not [begin, end]");
-  refused(one("F32", "[2]", "[0,18446744073709551615]"), "ends at byte 18,446,744,073,709,551,615");
-  refused(one("F32", "[2]", "[-1,8]"), "key 'data_offsets' should be an integer");
-  refused(one("F32", "[1]", "[0,8]"), "tensor 'w' (1) F32 takes 4 bytes, its offsets span 8");
-  refused(one("F32", "[-2]", "[0,8]"), "a shape whose size no file can have");
-  refused(one("F32", "[4611686018427387905,4]", "[0,8]"), "a shape whose size no file can have");
-  refused(one("F32", "[4611686018427387904]", "[0,0]", 0), "a shape whose size no file can have");  // the bits overflow
-  refused(one("F32", "[4611686018427387904,4,0]", "[0,0]", 0), "a shape whose size no file can have");
-  refused(one("F32", "[1,1,1,1,1,1,2]", "[0,8]"), "has 7 axes");
-  refused(one("F4", "[3]", "[0,8]"), "does not end at a whole byte");
-  refused(one("F32", "[2]", "[4,12]", 12), "begins at byte");
-  refused(one("F32", "\"2\"", "[0,8]"), "tensor 'w': key 'shape' should be an array");
-  refused(made("{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8), "tensor 'w': key 'data_offsets' is missing");
-  refused(made("{\"w\":3}", 8), "an object with key 'dtype' was expected");
-  refused(made("{\"__metadata__\":{\"a\":1}}", 0), "key 'a' should be a string");
-  refused(made("{\"__metadata__\":[]}", 0), "__metadata__ is not an object");
+  refused_header(one("F33", "[2]", "[0,8]"), "tensor 'w' has unknown type 'F33'");
+  refused_header(one("F32", "[2]", "[0,9]"), "tensor 'w' ends at byte 9 of the data, which has 8");
+  refused_header(one("F32", "[2]", "[8,0]"), "data_offsets that are not [begin, end]");
+  refused_header(one("F32", "[2]", "[0]"), "data_offsets that are not [begin, end]");
+  refused_header(one("F32", "[2]", "[0,18446744073709551615]"), "ends at byte 18,446,744,073,709,551,615");
+  refused_header(one("F32", "[2]", "[-1,8]"), "key 'data_offsets' should be an integer");
+  refused_header(one("F32", "[1]", "[0,8]"), "tensor 'w' (1) F32 takes 4 bytes, its offsets span 8");
+  refused_header(one("F32", "[-2]", "[0,8]"), "a shape whose size no file can have");
+  refused_header(one("F32", "[4611686018427387905,4]", "[0,8]"), "a shape whose size no file can have");
+  refused_header(one("F32", "[4611686018427387904]", "[0,0]", 0),
+                 "a shape whose size no file can have");  // the bits overflow
+  refused_header(one("F32", "[4611686018427387904,4,0]", "[0,0]", 0), "a shape whose size no file can have");
+  refused_header(one("F32", "[1,1,1,1,1,1,2]", "[0,8]"), "has 7 axes");
+  refused_header(one("F4", "[3]", "[0,8]"), "does not end at a whole byte");
+  refused_header(one("F32", "[2]", "[4,12]", 12), "begins at byte");
+  refused_header(one("F32", "\"2\"", "[0,8]"), "tensor 'w': key 'shape' should be an array");
+  refused_header(made("{\"w\":{\"dtype\":\"F32\",\"shape\":[2]}}", 8), "tensor 'w': key 'data_offsets' is missing");
+  refused_header(made("{\"w\":3}", 8), "an object with key 'dtype' was expected");
+  refused_header(made("{\"__metadata__\":{\"a\":1}}", 0), "key 'a' should be a string");
+  refused_header(made("{\"__metadata__\":[]}", 0), "__metadata__ is not an object");
   const auto two = [&](const std::string& name, const std::string& a, const std::string& b, std::size_t data) {
     return made("{\"a\":" + tensor("F32", "[2]", a) + ",\"" + name + "\":" + tensor("F32", "[2]", b) + "}", data);
   };
   CHECK_NOTHROW(SafetensorsFile::parse(exact(two("b", "[8,16]", "[0,8]", 16)), "x"));
-  refused(two("a", "[0,8]", "[8,16]", 16), "key 'a' appears twice");
-  refused(two("b", "[0,8]", "[4,12]", 12), "tensor 'b' begins at byte 120, the one before it ends at 124");
-  refused(two("b", "[0,8]", "[9,17]", 17), "tensor 'b' begins at byte");
-  refused(two("b", "[0,8]", "[0,8]", 8), "tensor 'b' begins at byte");
+  refused_header(two("a", "[0,8]", "[8,16]", 16), "key 'a' appears twice");
+  refused_header(two("b", "[0,8]", "[4,12]", 12), "tensor 'b' begins at byte 120, the one before it ends at 124");
+  refused_header(two("b", "[0,8]", "[9,17]", 17), "tensor 'b' begins at byte");
+  refused_header(two("b", "[0,8]", "[0,8]", 8), "tensor 'b' begins at byte");
 }
 
 TEST_CASE("io/safetensors: cut at every byte, with every bit of the header turned") {

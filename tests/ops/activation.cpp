@@ -8,36 +8,36 @@ using namespace ft::test;
 
 namespace {
 
-enum class Kind { silu, gelu, gelu_tanh, relu };
+enum class Curve { silu, gelu, gelu_tanh, relu };
 
-double value(Kind kind, double x) {
+double value(Curve kind, double x) {
   switch (kind) {
-    case Kind::silu:
+    case Curve::silu:
       return x / (1 + std::exp(-x));
-    case Kind::gelu:
+    case Curve::gelu:
       return 0.5 * x * std::erfc(-x / std::sqrt(2.0));
-    case Kind::gelu_tanh:
+    case Curve::gelu_tanh:
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
-    case Kind::relu:
+    case Curve::relu:
       return std::max(x, 0.0);
   }
   return 0;
 }
 
-template <Kind kind> struct Activation {
+template <Curve kind> struct Activation {
   Shape shape;
   static constexpr const char* name = "activation";
   static std::vector<Activation> shapes() { return {{{1}}, {{0, 3}}, {{3, 5, 7}}, {{2, 128}}, {{129}}, {{1, 300}}}; }
   std::vector<HostArray> inputs(Random& random) const {
     HostArray x = activation(random, shape, 3);
     for (double& v : x.values)  // no difference quotient over ReLU's kink
-      if (kind == Kind::relu && std::abs(v) < 0.01) v = 0.5;
+      if (kind == Curve::relu && std::abs(v) < 0.01) v = 0.5;
     return {x};
   }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
-    if constexpr (kind == Kind::silu) return silu(ctx, a.x[0]);
-    else if constexpr (kind == Kind::gelu) return gelu(ctx, a.x[0]);
-    else if constexpr (kind == Kind::gelu_tanh) return gelu_tanh(ctx, a.x[0]);
+    if constexpr (kind == Curve::silu) return silu(ctx, a.x[0]);
+    else if constexpr (kind == Curve::gelu) return gelu(ctx, a.x[0]);
+    else if constexpr (kind == Curve::gelu_tanh) return gelu_tanh(ctx, a.x[0]);
     else return relu(ctx, a.x[0]);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
@@ -49,7 +49,7 @@ template <Kind kind> struct Activation {
   double bytes(double item) const { return 2 * item * static_cast<double>(shape.count()); }
 };
 
-template <Kind kind> struct Gated {
+template <Curve kind> struct Gated {
   Shape shape;
   static constexpr const char* name = "gated";
   static std::vector<Gated> shapes() { return {{{1}}, {{0, 3}}, {{3, 5, 7}}, {{2, 128}}, {{129}}, {{1, 300}}}; }
@@ -57,8 +57,8 @@ template <Kind kind> struct Gated {
     return {activation(random, shape, 3), activation(random, shape)};
   }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
-    if constexpr (kind == Kind::silu) return swiglu(ctx, a.x[0], a.x[1]);
-    else if constexpr (kind == Kind::gelu) return geglu(ctx, a.x[0], a.x[1]);
+    if constexpr (kind == Curve::silu) return swiglu(ctx, a.x[0], a.x[1]);
+    else if constexpr (kind == Curve::gelu) return geglu(ctx, a.x[0], a.x[1]);
     else return geglu_tanh(ctx, a.x[0], a.x[1]);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
@@ -72,19 +72,19 @@ template <Kind kind> struct Gated {
 
 }  // namespace
 
-TEST_CASE("ops/activation: silu") { test_op<Activation<Kind::silu>>(); }
-TEST_CASE("ops/activation: gelu") { test_op<Activation<Kind::gelu>>(); }
-TEST_CASE("ops/activation: gelu_tanh") { test_op<Activation<Kind::gelu_tanh>>(); }
-TEST_CASE("ops/activation: relu") { test_op<Activation<Kind::relu>>(); }
-TEST_CASE("ops/activation: swiglu") { test_op<Gated<Kind::silu>>(); }
-TEST_CASE("ops/activation: geglu") { test_op<Gated<Kind::gelu>>(); }
-TEST_CASE("ops/activation: geglu_tanh") { test_op<Gated<Kind::gelu_tanh>>(); }
+TEST_CASE("ops/activation: silu") { test_op<Activation<Curve::silu>>(); }
+TEST_CASE("ops/activation: gelu") { test_op<Activation<Curve::gelu>>(); }
+TEST_CASE("ops/activation: gelu_tanh") { test_op<Activation<Curve::gelu_tanh>>(); }
+TEST_CASE("ops/activation: relu") { test_op<Activation<Curve::relu>>(); }
+TEST_CASE("ops/activation: swiglu") { test_op<Gated<Curve::silu>>(); }
+TEST_CASE("ops/activation: geglu") { test_op<Gated<Curve::gelu>>(); }
+TEST_CASE("ops/activation: geglu_tanh") { test_op<Gated<Curve::gelu_tanh>>(); }
 
 TEST_CASE("ops/activation: far from zero, values and gradients stay finite and right") {
   Context<Cpu> ctx({.threads = 1});
   const std::vector<float> xs{-1e4f, -100, -30, -8, -5, 0, 5, 8, 30, 100, 1e4f};
   const auto size = static_cast<int64_t>(xs.size());
-  const auto check = [&](auto op, Kind kind) {
+  const auto check = [&](auto op, Curve kind) {
     Tape<Cpu> tape(ctx);
     Tensor<float, Cpu> x(ctx, {size}, xs);
     tape.watch(x);
@@ -97,9 +97,9 @@ TEST_CASE("ops/activation: far from zero, values and gradients stay finite and r
       if (std::abs(xs[i]) >= 30) CHECK(dxs[i] == doctest::Approx(xs[i] > 0 ? 1 : 0));
     }
   };
-  check([&](auto& x) { return silu(ctx, x); }, Kind::silu);
-  check([&](auto& x) { return gelu(ctx, x); }, Kind::gelu);
-  check([&](auto& x) { return gelu_tanh(ctx, x); }, Kind::gelu_tanh);
+  check([&](auto& x) { return silu(ctx, x); }, Curve::silu);
+  check([&](auto& x) { return gelu(ctx, x); }, Curve::gelu);
+  check([&](auto& x) { return gelu_tanh(ctx, x); }, Curve::gelu_tanh);
 }
 
 TEST_CASE("ops/activation: gate and up of different shapes are refused with both") {

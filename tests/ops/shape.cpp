@@ -42,11 +42,11 @@ struct Reshape {
   }
 };
 
-struct Transpose {
+struct Transposed {
   Shape shape;
   int a, b;
   static constexpr const char* name = "transpose";
-  static std::vector<Transpose> shapes() {
+  static std::vector<Transposed> shapes() {
     return {{{1, 1}, 0, 1}, {{3, 5}, 0, 1}, {{2, 3, 4}, 0, -1}, {{2, 3, 4, 5}, 1, 2}, {{0, 3}, -2, -1}, {{4}, 0, 0}};
   }
   std::vector<HostArray> inputs(Random& random) const { return {activation(random, shape)}; }
@@ -127,7 +127,7 @@ struct SplitConcat {
 }  // namespace
 
 TEST_CASE("ops/shape: reshape") { test_op<Reshape>(); }
-TEST_CASE("ops/shape: transpose") { test_op<Transpose>(); }
+TEST_CASE("ops/shape: transpose") { test_op<Transposed>(); }
 TEST_CASE("ops/shape: slice") { test_op<Slice>(); }
 TEST_CASE("ops/shape: split and concat") { test_op<SplitConcat>(); }
 

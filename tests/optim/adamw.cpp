@@ -9,7 +9,7 @@
 using namespace ft;
 
 namespace {
-nlohmann::json fixture() {
+nlohmann::json trajectories() {
   std::ifstream file(FTLIB_TEST_DATA "/optim/adamw.json");
   REQUIRE(file);
   return nlohmann::json::parse(file);
@@ -60,7 +60,7 @@ AdamW settings(const nlohmann::json& s) {
 float rate(const AdamW& config, int step) { return static_cast<float>(double{config.lr} * (1 - step / 32.0)); }
 
 template <class T> void twenty_steps(const char* key, double tolerance) {
-  const auto data = fixture();
+  const auto data = trajectories();
   for (const int threads : {1, 2}) {
     Context<Cpu> ctx({.threads = threads});
     Model<T> model(ctx, data["parameters"]);
@@ -86,7 +86,7 @@ TEST_CASE("optim/adamw: twenty steps as torch.optim.AdamW, in float") { twenty_s
 TEST_CASE("optim/adamw: twenty steps as torch.optim.AdamW, in double") { twenty_steps<double>("double", 1e-12); }
 
 TEST_CASE("optim/adamw: a resumed optimizer goes on to the bit, each parameter from its own step") {
-  const auto data = fixture();
+  const auto data = trajectories();
   Context<Cpu> ctx({.threads = 2});
   Model<float> whole(ctx, data["parameters"]), parted(ctx, data["parameters"]);
   Optimizer<float, Cpu> a(settings(data["settings"])), b(a.config()), c(a.config());
@@ -246,7 +246,7 @@ TEST_CASE("optim/adamw: the master is saved and loaded; without one that is aske
 TEST_CASE(
     "optim/adamw: a step with a check clips and takes the loss scale back; one that is not finite counts nowhere") {
   Context<Cpu> ctx;
-  const auto data = fixture();
+  const auto data = trajectories();
   Model<float> a(ctx, data["parameters"]), b(ctx, data["parameters"]);
   Optimizer<float, Cpu> plain, checked;
   for (int step = 0; step < 6; ++step) {

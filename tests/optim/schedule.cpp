@@ -8,7 +8,7 @@
 using namespace ft;
 
 namespace {
-nlohmann::json fixture() {
+nlohmann::json schedules() {
   std::ifstream file(FTLIB_TEST_DATA "/optim/schedule.json");
   REQUIRE(file);
   return nlohmann::json::parse(file);
@@ -16,7 +16,7 @@ nlohmann::json fixture() {
 }  // namespace
 
 TEST_CASE("optim/schedule: the numbers of transformers' schedules") {
-  const auto data = fixture();
+  const auto data = schedules();
   REQUIRE(data["cases"].size() == 24);
   for (const auto& c : data["cases"]) {
     const auto kind = c["kind"].get<std::string>();
@@ -35,7 +35,7 @@ TEST_CASE("optim/schedule: the numbers of transformers' schedules") {
 }
 
 TEST_CASE("optim/schedule: a share of warm-up is as many steps as in transformers") {
-  const auto data = fixture();
+  const auto data = schedules();
   REQUIRE(data["shares"].size() == 8);
   for (const auto& c : data["shares"])
     CHECK(warmup_steps(c["warmup"].get<float>(), c["steps"].get<int64_t>()) == c["first"].get<int64_t>());

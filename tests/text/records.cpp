@@ -3,27 +3,22 @@
 
 #include <doctest/doctest.h>
 
-#include <unistd.h>    // getpid
-#include <filesystem>  // std::filesystem::temp_directory_path
-#include <fstream>     // std::ofstream
-#include <string>      // std::string
+#include <fstream>  // std::ofstream
+#include <string>   // std::string
+
+#include "../scratch.hpp"
 
 using namespace ft;
 using namespace ft::text;
+using ft::test::Scratch;
 
 namespace {
 namespace fs = std::filesystem;
 
-/// A folder of this test's own that goes away with it.
-struct Scratch {
-  fs::path folder = fs::temp_directory_path() / str("ftlib-records-", getpid());
-  Scratch() { fs::create_directories(folder); }
-  ~Scratch() { fs::remove_all(folder); }
-  fs::path write(const std::string& name, std::string_view bytes) const {
-    std::ofstream(folder / name, std::ios::binary) << bytes;
-    return folder / name;
-  }
-};
+fs::path write(const Scratch& scratch, const std::string& name, std::string_view bytes) {
+  std::ofstream(scratch / name, std::ios::binary) << bytes;
+  return scratch / name;
+}
 
 const std::string data = std::string(FTLIB_TEST_DATA) + "/records/";
 }  // namespace
@@ -70,7 +65,7 @@ TEST_CASE(
   bytes += "{\"question\":\"" + std::string(max_line_bytes, 'x') + "\",\"answer\":\"b\"}\n";
   bytes += "{\"question\":\"last\",\"answer\":\"b\"}";
   std::vector<BadRecord> bad;
-  const auto records = read_records(scratch.write("mixed.jsonl", bytes), bad);
+  const auto records = read_records(write(scratch, "mixed.jsonl", bytes), bad);
   REQUIRE(records.size() == 2);
   CHECK(records[1].question == "last");
   CHECK(records[1].id == "5");
@@ -83,15 +78,15 @@ TEST_CASE(
 TEST_CASE("text/records: a file without a record, or that is none, is an error that names it") {
   const Scratch scratch;
   std::vector<BadRecord> bad;
-  CHECK_THROWS_WITH_AS(read_records(scratch.write("empty.jsonl", "")),
+  CHECK_THROWS_WITH_AS(read_records(write(scratch, "empty.jsonl", "")),
                        doctest::Contains("empty.jsonl: holds no record"), Error);
-  CHECK_THROWS_WITH_AS(read_records(scratch.write("blank.jsonl", "\n\n"), bad),
+  CHECK_THROWS_WITH_AS(read_records(write(scratch, "blank.jsonl", "\n\n"), bad),
                        doctest::Contains("blank.jsonl: holds no record"), Error);
-  CHECK_THROWS_WITH_AS(read_records(scratch.write("all_bad.jsonl", "\nx\n"), bad),
+  CHECK_THROWS_WITH_AS(read_records(write(scratch, "all_bad.jsonl", "\nx\n"), bad),
                        doctest::Contains("all_bad.jsonl: no record can be used; line 2: not JSON at byte 1"), Error);
-  CHECK_THROWS_WITH_AS(read_records(scratch.folder / "absent.jsonl"), doctest::Contains("absent.jsonl: cannot be read"),
+  CHECK_THROWS_WITH_AS(read_records(scratch / "absent.jsonl"), doctest::Contains("absent.jsonl: cannot be read"),
                        Error);
-  CHECK_THROWS_WITH_AS(read_records(scratch.folder), doctest::Contains("cannot be read"), Error);
+  CHECK_THROWS_WITH_AS(read_records(scratch.path()), doctest::Contains("cannot be read"), Error);
 }
 
 TEST_CASE("text/records: UTF-8 is judged as RFC 3629 has it") {
@@ -105,7 +100,7 @@ TEST_CASE("text/records: UTF-8 is judged as RFC 3629 has it") {
 
 TEST_CASE("text/records: what is written is read back the same, and a fault leaves the old file") {
   const Scratch scratch;
-  const auto path = scratch.folder / "out.jsonl";
+  const auto path = scratch / "out.jsonl";
   const std::vector<Record> records = {{"a", "q \"1\"\n", {"x"}, "", "en", "train"},
                                        {"b", "질문", {"답", "답 2"}, "문맥", "ko", ""}};
   write_records(path, records);
@@ -114,7 +109,6 @@ TEST_CASE("text/records: what is written is read back the same, and a fault leav
                        doctest::Contains("record 'c': the answer is empty"), Error);
   CHECK_THROWS_AS(write_records(path, {{"c", "q", {"\xFF"}, "", "", ""}}), Error);
   CHECK(read_records(path) == records);
-  CHECK_THROWS_WITH_AS(write_records(scratch.folder / "absent" / "out.jsonl", records), doctest::Contains("out.jsonl"),
-                       Error);
-  CHECK(std::distance(fs::directory_iterator(scratch.folder), {}) == 1);  // no temporary file is left
+  CHECK_THROWS_WITH_AS(write_records(scratch / "absent" / "out.jsonl", records), doctest::Contains("out.jsonl"), Error);
+  CHECK(std::distance(fs::directory_iterator(scratch.path()), {}) == 1);  // no temporary file is left
 }

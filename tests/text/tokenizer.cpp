@@ -54,13 +54,13 @@ TokenizerSpec scored_spec(const Json& json) {
     spec.types.push_back(static_cast<TokenizerSpec::Type>(type));
   for (std::size_t i = 0; i < spec.tokens.size(); ++i)
     if (const auto type = spec.types[i]; type != TokenizerSpec::Type::normal && type != TokenizerSpec::Type::byte)
-      spec.added.push_back({.content = detail::replace_all(spec.tokens[i], "\u2581", " "),
+      spec.added.push_back({.content = ft::detail::replace_all(spec.tokens[i], "\u2581", " "),
                             .id = static_cast<int32_t>(i),
                             .special = type != TokenizerSpec::Type::user_defined});
   return spec;
 }
 
-std::string spaced(const std::string& text) { return detail::replace_all(text, "\u2581", " "); }
+std::string spaced(const std::string& text) { return ft::detail::replace_all(text, "\u2581", " "); }
 
 void check_case(const Tokenizer& tokenizer, const Json& item) {
   const Special special = item.value("as_text", false) ? Special::as_text : Special::parse;
@@ -177,7 +177,7 @@ TEST_CASE("text/tokenizer: special tokens, names and ids") {
 
 TEST_CASE("text/tokenizer: the stream holds back what is unfinished, and no more") {
   const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"));
-  const auto byte = [&](int b) { return tokenizer.id(detail::TokenizerJson::byte_token(static_cast<uint8_t>(b))); };
+  const auto byte = [&](int b) { return tokenizer.id(ft::detail::TokenizerJson::byte_token(static_cast<uint8_t>(b))); };
   StreamDecoder stream(tokenizer);
   CHECK(stream.put(byte(0xf0)) == "");
   CHECK(stream.put(byte(0x9f)) == "");

@@ -4,24 +4,16 @@
 #include <ftlib/train/metrics_log.hpp>
 #include <ftlib/train/tensorboard.hpp>
 
-#include <unistd.h>
 #include <cmath>
 #include <iterator>
 
+#include "../scratch.hpp"
+
 using namespace ft;
+using namespace ft::test;
 namespace fs = std::filesystem;
 
 namespace {
-/// A fresh folder that goes with the test.
-struct Scratch {
-  fs::path path;
-  explicit Scratch(const char* name) : path(fs::temp_directory_path() / str("ftlib-", name, '-', ::getpid())) {
-    fs::remove_all(path);
-    fs::create_directories(path);
-  }
-  ~Scratch() { fs::remove_all(path); }
-};
-
 std::string read(const fs::path& path) {
   std::ifstream file(path, std::ios::binary);
   REQUIRE(file);
@@ -31,14 +23,14 @@ void write(const fs::path& path, std::string_view text) { std::ofstream(path, st
 }  // namespace
 
 TEST_CASE("train/tensorboard: CRC-32C gives RFC 3720's examples") {
-  CHECK(detail::crc32c(std::string(32, '\0')) == 0x8a9136aau);
-  CHECK(detail::crc32c(std::string(32, '\xff')) == 0x62a8ab43u);
-  CHECK(detail::crc32c("123456789") == 0xe3069283u);
+  CHECK(ft::detail::crc32c(std::string(32, '\0')) == 0x8a9136aau);
+  CHECK(ft::detail::crc32c(std::string(32, '\xff')) == 0x62a8ab43u);
+  CHECK(ft::detail::crc32c("123456789") == 0xe3069283u);
 }
 
 TEST_CASE("train/tensorboard: the bytes of TensorBoard's own writer") {
-  const Scratch folder("tensorboard");
-  auto writer = TensorBoardWriter::resume(folder.path / "run", 0, [] { return 1700000000.25; });
+  const Scratch folder;
+  auto writer = TensorBoardWriter::resume(folder.path() / "run", 0, [] { return 1700000000.25; });
   std::string png;
   for (int i = 0; i < 3 * 256; ++i) png += static_cast<char>(i);
   writer.scalar("train/loss", 0, 0);
@@ -56,22 +48,22 @@ TEST_CASE("train/tensorboard: the bytes of TensorBoard's own writer") {
 }
 
 TEST_CASE("train/tensorboard: a resumed run adds a file and leaves the older one") {
-  const Scratch folder("tensorboard-resume");
+  const Scratch folder;
   const auto clock = [] { return 1700000000.0; };
-  TensorBoardWriter first(folder.path, clock);
+  TensorBoardWriter first(folder.path(), clock);
   first.scalar("loss", 1, 3);
   const std::string before = read(first.path());
-  const auto second = TensorBoardWriter::resume(folder.path, 1, clock);
+  const auto second = TensorBoardWriter::resume(folder.path(), 1, clock);
   CHECK(second.path() != first.path());
   CHECK(second.path() > first.path());
   CHECK(read(first.path()) == before);
-  write(folder.path / "file", "");
-  CHECK_THROWS_WITH_AS(TensorBoardWriter(folder.path / "file"), doctest::Contains("cannot make folder"), Error);
+  write(folder.path() / "file", "");
+  CHECK_THROWS_WITH_AS(TensorBoardWriter(folder.path() / "file"), doctest::Contains("cannot make folder"), Error);
 }
 
 TEST_CASE("train/metrics_log: one line a record, out at once") {
-  const Scratch folder("metrics");
-  const fs::path path = folder.path / "metrics.jsonl";
+  const Scratch folder;
+  const fs::path path = folder.path() / "metrics.jsonl";
   auto log = MetricsLog::create(path);
   log.write({{"step", 1}, {"loss", 2.25}, {"kind", "train"}});
   log.write({{"step", 1}, {"kind", "evaluate"}, {"loss", std::nan("")}, {"sample", "line\nbreak \xff"}});
@@ -80,12 +72,12 @@ TEST_CASE("train/metrics_log: one line a record, out at once") {
         "{\"step\":1,\"kind\":\"evaluate\",\"loss\":null,\"sample\":\"line\\nbreak \xef\xbf\xbd\"}\n");
   MetricsLog::create(path);
   CHECK(read(path).empty());
-  CHECK_THROWS_WITH_AS(MetricsLog::create(folder.path / "none" / "m"), doctest::Contains("cannot open"), Error);
+  CHECK_THROWS_WITH_AS(MetricsLog::create(folder.path() / "none" / "m"), doctest::Contains("cannot open"), Error);
 }
 
 TEST_CASE("train/metrics_log: on resume no step is there twice, wherever the run was killed") {
-  const Scratch folder("metrics-resume");
-  const fs::path path = folder.path / "metrics.jsonl";
+  const Scratch folder;
+  const fs::path path = folder.path() / "metrics.jsonl";
   const std::string kept = "{\"run\":\"x\"}\n{\"step\":1}\n{\"step\":2}\n{\"step\":2,\"kind\":\"evaluate\"}\n";
   const std::string later = "{\"step\":3}\n{\"step\":4,\"loss\":1.5}\n";
   for (std::size_t cut = 0; cut <= later.size(); ++cut) {

@@ -15,8 +15,10 @@ extern const uint3 threadIdx, blockIdx;
 extern const dim3 blockDim, gridDim;
 
 void __syncthreads();
+int atomicAdd(int* p, int value);
 void __syncwarp(unsigned mask = ~0u);
 template <class T> T __shfl_sync(unsigned mask, T value, int source, int width = 32);
+template <class T> T __shfl_up_sync(unsigned mask, T value, unsigned lanes, int width = 32);
 template <class T> T __shfl_xor_sync(unsigned mask, T value, int lanes, int width = 32);
 
 void __pipeline_memcpy_async(void* to, const void* from, std::size_t bytes, std::size_t zeros = 0);

@@ -71,7 +71,7 @@ Mixed mix(Context<D>& ctx, const MMJiTConfig& config, const FlowBatch& batch, co
   m.times.resize(B);
   m.z.resize(B * M);
   std::vector<char> dropped(B);
-  parallel_for(ctx.pool(), static_cast<int64_t>(B), 1, [&](int64_t begin, int64_t end) {
+  const auto draw_some = [&](int64_t begin, int64_t end) {
     for (auto b = static_cast<std::size_t>(begin); b < static_cast<std::size_t>(end); ++b) {
       if (drawn) {
         Random random(seed, first + b * each);
@@ -86,7 +86,9 @@ Mixed mix(Context<D>& ctx, const MMJiTConfig& config, const FlowBatch& batch, co
         m.target[i] = weight * batch.pictures[i];
       }
     }
-  });
+  };
+  if constexpr (std::same_as<D, Cpu>) parallel_for(ctx.pool(), static_cast<int64_t>(B), 1, draw_some);
+  else draw_some(0, static_cast<int64_t>(B));  // the context of a GPU has no threads
   for (std::size_t b = 0; b < B; ++b) {
     const auto begin = static_cast<std::size_t>(batch.text.starts[b]),
                end = static_cast<std::size_t>(batch.text.starts[b + 1]);

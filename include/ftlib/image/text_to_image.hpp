@@ -17,21 +17,20 @@ template <Scalar T, Device D> class TextToImage {
  public:
   using value_type = T;
   using device_type = D;
-  struct Options {
-    int threads = 0;    // CPU threads; 0: one for each core
-    uint64_t seed = 0;  // of what training draws
-    FlowOptions flow = {};
-  };
+  /// The context's: threads on the CPU or the device's number, and the seed of what training draws.
+  using Options = typename Context<D>::Options;
 
   /// Opens a file that save() wrote, or a published one; weights stay mapped as they are stored, and are frozen.
-  static TextToImage from_pretrained(const std::filesystem::path& path, const Options& options = {}) {
-    TextToImage model(options);
+  static TextToImage from_pretrained(const std::filesystem::path& path, const Options& options = {},
+                                     const FlowOptions& flow = {}) {
+    TextToImage model(options, flow);
     model.net_ = std::make_unique<MMJiT<T, D>>(MMJiT<T, D>::open(*model.ctx_, path));
     return model;
   }
   /// A new model, all of it trainable.
-  static TextToImage initial(const MMJiTConfig& config, uint64_t seed, const Options& options = {}) {
-    TextToImage model(options);
+  static TextToImage initial(const MMJiTConfig& config, uint64_t seed, const Options& options = {},
+                             const FlowOptions& flow = {}) {
+    TextToImage model(options, flow);
     model.net_ = std::make_unique<MMJiT<T, D>>(MMJiT<T, D>::initial(*model.ctx_, config, seed));
     return model;
   }
@@ -91,10 +90,8 @@ template <Scalar T, Device D> class TextToImage {
   }
 
  private:
-  explicit TextToImage(const Options& options)
-      : ctx_(std::make_unique<Context<D>>(
-            typename Context<D>::Options{.threads = options.threads, .seed = options.seed})),
-        flow_(options.flow) {}
+  TextToImage(const Options& options, const FlowOptions& flow)
+      : ctx_(std::make_unique<Context<D>>(options)), flow_(flow) {}
 
   std::vector<Parameter<T, D>*> base_parameters() {
     std::vector<Parameter<T, D>*> all;

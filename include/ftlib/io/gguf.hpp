@@ -125,7 +125,7 @@ struct GgufNumber {
 
   template <class X> GgufNumber(GgufType type_, X x) : type(type_) {
     if constexpr (std::floating_point<X>) real = x;
-    else if constexpr (std::signed_integral<X>) integer = x;
+    else if constexpr (std::signed_integral<X>) integer = x;  // NOLINT(bugprone-signed-char-misuse): a number of 8 bits
     else natural = x;
   }
 

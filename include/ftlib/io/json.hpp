@@ -155,8 +155,9 @@ inline const Json* json_find(const Json& object, std::string_view key, std::stri
 inline Json parse_json(std::string_view text, std::string_view name) {
   detail::JsonBuilder builder(text, name);
   // As Json::sax_parse, which would compile readers of four binary formats as well.
-  auto bytes = nlohmann::detail::input_adapter(text.data(), text.data() + text.size());
-  nlohmann::detail::parser<Json, decltype(bytes)>(std::move(bytes)).sax_parse(&builder);
+  using Bytes = decltype(nlohmann::detail::input_adapter(text.data(), text.data()));
+  nlohmann::detail::parser<Json, Bytes>(nlohmann::detail::input_adapter(text.data(), text.data() + text.size()))
+      .sax_parse(&builder);
   return builder.take();
 }
 

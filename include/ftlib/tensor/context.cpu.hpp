@@ -113,6 +113,8 @@ template <> class Context<Cpu> : public ContextBase<Cpu> {
   explicit Context(const Options& options)
       : ContextBase(options.seed), pool_(options.threads), allocator_(std::make_shared<detail::CpuAllocator>()) {}
 
+  struct Graph {};  // work is done as it comes, see StepGraph
+
   ThreadPool& pool() { return pool_; }
   int threads() const { return pool_.size(); }
   MemoryUse memory() const { return allocator_->use(); }

@@ -1,13 +1,15 @@
 // tensor/context.cuda.cuh: the GPU's context: a stream, and memory from CUDA's own pool, given and taken in its order.
 #pragma once
-#include <ftlib/core/launch.cuda.cuh>  // check_cuda
-#include <ftlib/tensor/device.hpp>     // ContextBase
+#include <ftlib/core/launch.cuda.cuh>   // check_cuda
+#include <ftlib/tensor/device.hpp>      // ContextBase
+#include <ftlib/tensor/graph.cuda.cuh>  // CudaGraph
 
 #include <algorithm>  // std::max
 #include <atomic>     // std::atomic
 #include <map>        // std::map
 #include <memory>     // std::shared_ptr
 #include <typeindex>  // std::type_index
+#include <utility>    // std::exchange
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -15,8 +17,8 @@ namespace ft::inline FTLIB_ABI {
 namespace detail {
 
 /// The stream of a context and its memory. Freed blocks stay in CUDA's pool for the next step; a block is free for what
-/// comes later in the stream, so nothing waits.
-class CudaStream {
+/// comes later in the stream, so nothing waits. While work is recorded, memory is the graph's.
+class CudaStream : public std::enable_shared_from_this<CudaStream> {
  public:
   explicit CudaStream(int device) {
     int devices = 0;
@@ -37,26 +39,36 @@ class CudaStream {
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
 
-  void* allocate(std::size_t bytes) {
-    void* data = nullptr;
-    cudaError_t result = cudaMallocAsync(&data, bytes, stream_);
-    if (result == cudaErrorMemoryAllocation) {  // blocks that other streams freed may serve once they are given back
-      (void)cudaGetLastError();
-      check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
-      check_cuda(cudaMemPoolTrimTo(pool_, 0), "cudaMemPoolTrimTo");
-      result = cudaMallocAsync(&data, bytes, stream_);
-    }
-    if (result != cudaSuccess)
+  std::shared_ptr<void> allocate(std::size_t bytes) {
+    void* const data = graph_ ? graph_->allocate(bytes) : from_pool(bytes);
+    if (!data)
       throw Error(str("cuda: cannot allocate ", bytes, " bytes; ", now_.load(), " are in use"),
-                  "use a smaller batch, or recompute activations.");
+                  graph_ ? "use a smaller batch, recompute activations, or do without graphs, which keep memory."
+                         : "use a smaller batch, or recompute activations.");
     now_ += static_cast<int64_t>(bytes);
     peak_ = std::max(peak_.load(), now_.load());
-    return data;
+    return {data,
+            [self = shared_from_this(), graph = graph_, bytes](void* p) { self->release(p, bytes, graph.get()); }};
   }
-  void release(void* data, std::size_t bytes) noexcept {
-    now_ -= static_cast<int64_t>(bytes);
-    cudaFreeAsync(data, stream_);
+
+  /// Records into `graph` until end_recording().
+  void record(std::shared_ptr<CudaGraph> graph) {
+    graph->begin();
+    graph_ = std::move(graph);
   }
+  enum class Then { launch, forget };
+  /// Does nothing where nothing is recorded.
+  void end_recording(Then then) {
+    const auto graph = std::exchange(graph_, nullptr);
+    if (!graph) return;
+    const auto late = std::exchange(freed_late_, {});
+    if (then == Then::launch) graph->launch();
+    else graph->forget();
+    for (void* data : late) cudaFreeAsync(data, stream_);
+  }
+  /// Where a copy that is asked for now will read the host's `bytes` bytes.
+  const void* host_source(const void* from, std::size_t bytes) { return graph_ ? graph_->keep(from, bytes) : from; }
+
   MemoryUse use() const {
     uint64_t reserved = 0;
     check_cuda(cudaMemPoolGetAttribute(pool_, cudaMemPoolAttrReservedMemCurrent, &reserved), "cudaMemPoolGetAttribute");
@@ -68,10 +80,33 @@ class CudaStream {
   int multiprocessors() const { return multiprocessors_; }
 
  private:
+  /// Null where the device has no more.
+  void* from_pool(std::size_t bytes) {
+    void* data = nullptr;
+    cudaError_t result = cudaMallocAsync(&data, bytes, stream_);
+    if (result == cudaErrorMemoryAllocation) {  // blocks that other streams freed may serve once they are given back
+      (void)cudaGetLastError();
+      check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+      check_cuda(cudaMemPoolTrimTo(pool_, 0), "cudaMemPoolTrimTo");
+      result = cudaMallocAsync(&data, bytes, stream_);
+    }
+    if (result != cudaErrorMemoryAllocation) check_cuda(result, "cudaMallocAsync");
+    else (void)cudaGetLastError();
+    return data;
+  }
+  void release(void* data, std::size_t bytes, CudaGraph* graph) noexcept {
+    now_ -= static_cast<int64_t>(bytes);
+    if (graph) graph->free(data, bytes);
+    else if (graph_) freed_late_.push_back(data);  // the pool's memory is not freed by a graph
+    else cudaFreeAsync(data, stream_);
+  }
+
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   int multiprocessors_ = 0;
   std::atomic<int64_t> now_{0}, peak_{0};
+  std::shared_ptr<CudaGraph> graph_;  // that is being recorded
+  std::vector<void*> freed_late_;     // once that is launched
 };
 
 }  // namespace detail
@@ -94,13 +129,15 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   MemoryUse memory() const { return stream_->use(); }
   void reset_peak() { stream_->reset_peak(); }
   /// Waits until all that was asked for is done.
-  void synchronize() { detail::check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize"); }
+  void synchronize() {
+    launch_recorded();
+    detail::check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
+  }
 
   /// Uninitialised bytes, given back when the last copy of the pointer goes; they may outlive the context.
   std::shared_ptr<void> allocate(std::size_t bytes) {
     const std::size_t size = std::max<std::size_t>(bytes, 1);  // an empty tensor is a tensor
-    std::shared_ptr<void> data(stream_->allocate(size),
-                               [stream = stream_, size](void* p) { stream->release(p, size); });
+    const std::shared_ptr<void> data = stream_->allocate(size);
     if (poison()) detail::check_cuda(cudaMemsetAsync(data.get(), 0xff, size, stream()), "cudaMemsetAsync");
     return data;
   }
@@ -111,9 +148,12 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
     return {data, static_cast<const T*>(data.get())};
   }
   /// `from` may change as soon as it returns.
-  void copy_from_host(void* to, const void* from, std::size_t bytes) { copy(to, from, bytes, cudaMemcpyHostToDevice); }
+  void copy_from_host(void* to, const void* from, std::size_t bytes) {
+    copy(to, stream_->host_source(from, bytes), bytes, cudaMemcpyHostToDevice);
+  }
   /// Waits for the device.
   void copy_to_host(void* to, const void* from, std::size_t bytes) {
+    launch_recorded();
     copy(to, from, bytes, cudaMemcpyDeviceToHost);
     synchronize();
   }
@@ -129,6 +169,13 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   void zero(void* to, std::size_t bytes) {
     if (bytes) detail::check_cuda(cudaMemsetAsync(to, 0, bytes, stream()), "cudaMemsetAsync");
   }
+
+  /// For StepGraph: what is asked for from record() on runs when it is launched, by reading a value at the latest.
+  using Graph = std::shared_ptr<detail::CudaGraph>;
+  Graph make_graph() { return std::make_shared<detail::CudaGraph>(stream()); }
+  void record(const Graph& graph) { stream_->record(graph); }
+  void launch_recorded() { stream_->end_recording(detail::CudaStream::Then::launch); }
+  void forget_recorded() { stream_->end_recording(detail::CudaStream::Then::forget); }
 
  private:
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {

@@ -1,10 +1,11 @@
 // text/generate.hpp: generation with a KV cache: many prompts in one batch, token by token.
 #pragma once
 #include <ftlib/models/language_model.hpp>  // LanguageModel
-#include <ftlib/text/sampling.hpp>          // Sampling
+#include <ftlib/ops/sampling.hpp>           // sample_tokens
 #include <ftlib/text/tokenizer.hpp>         // Tokenizer, StreamDecoder
 
 #include <optional>  // std::optional
+#include <span>      // std::span
 #include <string>    // std::string
 #include <utility>   // std::move
 #include <vector>    // std::vector
@@ -60,13 +61,18 @@ template <Scalar T, Device D> class TokenGenerator {
     const Tensor<T, D> hidden = model_.hidden(ctx_, batch, options);
     Tensor<T, D> ends(ctx_, {static_cast<int64_t>(last.size()), hidden.cols()});
     gather_rows(ctx_, ends.view(), hidden.view(), Tensor<int32_t, D>(ctx_, {ends.rows()}, last).view());
-    auto logits = convert<float>(ctx_, linear(ctx_, ends, model_.head())).to_host(ctx_);
-    const std::size_t V = logits.size() / last.size();
+    std::vector<double> uniform;  // from each prompt's own numbers, so that its text does not depend on the batch
+    if (options_.sampling.temperature > 0)
+      for (const int64_t i : active_) uniform.push_back(random_[static_cast<std::size_t>(i)].uniform());
+    std::vector<std::span<const int32_t>> history;
+    for (const int64_t i : active_) history.emplace_back(texts_[static_cast<std::size_t>(i)]);
+    const auto logits = convert<float>(ctx_, linear(ctx_, ends, model_.head()));
+    const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
 
     std::vector<int64_t> running;
     for (std::size_t row = 0; row < active_.size(); ++row) {
       const auto i = static_cast<std::size_t>(active_[row]);
-      const int32_t token = sample(std::span(logits).subspan(row * V, V), options_.sampling, texts_[i], random_[i]);
+      const int32_t token = chosen[row];
       if (std::find(ends_.begin(), ends_.end(), token) != ends_.end()) continue;
       texts_[i].push_back(token);
       produced.emplace_back(active_[row], token);

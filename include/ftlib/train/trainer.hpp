@@ -7,6 +7,7 @@
 #include <ftlib/optim/ema.hpp>          // WeightAverage
 #include <ftlib/optim/loss_scale.hpp>   // LossScale
 #include <ftlib/optim/schedule.hpp>     // Schedule
+#include <ftlib/tensor/step_graph.hpp>  // StepGraph
 #include <ftlib/train/checkpoint.hpp>   // save_checkpoint, load_checkpoint
 #include <ftlib/train/metrics_log.hpp>  // MetricsLog
 #include <ftlib/train/plot.hpp>         // PlotSeries
@@ -33,6 +34,7 @@ struct TrainerConfig {
   float loss_scale = 0;             // to begin with, see LossScale; 0: none, but 65536 for half
   float ema_decay = 0;              // of the average of weights that evaluations see and the run ends with; 0: none
   bool recompute = false;           // forget activations and compute them again: less memory, a third more time
+  bool cuda_graph = false;          // launch each step on a GPU as one CUDA graph, see StepGraph
   uint64_t seed = 42;               // of the order of the data
   int64_t evaluate_every = 0;       // steps; 0: at the end of each epoch
   int64_t patience = 0;             // stop after so many evaluations without a new best, and keep the best; 0: never
@@ -104,7 +106,7 @@ template <class Model> class Trainer {
   using D = typename Model::device_type;
 
   Trainer(Model& model, TrainerConfig config)
-      : model_(model), config_(std::move(config)), optimizer_(config_.optimizer) {
+      : model_(model), config_(std::move(config)), optimizer_(config_.optimizer), graph_(config_.cuda_graph) {
     const auto positive = [](const char* name, int64_t value) {
       if (value < 1) throw Error(str("trainer: ", name, " is ", value), "it must be 1 or more.");
     };
@@ -131,19 +133,22 @@ template <class Model> class Trainer {
   /// gradient that is not finite changes nothing; after max_bad_steps such in a row, Error names the batch's records.
   template <class Batch> Step step(const Batch& batch, float lr) {
     Context<D>& ctx = model_.context();
-    StepCheck<D> check(ctx);  // loss and norm stay on the device until the update has been asked for
     const float scale = loss_scale_.value();
-    zero_grad(params_);
-    for (const auto& micro : batch.micro) {  // sums over tokens, so micro-batches of any size weigh right
-      Tape<D> tape(ctx);
-      const auto nll = model_.loss_sum(micro, config_.recompute);
-      using Loss = typename decltype(nll)::value_type;
-      check.add_loss(ctx, nll);
-      if (nll.node())
-        tape.backward(nll, Tensor<Loss, D>(ctx, nll.shape(), {Loss(scale / static_cast<float>(batch.targets))}));
-    }
-    check.measure(ctx, params_, config_.clip_norm, scale);
-    const Verdict found = optimizer_.step(ctx, params_, lr, check);
+    Verdict found;
+    graph_.run(ctx, [&] {
+      StepCheck<D> check(ctx);  // loss and norm stay on the device until the update has been asked for
+      zero_grad(params_);
+      for (const auto& micro : batch.micro) {  // sums over tokens, so micro-batches of any size weigh right
+        Tape<D> tape(ctx);
+        const auto nll = model_.loss_sum(micro, config_.recompute);
+        using Loss = typename decltype(nll)::value_type;
+        check.add_loss(ctx, nll);
+        if (nll.node())
+          tape.backward(nll, Tensor<Loss, D>(ctx, nll.shape(), {Loss(scale / static_cast<float>(batch.targets))}));
+      }
+      check.measure(ctx, params_, config_.clip_norm, scale);
+      found = optimizer_.step(ctx, params_, lr, check);
+    });
     zero_grad(params_);
     loss_scale_.update(found.finite);
     const double loss = found.loss / static_cast<double>(std::max<int64_t>(1, batch.targets));
@@ -464,6 +469,7 @@ template <class Model> class Trainer {
   Model& model_;
   TrainerConfig config_;
   Optimizer<T, D> optimizer_;
+  StepGraph<D> graph_;
   LossScale loss_scale_;
   std::vector<Parameter<T, D>*> params_;
   std::vector<Tensor<T, D>> best_;

@@ -1,0 +1,120 @@
+// tensor/graph.cuda.cuh: work that is recorded and launched as one CUDA graph, and the memory that such work needs.
+#pragma once
+#include <ftlib/core/launch.cuda.cuh>  // check_cuda
+
+#include <algorithm>  // std::find_if
+#include <bit>        // std::bit_floor
+#include <cstring>    // std::memcpy
+#include <map>        // std::multimap
+#include <memory>     // std::shared_ptr
+#include <vector>     // std::vector
+
+namespace ft::inline FTLIB_ABI::detail {
+
+/// A stretch of a stream's work as one CUDA graph: recorded anew each time, which costs no kernel its launch, and put
+/// into the executable graph of the time before, as long as it has the same nodes in the same order.
+///
+/// What is recorded runs later, and where it was recorded it must find its memory: memory comes from blocks that the
+/// graph keeps, and host memory that it copies from is copied first.
+class CudaGraph {
+ public:
+  explicit CudaGraph(cudaStream_t stream) : stream_(stream) {
+    check_cuda(cudaStreamCreateWithFlags(&aside_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  /// Waits for the device.
+  ~CudaGraph() {
+    cudaDeviceSynchronize();
+    if (graph_) cudaGraphExecDestroy(graph_);
+    for (const auto& [size, block] : free_) cudaFree(block);
+    for (const HostBlock& block : host_) cudaFreeHost(block.data);
+    cudaStreamDestroy(aside_);
+  }
+  CudaGraph(const CudaGraph&) = delete;
+  CudaGraph& operator=(const CudaGraph&) = delete;
+
+  /// What the stream is asked for from here on is recorded. The host must have waited for the launch before.
+  void begin() {
+    for (HostBlock& block : host_) block.used = 0;
+    // relaxed: for allocate() and keep(), which ask CUDA for memory in between
+    check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
+  }
+  /// Ends the recording, and launches it.
+  void launch() {
+    const Recorded recorded(stream_);
+    cudaGraphExecUpdateResultInfo info;
+    if (graph_ && cudaGraphExecUpdate(graph_, recorded.graph, &info) != cudaSuccess) {
+      (void)cudaGetLastError();  // other nodes than before: a graph of its own
+      check_cuda(cudaGraphExecDestroy(graph_), "cudaGraphExecDestroy");
+      graph_ = nullptr;
+    }
+    if (!graph_) check_cuda(cudaGraphInstantiate(&graph_, recorded.graph, 0), "cudaGraphInstantiate");
+    check_cuda(cudaGraphLaunch(graph_, stream_), "cudaGraphLaunch");
+  }
+  /// Ends the recording, and forgets it.
+  void forget() noexcept {
+    cudaGraph_t graph = nullptr;
+    if (cudaStreamEndCapture(stream_, &graph) == cudaSuccess && graph) cudaGraphDestroy(graph);
+    (void)cudaGetLastError();
+  }
+
+  /// `bytes` of device memory for what is recorded; free() takes it with the same `bytes`, and the next may have it:
+  /// the order of the stream is that of the graph. Null where the device has no more.
+  void* allocate(std::size_t bytes) {
+    const std::size_t size = block_size_of(bytes);
+    if (const auto found = free_.lower_bound(size); found != free_.end() && found->first == size) {
+      void* const block = found->second;
+      free_.erase(found);
+      return block;
+    }
+    void* block = nullptr;
+    const cudaError_t result = cudaMallocAsync(&block, size, aside_);  // its own stream would record it
+    if (result == cudaErrorMemoryAllocation) {
+      (void)cudaGetLastError();
+      return nullptr;
+    }
+    check_cuda(result, "cudaMallocAsync");
+    check_cuda(cudaStreamSynchronize(aside_), "cudaStreamSynchronize");
+    return block;
+  }
+  void free(void* block, std::size_t bytes) { free_.emplace(block_size_of(bytes), block); }
+
+  /// A copy of `bytes` of the host's that stays until the next begin(), where the device can read it.
+  const void* keep(const void* from, std::size_t bytes) {
+    const std::size_t size = (bytes + 15) / 16 * 16;
+    auto block = std::find_if(host_.begin(), host_.end(), [&](const HostBlock& b) { return b.size - b.used >= size; });
+    if (block == host_.end()) {
+      HostBlock made{nullptr, std::max(size, std::size_t{1} << 20), 0};
+      check_cuda(cudaMallocHost(&made.data, made.size), "cudaMallocHost");
+      block = host_.insert(host_.end(), made);
+    }
+    void* const to = static_cast<std::byte*>(block->data) + block->used;
+    block->used += size;
+    return std::memcpy(to, from, bytes);
+  }
+
+ private:
+  struct HostBlock {
+    void* data;
+    std::size_t size, used;
+  };
+  struct Recorded {
+    cudaGraph_t graph = nullptr;
+    explicit Recorded(cudaStream_t stream) { check_cuda(cudaStreamEndCapture(stream, &graph), "cudaStreamEndCapture"); }
+    ~Recorded() { cudaGraphDestroy(graph); }
+    Recorded(const Recorded&) = delete;
+    Recorded& operator=(const Recorded&) = delete;
+  };
+
+  /// Eight sizes for each doubling, so that batches of other lengths find blocks to reuse.
+  static std::size_t block_size_of(std::size_t bytes) {
+    const std::size_t step = std::max<std::size_t>(512, std::bit_floor(bytes) / 8);
+    return (bytes + step - 1) / step * step;
+  }
+
+  cudaStream_t stream_, aside_ = nullptr;
+  cudaGraphExec_t graph_ = nullptr;
+  std::multimap<std::size_t, void*> free_;
+  std::vector<HostBlock> host_;
+};
+
+}  // namespace ft::inline FTLIB_ABI::detail
