@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, from Debian's or Ubuntu's packages, those of the named sets that are missing:
-#   install_deps.sh build | test | ci | quickstart | style ...
+#   install_deps.sh build | test | ci | quickstart | style | benchmarks ...
 set -euo pipefail
 
 packages=()
@@ -11,9 +11,10 @@ for set in "$@"; do
     quickstart) packages+=(python3 python3-pip unzip) ;;
     style) packages+=(python3 python3-numpy python3-pil python3-pip librsvg2-bin fonts-noto-color-emoji unicode-cldr-core
       unicode-data) ;;
+    benchmarks) packages+=(libbenchmark-dev libopenblas-dev) ;;
     test) packages+=(doctest-dev python3) ;;
     ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev chromium) ;;
-    *) echo "install_deps.sh: no set '$set'; there are build, quickstart, style, test, ci" >&2; exit 2 ;;
+    *) echo "install_deps.sh: no set '$set'; there are build, quickstart, style, benchmarks, test, ci" >&2; exit 2 ;;
   esac
 done
 

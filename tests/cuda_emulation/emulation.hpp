@@ -8,6 +8,7 @@
 #include <functional>  // std::function
 #include <stdexcept>   // std::runtime_error
 #include <string>      // std::string
+#include <vector>      // std::vector
 
 struct CUstream_st;
 
@@ -34,6 +35,16 @@ struct GraphCounts {
   std::int64_t instantiated = 0, updated = 0;
 };
 GraphCounts graphs();
+
+/// One launch, or one product of cuBLASLt's, whose kernels are its own.
+struct Listed {
+  std::string kernel;  // mangled; "cublasLtMatmul"
+  dim3 grid, block;
+  std::size_t shared_bytes;  // dynamic
+};
+/// From here on launches are written down and not run, nothing is copied, and memory is not there to be touched: a call
+/// of any size takes no time. Null: all is as before. What was allocated before must not be used meanwhile.
+void list_launches(std::vector<Listed>* launches);
 
 // From here on: for cuda_runtime.h alone.
 

@@ -23,6 +23,9 @@ namespace cuda_emulation {
 constexpr int max_threads = 1024;  // of a block
 constexpr std::size_t default_shared_bytes = 48 << 10;
 
+/// What list_launches() was given.
+inline std::vector<Listed>* listed = nullptr;
+
 struct Copy {
   std::byte* to;
   const std::byte* from;
@@ -85,6 +88,10 @@ class Machine {
     for (const auto& [kernel, bytes] : shared_limits_)
       if (kernel == launch.kernel) shared_limit = bytes;
     if (launch.shared_bytes > shared_limit) return cudaErrorInvalidValue;
+    if (listed) {
+      listed->push_back({program_.symbol(launch.kernel), launch.grid, launch.block, launch.shared_bytes});
+      return cudaSuccess;
+    }
 
     ++launches_;
     launch_ = &launch;

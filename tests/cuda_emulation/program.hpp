@@ -53,6 +53,11 @@ class Program {
     const Symbol* s = find(functions_, offset(address));
     return s ? demangled(s->name) : "a kernel without a name";
   }
+  /// As the linker knows it.
+  std::string symbol(const void* address) const {
+    const Symbol* s = find(functions_, offset(address));
+    return s ? s->name : "";
+  }
   static std::string demangled(const std::string& name) {
     char* text = abi::__cxa_demangle(name.c_str(), nullptr, nullptr, nullptr);
     std::string result = text ? text : name;

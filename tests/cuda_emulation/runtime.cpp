@@ -23,6 +23,7 @@ namespace cuda_emulation {
 void set_seed(std::uint64_t seed) { Machine::get().set_seed(seed); }
 std::int64_t launches() { return Machine::get().launches(); }
 std::int64_t allocated_bytes() { return static_cast<std::int64_t>(Machine::get().memory().used()); }
+void list_launches(std::vector<Listed>* launches) { listed = launches; }
 int run(const Launch& launch) { return Machine::get().run(launch); }
 std::int64_t meet_warp(WarpOp op, unsigned mask, std::int64_t value, int source_lane, Where where) {
   return Machine::get().meet_warp(op, mask, value, source_lane, where);
@@ -139,7 +140,7 @@ bool is_device(const void* p) { return Machine::get().memory().holds(static_cast
 
 cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   Machine::get().throw_pending();
-  if (bytes == 0) return cudaSuccess;
+  if (bytes == 0 || listed) return cudaSuccess;
   const bool to_device = kind == cudaMemcpyHostToDevice || kind == cudaMemcpyDeviceToDevice;
   const bool from_device = kind == cudaMemcpyDeviceToHost || kind == cudaMemcpyDeviceToDevice;
   if (kind != cudaMemcpyDefault && (is_device(to) != to_device || is_device(from) != from_device))
@@ -151,14 +152,14 @@ cudaError_t copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind k
 }
 cudaError_t set(void* to, int value, std::size_t bytes) {
   Machine::get().throw_pending();
-  if (bytes == 0) return cudaSuccess;
+  if (bytes == 0 || listed) return cudaSuccess;
   if (!is_device(to)) throw Fault("cudaMemset: not memory of the device");
   host_access("cudaMemset", to, bytes, HostAccess::write);
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
 cudaError_t allocate(void** p, std::size_t bytes) {
-  *p = Machine::get().memory().allocate(bytes);
+  *p = Machine::get().memory().allocate(listed ? 0 : bytes);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t release(void* p) {

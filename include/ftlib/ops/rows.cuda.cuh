@@ -38,14 +38,14 @@ void take_rows(Context<Cuda>& ctx, T* to, const T* from, const std::vector<int32
          grid_of_rows(count), block_size, 0, ctx.stream(), to, from, on_device.get(), count, first, N, C);
 }
 
-/// What row n gives to its group's mean.
+/// What row n gives to its group's mean. A division here would be a call, for which registers are spilled.
 template <class T> struct ShareOfMean {
   const T* x;
   const int64_t* starts;
+  const accumulate_t<T>* shares;  // (B)  1 / rows of the group
   int64_t B, C;
   template <int V> __device__ void add(accumulate_t<T> (&sum)[V], int64_t n, int64_t c) const {
-    const int64_t g = group_of(n, starts, B);
-    const auto share = 1 / static_cast<accumulate_t<T>>(starts[g + 1] - starts[g]);
+    const auto share = shares[group_of(n, starts, B)];
     const auto xs = load<V>(x + n * C + c);
     for (int k = 0; k < V; ++k) sum[k] += share * widen(xs.v[k]);
   }
@@ -58,11 +58,11 @@ __global__ void __launch_bounds__(block_size)
   const int64_t n = row();
   if (n >= N) return;
   const int64_t g = group_of(n, starts, B);
-  const auto size = static_cast<accumulate_t<T>>(starts[g + 1] - starts[g]);
+  const auto share = 1 / static_cast<accumulate_t<T>>(starts[g + 1] - starts[g]);
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
     const auto dys = load<V>(dy + g * C + c);
     Pack<T, V> out;
-    for (int k = 0; k < V; ++k) out.v[k] = narrow<T>(widen(dys.v[k]) / size);
+    for (int k = 0; k < V; ++k) out.v[k] = narrow<T>(widen(dys.v[k]) * share);
     store(dx + n * C + c, out);
   }
 }
@@ -94,7 +94,11 @@ void mean_rows_forward(Context<Cuda>& ctx,
                        const std::vector<int64_t>& starts) {  // (B + 1)
   const auto on_device = ctx.upload(starts);
   const int64_t B = y.rows(), C = y.cols();
-  const detail::ShareOfMean<T> of{x.data, on_device.get(), B, C};
+  std::vector<accumulate_t<T>> shares;
+  for (std::size_t g = 1; g < starts.size(); ++g)
+    shares.push_back(1 / static_cast<accumulate_t<T>>(starts[g] - starts[g - 1]));
+  const auto shares_there = ctx.upload(shares);
+  const detail::ShareOfMean<T> of{x.data, on_device.get(), shares_there.get(), B, C};
   if (detail::rows_aligned16<T>(C, x.data))
     detail::sum_groups<detail::pack_size<T>, accumulate_t<T>>(ctx, of, y.data, on_device.get(), B, C);
   else detail::sum_groups<1, accumulate_t<T>>(ctx, of, y.data, on_device.get(), B, C);
