@@ -17,6 +17,7 @@
 #include <ftlib/ops/norm.hpp>
 #include <ftlib/ops/rope.hpp>
 #include <ftlib/ops/rows.hpp>
+#include <ftlib/ops/sampling.hpp>
 #include <ftlib/ops/softmax.hpp>
 #include <ftlib/tensor/quantised.hpp>
 
@@ -324,6 +325,19 @@ class Cases {
         softmax_backward(ctx, dx, dy, y, SoftmaxResult::probability);
       };
     });
+    if constexpr (std::is_same_v<T, float>) {  // Gemma 3's vocabulary; FLOPs of the cuts are not counted
+      const int64_t R = size(256, 3), W = size(262144, 512);
+      add<T>("sampling/top_k 50, top_p 0.9", double(R * W) * e, 3.0 * double(R * W),
+             [=](Context<Cuda>& ctx, Arrays& of) {
+               const detail::SamplingRule rule({.temperature = 1, .top_k = 50, .top_p = 0.9f});
+               const View<int32_t> tokens = of.indices(std::vector<int32_t>(static_cast<std::size_t>(R)));
+               of.check(tokens);
+               return [=, &ctx, logits = of.values<T>({R, W}),
+                       uniform = std::vector<double>(static_cast<std::size_t>(R), 0.5)] {
+                 choose_tokens(ctx, tokens, logits, rule, uniform, {}, {});
+               };
+             });
+    }
     add<T>("linear/bias gradient", n * e + 8 * double(C), n, [=](Context<Cuda>& ctx, Arrays& of) {
       return [&ctx, sums = of.result<A>(per_col), x = of.values<T>(shape)] { add_column_sums<T>(ctx, sums, x); };
     });
