@@ -9,6 +9,7 @@
 // and optionally
 //   double tolerance() const;                           // NMSE for float against the reference, 1e-7 by default
 //   double tolerance16() const;                         // NMSE for bfloat16 on CUDA against the CPU's float, 1e-4
+//   static constexpr bool in_half = true;               // compared in half as well
 //   GradcheckOptions gradcheck() const;
 //   double flops() const; double bytes(double item) const;   // for the benchmark
 // To add an op, copy tests/ops/norm.cpp and run `ctest -R ops`. Where the CUDA side is built (tests/cuda_emulation/),
@@ -181,12 +182,16 @@ template <class Op> void test_op() {
       std::vector<HostArray> inputs16;  // so that what differs is the rounding of results alone
       for (const HostArray& a : inputs) inputs16.push_back(rounded(a));
       const auto expected16 = forward_backward<float>(cpu, op, inputs16, layout);
-      Context<Cuda> ctx({.seed = 7});
-      const auto got16 = forward_backward<bfloat16>(ctx, op, inputs16, layout);
-      REQUIRE(got16.size() == expected16.size());
       double tolerance16 = 1e-4;  // 2^-9, some times
       if constexpr (requires { op.tolerance16(); }) tolerance16 = op.tolerance16();
-      for (std::size_t i = 0; i < got16.size(); ++i) CHECK(nmse(got16[i], expected16[i]) <= tolerance16);
+      const auto check16 = [&]<class T>(T) {
+        Context<Cuda> ctx({.seed = 7});
+        const auto got16 = forward_backward<T>(ctx, op, inputs16, layout);
+        REQUIRE(got16.size() == expected16.size());
+        for (std::size_t i = 0; i < got16.size(); ++i) CHECK(nmse(got16[i], expected16[i]) <= tolerance16);
+      };
+      check16(bfloat16());
+      if constexpr (requires { Op::in_half; }) check16(half());  // where half has instructions of its own
     }
   }
 }

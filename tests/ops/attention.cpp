@@ -14,6 +14,7 @@ struct Attention {
   AttentionOptions options = {};
   int64_t spare = 0;  // rows of q and k in no segment
   static constexpr const char* name = "attention";
+  static constexpr bool in_half = true;
   static std::vector<Attention> shapes() {
     const AttentionOptions all{.mask = Mask::none}, near{.window = 3}, far{.window = 70, .scale = 0.3f};
     return {
