@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(block_size, master == Master::stochastic_round
   if (verdict && !verdict->finite) return;
   const A factor = verdict ? static_cast<A>(verdict->factor) : A(1);
   const auto part = my_part(list);
-  const AdamWEntry<T> e = part.entry;
+  const AdamWEntry<T>& e = part.entry;
   for_each_pack_of<V>(part, e.aligned, [&](auto size, int64_t i) {
     constexpr int n = size(), few = n < 4 ? n : 4;
     Pack<T, n> ws;
