@@ -1,5 +1,6 @@
 // tests/text/tokenizer.cpp: ids, decoding and streaming against the reference tokenizers, on strings in 20 scripts.
-// Small tokenizers are in tests/data/tokenizer; SmolLM2's and Gemma's are read where FTLIB_MODELS names their folder.
+// Small tokenizers are in tests/data/tokenizer; SmolLM2's and Gemma's are read where FTLIB_MODELS names their
+// tokenizer_data.
 #include <ftlib/io/file.hpp>
 #include <ftlib/text/tokenizer.hpp>
 
@@ -14,13 +15,13 @@ using namespace ft;
 
 namespace {
 
-const std::filesystem::path folder = std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer";
+const std::filesystem::path tokenizer_data = std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer";
 
 /// The strings of the fixtures, as bytes; some are not valid UTF-8.
 const std::vector<std::string>& strings() {
   static const auto result = [] {
     std::vector<std::string> all;
-    for (const Json& item : read_json(folder / "strings.json")) {
+    for (const Json& item : read_json(tokenizer_data / "strings.json")) {
       if (item.is_string()) {
         all.push_back(item.get<std::string>());
         continue;
@@ -102,25 +103,25 @@ TEST_CASE("text/tokenizer: ids and text are the references' on all strings") {
   const char* models = std::getenv("FTLIB_MODELS");
   std::map<std::string, Json> files;
   int checked = 0;
-  for (const Json& item : read_json(folder / "expected.json")) {
+  for (const Json& item : read_json(tokenizer_data / "expected.json")) {
     const auto name = at<std::string>(item, "name", "expected.json");
     CAPTURE(name);
     if (item.contains("gguf")) {
       const auto path = std::filesystem::path(models ? models : "") / at<std::string>(item, "gguf", name);
       if (!models || !std::filesystem::exists(path)) {
-        MESSAGE("skipped: " << name << "; set FTLIB_MODELS to the folder of " << path.filename().string());
+        MESSAGE("skipped: " << name << "; set FTLIB_MODELS to the tokenizer_data of " << path.filename().string());
         continue;
       }
       check_case(Tokenizer::from_gguf(GgufFile::open(path)), item);
     } else if (item.contains("spec")) {
-      TokenizerSpec spec = scored_spec(read_json(folder / at<std::string>(item, "spec", name)));
+      TokenizerSpec spec = scored_spec(read_json(tokenizer_data / at<std::string>(item, "spec", name)));
       if (item.value("prefix", false)) {
         spec.space_prefix = TokenizerSpec::SpacePrefix::always;
         spec.strip_space = true;
       }
       check_case(Tokenizer(spec), item);
     } else {
-      Json json = read_json(folder / at<std::string>(item, "file", name));
+      Json json = read_json(tokenizer_data / at<std::string>(item, "file", name));
       json.merge_patch(item.at("patch"));
       check_case(Tokenizer::from_json(json), item);
     }
@@ -130,10 +131,10 @@ TEST_CASE("text/tokenizer: ids and text are the references' on all strings") {
 }
 
 TEST_CASE("text/tokenizer: many threads encode with one tokenizer") {
-  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"));
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(tokenizer_data / "gemma.json"));
   std::vector<std::vector<int32_t>> alone;
   for (const auto& text : strings()) alone.push_back(Tokenizer(tokenizer).encode(text));
-  const Tokenizer fresh = Tokenizer::from_json(read_json(folder / "gemma.json"));
+  const Tokenizer fresh = Tokenizer::from_json(read_json(tokenizer_data / "gemma.json"));
   std::array<bool, 4> same{};
   std::vector<std::thread> threads;
   for (std::size_t t = 0; t < same.size(); ++t)
@@ -149,7 +150,7 @@ TEST_CASE("text/tokenizer: special tokens, names and ids") {
   const Json config = parse_json(R"({"bos_token": {"content": "<bos>"}, "eos_token": "<eos>", "pad_token": "<pad>",
                                      "add_bos_token": true, "chat_template": "{{ x }}"})",
                                  "config");
-  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"), &config);
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(tokenizer_data / "gemma.json"), &config);
   CHECK(tokenizer.bos() == tokenizer.id("<bos>"));
   CHECK(tokenizer.eos() == tokenizer.id("<eos>"));
   CHECK(tokenizer.pad() == tokenizer.id("<pad>"));
@@ -176,7 +177,7 @@ TEST_CASE("text/tokenizer: special tokens, names and ids") {
 }
 
 TEST_CASE("text/tokenizer: the stream holds back what is unfinished, and no more") {
-  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gemma.json"));
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(tokenizer_data / "gemma.json"));
   const auto byte = [&](int b) { return tokenizer.id(ft::detail::TokenizerJson::byte_token(static_cast<uint8_t>(b))); };
   StreamDecoder stream(tokenizer);
   CHECK(stream.put(byte(0xf0)) == "");
@@ -216,7 +217,7 @@ TEST_CASE("text/tokenizer: an added token that is part of a character does not p
 }
 
 TEST_CASE("text/tokenizer: a long text without a word's end takes O(n log n)") {
-  const Tokenizer tokenizer = Tokenizer::from_json(read_json(folder / "gpt2.json"));
+  const Tokenizer tokenizer = Tokenizer::from_json(read_json(tokenizer_data / "gpt2.json"));
   std::string text;
   for (int i = 0; i < 200000; ++i) text += static_cast<char>('a' + i % 97 * (i % 89) % 23);
   const auto ids = tokenizer.encode(text);  // quadratic merging would take minutes
@@ -224,7 +225,7 @@ TEST_CASE("text/tokenizer: a long text without a word's end takes O(n log n)") {
 }
 
 TEST_CASE("text/tokenizer: what is not known is quoted, what is wrong is named") {
-  const Json good = read_json(folder / "gpt2.json");
+  const Json good = read_json(tokenizer_data / "gpt2.json");
   const auto message = [&](const char* patch) {
     Json json = good;
     json.merge_patch(parse_json(patch, "patch"));
