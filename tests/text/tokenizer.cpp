@@ -1,6 +1,5 @@
 // tests/text/tokenizer.cpp: ids, decoding and streaming against the reference tokenizers, on strings in 20 scripts.
-// Small tokenizers are in tests/data/tokenizer; SmolLM2's and Gemma's are read where FTLIB_MODELS names their
-// tokenizer_data.
+// Small tokenizers are in tests/data/tokenizer; SmolLM2's and Gemma's are read where FTLIB_MODELS names their folder.
 #include <ftlib/io/file.hpp>
 #include <ftlib/text/tokenizer.hpp>
 
