@@ -7,7 +7,6 @@
 
 #include <CLI/CLI.hpp>
 
-#include <algorithm>   // std::reverse
 #include <cstdint>     // std::int64_t, std::uint64_t
 #include <filesystem>  // std::filesystem::path
 #include <iostream>    // std::cout, std::cerr
@@ -219,7 +218,6 @@ inline void add_pretrain(CLI::App& app) {
 
 struct TuneArguments : TrainArguments {
   std::string base, words;
-  bool mirror = false;
   examples::LoraOptions lora;
 };
 
@@ -233,18 +231,6 @@ inline Examples styled(const Data& data, const std::string& folder, const std::s
   }
   ReadingProgress progress;
   return examples_of(data, folder, rows, encoder, words, progress.callback());
-}
-
-/// To each picture its mirror image, which most things may as well be: twice as much to learn from.
-inline void add_mirrored(std::vector<ft::FlowExample>& examples, std::size_t side) {
-  const std::size_t before = examples.size();
-  for (std::size_t i = 0; i < before; ++i) {
-    auto mirrored = examples[i];
-    mirrored.id += ", mirrored";
-    for (auto row = mirrored.picture.begin(); row != mirrored.picture.end(); row += static_cast<std::ptrdiff_t>(side))
-      std::reverse(row, row + static_cast<std::ptrdiff_t>(side));
-    examples.push_back(std::move(mirrored));
-  }
 }
 
 /// The one style of a set, where --style does not say which.
@@ -268,7 +254,6 @@ inline void train(const TuneArguments& a) {
   auto learned = styled(data, a.data, "train", style, words, painter.encoder());
   if (learned.flow.empty())
     throw Error(str(a.data, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
-  if (a.mirror) add_mirrored(learned.flow, static_cast<std::size_t>(data.side()));
   auto held_out = styled(data, a.data, "valid", style, words, painter.encoder());
   if (held_out.flow.empty()) held_out = styled(data, a.data, "test", style, words, painter.encoder());
   if (held_out.flow.empty()) held_out = learned;
@@ -295,7 +280,6 @@ inline void add_train(CLI::App& app) {
   c->add_option("--style", a->style,
                 "the style that is learned; needed where the set names none, or several, of which it picks one");
   c->add_option("--words", a->words, "what calls the style in prompts (default: the style's own name)");
-  c->add_flag("--mirror", a->mirror, "learn each picture's mirror image too (default: off)");
   a->lora.add_to(*c);
   c->footer("Example:\n  image_style train --base examples/image_style/base --data build/painterly --out run");
   c->callback([a] { train(*a); });
