@@ -12,8 +12,8 @@ The roof is the larger of bytes over bandwidth and FLOPs over the peak of FP32 o
   registers hold, or, where copies go to shared memory, all of that;
 - where blocks are fewer than multiprocessors, or a multiprocessor has fewer than four warps, which arithmetic needs;
 - for mma.sync on Hopper, which reaches a part of the peak alone (arXiv:2402.13499).
-Of a case with several kernels the most favourable counts; for products on tensor cores, of those that multiply there. cuBLASLt's own kernels are not in the report: for them the
-roof stays. A kernel that the report does not have is an error."""
+Of a case with several kernels the most favourable counts; for products on tensor cores, of those that multiply there.
+cuBLASLt's own kernels are not in the report: for them the roof stays. A kernel that the report does not have is an error."""
 import argparse
 import json
 import math

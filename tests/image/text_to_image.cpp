@@ -9,25 +9,14 @@
 
 #include <cmath>
 
+#include "tiny_mmjit.hpp"
+
 using namespace ft;
 using namespace ft::test;
 
 namespace {
 
 using Model = TextToImage<float, Cpu>;
-
-const MMJiTConfig tiny{.image_size = 8,
-                       .patch_size = 4,
-                       .pca_channels = 16,
-                       .hidden_size = 32,
-                       .txt_input_size = 6,
-                       .txt_preamble_depth = 1,
-                       .depth_double = 2,
-                       .num_heads = 2,
-                       .head_dim = 16,
-                       .prompt_length = 1,
-                       .noise_scale = 1,
-                       .conditioning = Conditioning::adaln_zero};
 
 /// Squares of one colour for each of four captions of 1 to 3 rows.
 std::vector<FlowExample> squares(std::size_t count) {
@@ -69,8 +58,8 @@ std::vector<float> trained(Model& model) {
 }  // namespace
 
 TEST_CASE("text to image: learns squares from noise, and draws the one that is asked for") {
-  auto model = Model::initial(tiny, 1, {.threads = 2});
-  const FlowData train(squares(16), tiny), held_out(squares(8), tiny, /*fixed=*/5);
+  auto model = Model::initial(tiny_mmjit, 1, {.threads = 2});
+  const FlowData train(squares(16), tiny_mmjit), held_out(squares(8), tiny_mmjit, /*fixed=*/5);
   Trainer trainer(model, config(120));
   const double before = trainer.evaluate(held_out);
   CHECK(before == trainer.evaluate(held_out));  // times and noise are fixed
@@ -93,9 +82,9 @@ TEST_CASE("text to image: learns squares from noise, and draws the one that is a
 
 TEST_CASE("text to image: a resumed run ends as an uninterrupted one, bit for bit") {
   Scratch dir;
-  const FlowData train(squares(16), tiny), held_out(squares(8), tiny, 5);
+  const FlowData train(squares(16), tiny_mmjit), held_out(squares(8), tiny_mmjit, 5);
   const auto run = [&](const std::string& name, int64_t stop_at, float ema = 0) {
-    auto model = Model::initial(tiny, 1, {.threads = 2, .seed = 9});
+    auto model = Model::initial(tiny_mmjit, 1, {.threads = 2, .seed = 9});
     auto c = config(4, dir / name);
     c.resume = true;
     c.ema_decay = ema;
@@ -118,8 +107,8 @@ TEST_CASE("text to image: a resumed run ends as an uninterrupted one, bit for bi
 TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, merging and files") {
   Scratch dir;
   {
-    auto model = Model::initial(tiny, 1, {.threads = 2});
-    Trainer(model, config(20)).fit(FlowData(squares(16), tiny));
+    auto model = Model::initial(tiny_mmjit, 1, {.threads = 2});
+    Trainer(model, config(20)).fit(FlowData(squares(16), tiny_mmjit));
     model.save(dir / "base.safetensors", DType::f16);
   }
   auto model = Model::from_pretrained(dir / "base.safetensors", {.threads = 2});
@@ -130,7 +119,7 @@ TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, me
   auto negative = squares(16);
   for (FlowExample& e : negative)
     for (float& v : e.picture) v = -v;
-  const FlowData train(negative, tiny), held_out(negative, tiny, 5);
+  const FlowData train(negative, tiny_mmjit), held_out(negative, tiny_mmjit, 5);
   model.attach({.rank = 4, .alpha = 8});
   CHECK(drawn(model) == base);  // B is zero
   const auto kinds = [&] {
@@ -173,7 +162,7 @@ TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, me
 }
 
 TEST_CASE("flow data: every picture once an epoch, in another order; micro-batches; sizes that do not fit") {
-  const FlowData data(squares(10), tiny);
+  const FlowData data(squares(10), tiny_mmjit);
   const auto first = data.plan(4, 1, 0);
   REQUIRE(first.size() == 3);
   CHECK(first[2].size() == 2);
@@ -193,18 +182,18 @@ TEST_CASE("flow data: every picture once an epoch, in another order; micro-batch
   CHECK(batch.micro[0].text.starts == std::vector<int64_t>{0, 1, 3});
   CHECK(batch.micro[1].tokens() == 1);
   CHECK(batch.micro[0].times.empty());
-  const FlowData fixed(squares(10), tiny, 7);
+  const FlowData fixed(squares(10), tiny_mmjit, 7);
   const auto together = fixed.batch({3, 1}, 2).micro[0], alone = fixed.batch({1}, 2).micro[0];
   CHECK(together.times[1] == alone.times[0]);
   CHECK(std::equal(alone.noise.begin(), alone.noise.end(), together.noise.begin() + 192));
   CHECK(together.times[0] != together.times[1]);
 
-  CHECK_THROWS_WITH_AS(FlowData({}, tiny), doctest::Contains("there is no picture"), Error);
+  CHECK_THROWS_WITH_AS(FlowData({}, tiny_mmjit), doctest::Contains("there is no picture"), Error);
   auto examples = squares(2);
   examples[1].picture.pop_back();
-  CHECK_THROWS_WITH_AS(FlowData(examples, tiny), doctest::Contains("'square 1' has 191 values"), Error);
+  CHECK_THROWS_WITH_AS(FlowData(examples, tiny_mmjit), doctest::Contains("'square 1' has 191 values"), Error);
   examples = squares(2);
   examples[0].caption = std::make_shared<std::vector<float>>(7);
-  CHECK_THROWS_WITH_AS(FlowData(examples, tiny), doctest::Contains("'square 0' has 192 values and a caption of 7"),
-                       Error);
+  CHECK_THROWS_WITH_AS(FlowData(examples, tiny_mmjit),
+                       doctest::Contains("'square 0' has 192 values and a caption of 7"), Error);
 }

@@ -1,5 +1,6 @@
 // tests/models/mmjit_files.cpp: MM-JiT by itself: in double, from files, from a seed, and what it refuses.
 #include "../image/mmjit_case.hpp"
+#include "../image/tiny_mmjit.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/autograd/gradcheck.hpp>
@@ -65,20 +66,8 @@ TEST_CASE("mmjit: a published folder is read: names below model.net., config.jso
 
 TEST_CASE("mmjit: a model from a seed begins as its papers say, and learns") {
   Context<Cpu> ctx({.threads = 2});
-  const MMJiTConfig config{.image_size = 8,
-                           .patch_size = 4,
-                           .pca_channels = 16,
-                           .hidden_size = 32,
-                           .txt_input_size = 6,
-                           .txt_preamble_depth = 1,
-                           .depth_double = 2,
-                           .num_heads = 2,
-                           .head_dim = 16,
-                           .prompt_length = 1,
-                           .noise_scale = 1,
-                           .conditioning = Conditioning::adaln_zero};
-  auto net = MMJiT<float, Cpu>::initial(ctx, config, 1), same = MMJiT<float, Cpu>::initial(ctx, config, 1),
-       other = MMJiT<float, Cpu>::initial(ctx, config, 2);
+  auto net = MMJiT<float, Cpu>::initial(ctx, tiny_mmjit, 1), same = MMJiT<float, Cpu>::initial(ctx, tiny_mmjit, 1),
+       other = MMJiT<float, Cpu>::initial(ctx, tiny_mmjit, 2);
   std::vector<std::vector<float>> values[3];
   int64_t decaying = 0, all = 0;
   net.visit([&](Parameter<float, Cpu>& w) {

@@ -6,8 +6,9 @@ tokens per second (real ones, padding not counted), peak resident memory, loss a
 
     tools/compare_with_peft/run --model ... --device cuda --dtype bf16 [--full] --batch-tokens 8192 --steps 50 --warmup 10
 
-LoRA on all linear layers (or, with --full, all weights), float32 arithmetic unless told otherwise, loss on the answers. PyTorch gets the file's weights dequantised to
-float32, as a Hugging Face folder made once under --work; ftlib trains on the GGUF file as it is. Memory is what the
+LoRA on all linear layers (or, with --full, all weights), float32 arithmetic unless told otherwise, loss on the answers.
+PyTorch gets the file's weights dequantised to float32, as a Hugging Face folder made once under --work; ftlib trains on
+the GGUF file as it is. Memory is what the
 kernel says of each process (wait4's ru_maxrss), reading the model included; on a GPU what nvidia-smi says is used there at
 most, looked at five times a second, less what was used before. With --peak-tflops the table has the model-FLOP
 utilisation: 4 FLOP a token for each frozen weight of the layers and 6 for each trained one, without attention, embedding
