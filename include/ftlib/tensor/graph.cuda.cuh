@@ -6,7 +6,6 @@
 #include <bit>        // std::bit_floor
 #include <cstring>    // std::memcpy
 #include <map>        // std::multimap
-#include <memory>     // std::shared_ptr
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI::detail {
@@ -32,8 +31,10 @@ class CudaGraph {
   CudaGraph(const CudaGraph&) = delete;
   CudaGraph& operator=(const CudaGraph&) = delete;
 
-  /// What the stream is asked for from here on is recorded. The host must have waited for the launch before.
+  /// What the stream is asked for from here on is recorded. Waits for the launch before, which may still read what it
+  /// copies from the host; whoever has read a value since does not wait.
   void begin() {
+    check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     for (HostBlock& block : host_) block.used = 0;
     // relaxed: for allocate() and keep(), which ask CUDA for memory in between
     check_cuda(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), "cudaStreamBeginCapture");
@@ -61,7 +62,7 @@ class CudaGraph {
   /// the order of the stream is that of the graph. Null where the device has no more.
   void* allocate(std::size_t bytes) {
     const std::size_t size = block_size_of(bytes);
-    if (const auto found = free_.lower_bound(size); found != free_.end() && found->first == size) {
+    if (const auto found = free_.find(size); found != free_.end()) {
       void* const block = found->second;
       free_.erase(found);
       return block;
