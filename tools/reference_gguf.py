@@ -7,7 +7,6 @@ import importlib
 import sys
 from pathlib import Path
 
-PACKAGES = {"llama_cpp": "llama-cpp-python"}
 
 
 def need(*modules):
@@ -17,8 +16,7 @@ def need(*modules):
         try:
             found.append(importlib.import_module(module))
         except ImportError as error:
-            package = PACKAGES.get(module, module)
-            sys.exit(f"{Path(sys.argv[0]).name}: needs the Python package '{package}' ({error})\n"
+            sys.exit(f"{Path(sys.argv[0]).name}: needs the Python package '{module}' ({error})\n"
                      f"  hint: python3 -m venv .venv && .venv/bin/pip install -r "
                      f"{Path(__file__).resolve().parent / 'requirements-reference.txt'}, and run with .venv/bin/python")
     return found[0] if len(found) == 1 else found
@@ -118,8 +116,13 @@ def open_model(path):
 
 
 def open_tokenizer(path):
-    """-> llama.cpp's tokenizer of the file: encode(text, bos) -> ids"""
-    llama_cpp = need("llama_cpp")
+    """-> llama.cpp's tokenizer of the file: encode(text, bos) -> ids; transformers' of it where llama.cpp is not here"""
+    try:
+        import llama_cpp
+    except ImportError:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        start = [tokenizer.bos_token_id]
+        return lambda text, bos=False: (start if bos else []) + tokenizer.encode(text, add_special_tokens=False)
     vocabulary = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
     return lambda text, bos=False: vocabulary.tokenize(text.encode(), add_bos=bos, special=False)
 

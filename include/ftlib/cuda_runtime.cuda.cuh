@@ -74,6 +74,7 @@
   EXTERN template void mean_rows_forward<T>(Context<Cuda>&, View<T>, In<T>, const std::vector<int64_t>&);              \
   EXTERN template void mean_rows_backward<T>(Context<Cuda>&, View<T>, In<T>, const std::vector<int64_t>&);             \
   EXTERN template void add_column_sums<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>);                       \
+  EXTERN template void flat_outer<T>(Context<Cuda>&, Write, View<accumulate_t<T>>, View<const T>, In<T>);              \
   EXTERN template void fill<T>(Context<Cuda>&, View<T>, T);                                                            \
   EXTERN template void copy<T, T>(Context<Cuda>&, View<T>, View<const T>);                                             \
   EXTERN template void accumulate<T>(Context<Cuda>&, View<T>, View<const T>);                                          \

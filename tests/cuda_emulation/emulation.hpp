@@ -14,6 +14,9 @@ struct CUstream_st;
 
 namespace cuda_emulation {
 
+/// Whether what follows is there to ask: tests/gpu/emulation.hpp says no.
+inline constexpr bool here = true;
+
 /// What a launch throws where a kernel does what a GPU forbids or leaves undefined. The message names the kernel, the
 /// threads, the address and the source line.
 class Fault : public std::runtime_error {

@@ -115,7 +115,7 @@ TEST_CASE("cuda/optim: the number of launches does not grow with the number of p
     StepCheck check(ctx);
     check.measure(ctx, params, 1.0f);
     optimizer.step(ctx, params, 0.01f, check);
-    if (step == 1) CHECK(cuda_emulation::launches() - before == 3);
+    if (step == 1 && cuda_emulation::here) CHECK(cuda_emulation::launches() - before == 3);
   }
 }
 

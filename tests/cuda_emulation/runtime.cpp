@@ -6,7 +6,7 @@
 
 #include <algorithm>   // std::equal
 #include <chrono>      // std::chrono::steady_clock
-#include <cstdlib>     // std::malloc
+#include <cstdlib>     // std::malloc, setenv
 #include <functional>  // std::function
 #include <utility>     // std::exchange
 #include <vector>      // std::vector
@@ -19,6 +19,9 @@ alignas(4096) thread_local uint4
     ftlib_dynamic_shared[(227 << 10) / sizeof(uint4)];  // the most a block of any GPU so far may have
 
 namespace cuda_emulation {
+
+// Each tensor is to be an allocation of its own, so that one that is left, or read before it is written, shows.
+[[maybe_unused]] const int no_cache = setenv("FTLIB_NO_CUDA_CACHE", "1", 0);
 
 void set_seed(std::uint64_t seed) { Machine::get().set_seed(seed); }
 std::int64_t launches() { return Machine::get().launches(); }

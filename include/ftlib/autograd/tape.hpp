@@ -242,6 +242,14 @@ template <Scalar T, Device D> class Gradients {
   }
   template <Scalar U> View<accumulate_t<U>> add(Parameter<U, D>* w) { return w ? add(*w) : View<accumulate_t<U>>{}; }
 
+  /// As add, for a kernel that can also assign: Write::assign where nothing has been added yet.
+  template <Scalar U> std::pair<View<accumulate_t<U>>, Write> write(Parameter<U, D>& w) {
+    if (!w.trainable) return {};
+    const Write write = w.grad ? Write::add : Write::assign;
+    if (!w.grad) w.grad = Tensor<accumulate_t<U>, D>(tape_.ctx_, w.shape());
+    return {w.grad.view(), write};
+  }
+
  private:
   Tape<D>& tape_;
   const std::vector<std::size_t>& outputs_;

@@ -271,22 +271,35 @@ __global__ void __launch_bounds__(block_size)
         (top + std::log2(total)) * static_cast<A>(1 / log2_e);
 }
 
-// delta (H, N) = the sum over a head of dy y, which is the sum over keys of P dP. One warp a head of a token, V
-// elements a lane and load. Moves 2 N H hd sizeof(T) bytes.
-template <class T, int V>
+// delta (H, N) = the sum over a head of dy y, which is the sum over keys of P dP. L lanes a head of a token, V elements
+// a lane and load; blockIdx.y is the head. Moves 2 N H hd sizeof(T) bytes.
+template <class T, int V, int L>
 __global__ void __launch_bounds__(block_size)
     attention_delta_kernel(accumulate_t<T>* delta, const T* dy, const T* y, AttentionSizes sizes, int64_t N) {
-  using A = accumulate_t<T>;
-  const int64_t H = int64_t{sizes.KV} * sizes.groups, n = row() / H, h = row() % H;
-  if (n >= N) return;
-  A sum = 0;
-  for (int c = lane() * V; c < sizes.hd; c += 32 * V) {
-    const auto dys = load<V>(dy + n * sizes.dy_step + h * sizes.hd + c);
-    const auto ys = load<V>(y + n * sizes.y_step + h * sizes.hd + c);
-    for (int i = 0; i < V; ++i) sum += widen(dys.v[i]) * widen(ys.v[i]);
-  }
-  sum = warp_sum(sum);
-  if (lane() == 0) delta[h * N + n] = sum;
+  const int64_t n = (blockIdx.x * int64_t{block_size} + threadIdx.x) / L, h = blockIdx.y;
+  const int first = static_cast<int>(threadIdx.x % L) * V;
+  accumulate_t<T> sum = 0;
+  if (n < N)
+    for (int c = first; c < sizes.hd; c += L * V) {
+      const auto dys = load<V>(dy + n * sizes.dy_step + h * sizes.hd + c);
+      const auto ys = load<V>(y + n * sizes.y_step + h * sizes.hd + c);
+      for (int i = 0; i < V; ++i) sum += widen(dys.v[i]) * widen(ys.v[i]);
+    }
+  sum = warp_sum<accumulate_t<T>, L>(sum);
+  if (first == 0 && n < N) delta[h * N + n] = sum;
+}
+template <class T>
+void attention_delta(Context<Cuda>& ctx, accumulate_t<T>* delta, const T* dy, const T* y, const AttentionSizes& sizes,
+                     int64_t N) {
+  constexpr int V = pack_size<T>;
+  const auto run = [&](auto kernel, int lanes) {
+    const dim3 grid(grid_of(ceil_div(N * lanes, block_size)).x, static_cast<unsigned>(sizes.KV * sizes.groups));
+    launch(kernel, grid, block_size, 0, ctx.stream(), delta, dy, y, sizes, N);
+  };
+  if (!sizes.packs) run(attention_delta_kernel<T, 1, 32>, 32);
+  else if (sizes.hd <= 8 * V) run(attention_delta_kernel<T, V, 8>, 8);
+  else if (sizes.hd <= 16 * V) run(attention_delta_kernel<T, V, 16>, 16);
+  else run(attention_delta_kernel<T, V, 32>, 32);
 }
 
 // dQ of a tile of rows: P = 2^(S - lse), dP = dY V^T, dS = P (dP - delta), dQ = scale dS K. Keys come while dP is
@@ -675,8 +688,7 @@ void attention_backward(Context<Cuda>& ctx,
   const auto segments_there = ctx.upload(segments);
   const auto memory = ctx.allocate(static_cast<std::size_t>(heads) * sizeof(A));
   A* const delta = static_cast<A*>(memory.get());
-  launch(sizes.packs ? attention_delta_kernel<T, pack_size<T>> : attention_delta_kernel<T, 1>, grid_of_rows(heads),
-         block_size, 0, ctx.stream(), delta, dy.data, y.data, sizes, N);
+  attention_delta<T>(ctx, delta, dy.data, y.data, sizes, N);
 
   with_head_size(sizes.hd, [&](auto HD) {
     constexpr Tiling tiling = backward_tiling<T, HD>;

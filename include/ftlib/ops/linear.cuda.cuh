@@ -27,4 +27,14 @@ void add_column_sums(Context<Cuda>& ctx,
   else detail::add_column_sums<1>(ctx, of, sums.data, x.rows(), x.cols());
 }
 
+/// da = or += du^T x, for R much below C.
+template <Scalar T>
+void flat_outer(Context<Cuda>& ctx, Write write,
+                View<accumulate_t<T>> da,  // (R, C)
+                View<const T> du,          // (N, R)
+                In<T> x) {                 // (N, C)
+  gemm(ctx, write, du.cols(), x.cols(), x.rows(), da.data, x.cols(), DenseOperand<T>{du.data, 1, du.cols()},
+       DenseOperand<T>{x.data, x.cols(), 1});
+}
+
 }  // namespace ft::inline FTLIB_ABI

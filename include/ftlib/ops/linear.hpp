@@ -2,7 +2,7 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/gemm.cpu.hpp>    // gemm, DenseOperand, StoredOperand
-#include <ftlib/ops/linear.cpu.hpp>  // add_column_sums
+#include <ftlib/ops/linear.cpu.hpp>  // add_column_sums, flat_outer
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/linear.cuda.cuh>
 #endif
@@ -58,7 +58,7 @@ Tensor<T, D> linear(Context<D>& ctx, const Tensor<T, D>& x_, Parameter<T, D>& w,
          [&w, bias, id = TensorId<T>(x), kept = w.trainable ? x : Tensor<T, D>{}](Gradients<T, D>& g) {
            Context<D>& context = g.context();
            if (auto [dx, write] = g.write(id); dx) detail::project_back(context, write, dx, g.incoming(), w.weight());
-           if (auto dw = g.add(w)) detail::outer(context, Write::add, dw, g.incoming(), kept.view());
+           if (auto [dw, write] = g.write(w); dw) detail::outer(context, write, dw, g.incoming(), kept.view());
            if (auto db = g.add(bias)) add_column_sums(context, db, g.incoming());
          });
   return y;
@@ -88,13 +88,9 @@ Tensor<T, D> lora_linear(Context<D>& ctx, const Tensor<T, D>& x_, Parameter<T, D
       detail::project_back(context, write, dx, dy, w.weight());
       detail::project_back(context, Write::add, dx, du.view(), a.weight());
     }
-    if (auto db = g.add(b)) detail::outer(context, Write::add, db, dy, u.view(), s);
-    if (auto da = g.add(a)) {  // as (x^T du)^T: a product with few columns needs no packing
-      Tensor<accumulate_t<T>, D> dat(context, {a.shape()[1], a.shape()[0]});
-      detail::outer(context, Write::assign, dat.view(), x.view(), du.view());
-      accumulate(context, da, View<const accumulate_t<T>>(dat.data(), a.shape(), {1, a.shape()[0]}));
-    }
-    if (auto dw = g.add(w)) detail::outer(context, Write::add, dw, dy, x.view());
+    if (auto [db, write] = g.write(b); db) detail::outer(context, write, db, dy, u.view(), s);
+    if (auto [da, write] = g.write(a); da) flat_outer<T>(context, write, da, du.view(), x.view());
+    if (auto [dw, write] = g.write(w); dw) detail::outer(context, write, dw, dy, x.view());
     if (auto dbias = g.add(bias)) add_column_sums(context, dbias, dy);
   });
   return y;

@@ -4,16 +4,17 @@
 #include <ftlib/tensor/pack.cuda.cuh>  // load, store
 #include <ftlib/tensor/view.hpp>       // View
 
-#include <memory>  // std::shared_ptr
+#include <algorithm>  // std::max
+#include <memory>     // std::shared_ptr
 
 namespace ft::inline FTLIB_ABI::detail {
 
 inline constexpr unsigned all_lanes = 0xffffffffu;
 inline constexpr int warps = block_size / 32;
 
-/// The sum over the lanes of a warp, in each of them.
-template <class A> __device__ A warp_sum(A x) {
-  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(all_lanes, x, lanes);
+/// The sum over the lanes of a warp, or over each L neighbours of them, in each of them.
+template <class A, int L = 32> __device__ A warp_sum(A x) {
+  for (int lanes = L / 2; lanes > 0; lanes /= 2) x += __shfl_xor_sync(all_lanes, x, lanes);
   return x;
 }
 template <class A> __device__ A warp_max(A x) {
@@ -62,27 +63,33 @@ __global__ void __launch_bounds__(block_size)
   for (int w = 0; w < warps; ++w) total += sums[w][mine];
   out[segment * C + first + mine] = narrow<Out>(total);
 }
-// to[c] += partial[0][c] + partial[1][c] + ...
+// to[c] += partial[0][c] + partial[1][c] + ...: 32 columns a block, whose warps take parts in turn.
 template <class A>
 __global__ void __launch_bounds__(block_size) add_partials_kernel(A* to, const A* partial, int64_t parts, int64_t C) {
-  const int64_t c = blockIdx.x * int64_t{block_size} + threadIdx.x;
-  if (c >= C) return;
+  __shared__ A sums[warps][32];
+  const int64_t c = blockIdx.x * int64_t{32} + lane();
+  const int warp = static_cast<int>(threadIdx.x / 32);
   A sum = 0;
-  for (int64_t p = 0; p < parts; ++p) sum += partial[p * C + c];
-  to[c] += sum;
+  if (c < C)
+    for (int64_t p = warp; p < parts; p += warps) sum += partial[p * C + c];
+  sums[warp][lane()] = sum;
+  __syncthreads();
+  if (warp > 0 || c >= C) return;
+  A total = 0;
+  for (int w = 0; w < warps; ++w) total += sums[w][lane()];
+  to[c] += total;
 }
 
-/// to (C) += the sum over rows 0 to N - 1 of what `of` gives. Reads each row once; partial sums of 128 rows go through
-/// memory.
+/// to (C) += the sum over rows 0 to N - 1 of what `of` gives. Reads each row once; partial sums of 128 rows or more, at
+/// most 256 of them, go through memory.
 template <int V, class A, class Of> void add_column_sums(Context<Cuda>& ctx, Of of, A* to, int64_t N, int64_t C) {
   if (N == 0 || C == 0) return;
-  constexpr int64_t length = 128;
-  const int64_t parts = ceil_div(N, length);
+  const int64_t length = std::max<int64_t>(128, ceil_div(N, 256)), parts = ceil_div(N, length);
   const std::shared_ptr<void> memory = ctx.allocate(static_cast<std::size_t>(parts * C) * sizeof(A));
   A* const partial = static_cast<A*>(memory.get());
   launch(column_sums_kernel<V, A, Of, A>, grid_of(parts * ceil_div(C, 32 * V)), block_size, 0, ctx.stream(), of,
          partial, nullptr, length, N, C);
-  launch(add_partials_kernel<A>, grid_of(ceil_div(C, block_size)), block_size, 0, ctx.stream(), to, partial, parts, C);
+  launch(add_partials_kernel<A>, grid_of(ceil_div(C, 32)), block_size, 0, ctx.stream(), to, partial, parts, C);
 }
 /// out (B, C) = for each group of rows the sum of what `of` gives.
 template <int V, class A, class Of, class Out>

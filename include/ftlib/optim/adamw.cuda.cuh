@@ -34,40 +34,37 @@ template <class T> struct AdamWEntry {
   bool aligned;
 };
 
-// V weights a thread, and four of the floats beside them at a time: 16 bytes each, in few registers. Reads w, m, v and
-// g and writes the first three once: 28 bytes an element of float, 24 of 16 bits, 30 where the master is read in the
-// weight's place. At most 64 registers, which let 4 blocks run side by side; rounding by chance, which costs 10 rounds
-// of Philox for 8 elements, takes more, and 3 blocks.
+// V elements a thread: 16 bytes of each array of sums' type, and as many weights. Reads w, m, v and g and writes the
+// first three once: 28 bytes an element of float, 24 of 16 bits, 30 where the master is read in the weight's place.
+// 4 blocks run side by side, or 3 where weights are rounded: 48 KiB are on their way to a multiprocessor even then.
 template <class T, Master master, int V>
-__global__ void __launch_bounds__(block_size, master == Master::stochastic_rounding ? 3 : 0)
+__global__ void __launch_bounds__(block_size, master == Master::none ? 4 : 3)
     adamw_kernel(List<AdamWEntry<T>> list, const Verdict* verdict, uint64_t seed) {
   using A = accumulate_t<T>;
   if (verdict && !verdict->finite) return;
   const A factor = verdict ? static_cast<A>(verdict->factor) : A(1);
   const auto part = my_part(list);
-  const AdamWEntry<T>& e = part.entry;
+  const AdamWEntry<T> e = part.entry;  // a copy, which no store can change
   for_each_pack_of<V>(part, e.aligned, [&](auto size, int64_t i) {
-    constexpr int n = size(), few = n < 4 ? n : 4;
+    constexpr int n = size();
+    auto ms = load<n>(e.m + i), vs = load<n>(e.v + i);
+    const auto gs = load<n>(e.g + i);
+    Pack<A, n> wide;
     Pack<T, n> ws;
-    if constexpr (master != Master::float32) ws = load<n>(e.w + i);
-    [[maybe_unused]] std::array<uint32_t, 4> words;
-    if constexpr (master == Master::stochastic_rounding)
-      words = philox(seed, e.random + static_cast<uint64_t>(i) / 8, 2);
-    for (int j = 0; j < n; j += few) {
-      auto ms = load<few>(e.m + i + j), vs = load<few>(e.v + i + j);
-      const auto gs = load<few>(e.g + i + j);
-      Pack<A, few> wide;
-      if constexpr (master == Master::float32) wide = load<few>(e.master + i + j);
-      else
-        for (int k = 0; k < few; ++k) wide.v[k] = widen(ws.v[j + k]);
-      for (int k = 0; k < few; ++k) e.step(wide.v[k], ms.v[k], vs.v[k], factor * gs.v[k]);
-      store(e.m + i + j, ms);
-      store(e.v + i + j, vs);
-      if constexpr (master == Master::float32) store(e.master + i + j, wide);
-      for (int k = 0; k < few; ++k)
-        if constexpr (master == Master::stochastic_rounding)
-          ws.v[j + k] = round_by_chance<T>(wide.v[k], bits16(words, n == 8 ? j + k : static_cast<int>(i % 8)));
-        else ws.v[j + k] = narrow<T>(wide.v[k]);
+    if constexpr (master == Master::float32) wide = load<n>(e.master + i);
+    else {
+      ws = load<n>(e.w + i);
+      for (int k = 0; k < n; ++k) wide.v[k] = widen(ws.v[k]);
+    }
+    for (int k = 0; k < n; ++k) e.step(wide.v[k], ms.v[k], vs.v[k], factor * gs.v[k]);
+    store(e.m + i, ms);
+    store(e.v + i, vs);
+    if constexpr (master == Master::float32) store(e.master + i, wide);
+    if constexpr (master == Master::stochastic_rounding) {
+      const auto words = philox(seed, e.random + static_cast<uint64_t>(i) / 8, 2);
+      for (int k = 0; k < n; ++k) ws.v[k] = round_by_chance<T>(wide.v[k], bits16(words, static_cast<int>(i % 8) + k));
+    } else {
+      for (int k = 0; k < n; ++k) ws.v[k] = narrow<T>(wide.v[k]);
     }
     store(e.w + i, ws);
   });
@@ -81,7 +78,7 @@ template <Scalar T>
 void adamw_update(Context<Cuda>& ctx, std::span<const AdamWItem<T>> items, const Verdict* verdict,  // null: factor 1
                   Master master, uint64_t seed) {
   using A = accumulate_t<T>;
-  constexpr int V = detail::pack_size<T>;
+  constexpr int V = detail::pack_size<A>;
   std::vector<detail::AdamWEntry<T>> entries;
   for (const AdamWItem<T>& item : items) {
     const AdamWFactors& f = item.factors;

@@ -1,13 +1,18 @@
 // tensor/context.cuda.cuh: the GPU's context: a stream, and memory from CUDA's own pool, given and taken in its order.
 #pragma once
-#include <ftlib/core/launch.cuda.cuh>   // check_cuda
-#include <ftlib/tensor/device.hpp>      // ContextBase
-#include <ftlib/tensor/graph.cuda.cuh>  // CudaGraph
+#include <ftlib/core/launch.cuda.cuh>         // check_cuda
+#include <ftlib/tensor/block_cache.cuda.cuh>  // BlockCache
+#include <ftlib/tensor/device.hpp>            // ContextBase
+#include <ftlib/tensor/graph.cuda.cuh>        // CudaGraph
 
 #include <algorithm>  // std::max
 #include <atomic>     // std::atomic
+#include <cstdlib>    // std::getenv
+#include <cstring>    // std::memcmp
+#include <deque>      // std::deque
 #include <map>        // std::map
 #include <memory>     // std::shared_ptr
+#include <mutex>      // std::mutex
 #include <typeindex>  // std::type_index
 #include <utility>    // std::exchange
 #include <vector>     // std::vector
@@ -16,11 +21,12 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 
-/// The stream of a context and its memory. Freed blocks stay in CUDA's pool for the next step; a block is free for what
-/// comes later in the stream, so nothing waits. While work is recorded, memory is the graph's.
+/// The stream of a context and its memory. A freed block is free for what comes later in the stream, so nothing waits.
+/// Blocks are kept, at most as many bytes as were ever in use, and then given back to CUDA's pool, which keeps them too
+/// but takes longer over each. While work is recorded, memory is the graph's.
 class CudaStream : public std::enable_shared_from_this<CudaStream> {
  public:
-  explicit CudaStream(int device) {
+  CudaStream(int device, bool keep_blocks) : keep_blocks_(keep_blocks) {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || device < 0 || device >= devices) {
       (void)cudaGetLastError();
@@ -35,7 +41,10 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
     check_cuda(cudaDeviceGetAttribute(&multiprocessors_, cudaDevAttrMultiProcessorCount, device),
                "cudaDeviceGetAttribute");
   }
-  ~CudaStream() { cudaStreamDestroy(stream_); }
+  ~CudaStream() {
+    give_back_kept();
+    cudaStreamDestroy(stream_);
+  }
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
 
@@ -64,7 +73,14 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
     const auto late = std::exchange(freed_late_, {});
     if (then == Then::launch) graph->launch();
     else graph->forget();
-    for (void* data : late) cudaFreeAsync(data, stream_);
+    for (const auto& [data, bytes] : late) give_back(data, bytes);
+  }
+  bool recording() const { return graph_ != nullptr; }
+  /// From here on each block goes back to CUDA's pool at once.
+  void keep_nothing() noexcept {
+    const std::lock_guard lock(mutex_);
+    keep_blocks_ = false;
+    give_back_kept();
   }
   /// Where a copy that is asked for now will read the host's `bytes` bytes.
   const void* host_source(const void* from, std::size_t bytes) { return graph_ ? graph_->keep(from, bytes) : from; }
@@ -82,10 +98,14 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
  private:
   /// Null where the device has no more.
   void* from_pool(std::size_t bytes) {
-    void* data = nullptr;
+    const std::lock_guard lock(mutex_);
+    if (keep_blocks_) bytes = BlockCache::size_of(bytes);
+    void* data = blocks_.take(bytes);
+    if (data) return data;
     cudaError_t result = cudaMallocAsync(&data, bytes, stream_);
-    if (result == cudaErrorMemoryAllocation) {  // blocks that other streams freed may serve once they are given back
+    if (result == cudaErrorMemoryAllocation) {  // kept blocks and other streams' serve once they are given back
       (void)cudaGetLastError();
+      give_back_kept();
       check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
       check_cuda(cudaMemPoolTrimTo(pool_, 0), "cudaMemPoolTrimTo");
       result = cudaMallocAsync(&data, bytes, stream_);
@@ -97,16 +117,31 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
   void release(void* data, std::size_t bytes, CudaGraph* graph) noexcept {
     now_ -= static_cast<int64_t>(bytes);
     if (graph) graph->free(data, bytes);
-    else if (graph_) freed_late_.push_back(data);  // the pool's memory is not freed by a graph
-    else cudaFreeAsync(data, stream_);
+    else if (graph_) freed_late_.emplace_back(data, bytes);  // the pool's memory is not freed by a graph
+    else give_back(data, bytes);
+  }
+  void give_back(void* data, std::size_t bytes) noexcept {
+    const std::lock_guard lock(mutex_);
+    if (!keep_blocks_) {
+      cudaFreeAsync(data, stream_);
+      return;
+    }
+    blocks_.put(data, BlockCache::size_of(bytes));
+    if (blocks_.bytes() > std::max(std::size_t{64} << 20, static_cast<std::size_t>(peak_.load()))) give_back_kept();
+  }
+  void give_back_kept() noexcept {
+    blocks_.clear([this](void* block) { cudaFreeAsync(block, stream_); });
   }
 
   cudaStream_t stream_ = nullptr;
   cudaMemPool_t pool_ = nullptr;
   int multiprocessors_ = 0;
   std::atomic<int64_t> now_{0}, peak_{0};
-  std::shared_ptr<CudaGraph> graph_;  // that is being recorded
-  std::vector<void*> freed_late_;     // once that is launched
+  std::shared_ptr<CudaGraph> graph_;                       // that is being recorded
+  std::vector<std::pair<void*, std::size_t>> freed_late_;  // once that is launched
+  std::mutex mutex_;                                       // of what follows: tensors may go on any thread
+  BlockCache blocks_;
+  bool keep_blocks_;
 };
 
 }  // namespace detail
@@ -118,10 +153,13 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   struct Options {
     int device = 0;
     uint64_t seed = 0;
+    /// Keep freed memory at hand. Without, each tensor is an allocation of CUDA's, as compute-sanitizer wants it.
+    bool keep_blocks = std::getenv("FTLIB_NO_CUDA_CACHE") == nullptr;
   };
   Context() : Context(Options{}) {}
   explicit Context(const Options& options)
-      : ContextBase(options.seed), stream_(std::make_shared<detail::CudaStream>(options.device)) {}
+      : ContextBase(options.seed), stream_(std::make_shared<detail::CudaStream>(options.device, options.keep_blocks)) {}
+  ~Context() { stream_->keep_nothing(); }
 
   cudaStream_t stream() const { return stream_->get(); }
   /// How many blocks can run side by side is a multiple of this.
@@ -141,10 +179,25 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
     if (poison()) detail::check_cuda(cudaMemsetAsync(data.get(), 0xff, size, stream()), "cudaMemsetAsync");
     return data;
   }
-  /// The values in the device's memory, for a kernel that needs a list. The host does not wait.
+  /// The values in the device's memory, for a kernel that needs a list. The host does not wait. What was uploaded a
+  /// short while ago is not uploaded again: all layers ask for the same lists.
   template <class T> std::shared_ptr<const T> upload(const std::vector<T>& values) {
-    const std::shared_ptr<void> data = allocate(values.size() * sizeof(T));
-    copy_from_host(data.get(), values.data(), values.size() * sizeof(T));
+    const std::size_t bytes = values.size() * sizeof(T);
+    const auto same = std::find_if(uploads_.begin(), uploads_.end(), [&](const Upload& u) {
+      return u.values.size() == bytes && (bytes == 0 || std::memcmp(u.values.data(), values.data(), bytes) == 0);
+    });
+    std::shared_ptr<void> data;
+    if (same != uploads_.end()) {
+      data = same->data;
+    } else {
+      data = allocate(bytes);
+      copy_from_host(data.get(), values.data(), bytes);
+      if (!stream_->recording() && bytes <= std::size_t{1} << 20) {  // a graph's memory is the graph's
+        const auto* const begin = reinterpret_cast<const std::byte*>(values.data());
+        uploads_.push_back({{begin, begin + bytes}, data});
+        if (uploads_.size() > 12) uploads_.pop_front();
+      }
+    }
     return {data, static_cast<const T*>(data.get())};
   }
   /// `from` may change as soon as it returns.
@@ -182,8 +235,14 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
     if (bytes) detail::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, stream()), "cudaMemcpyAsync");
   }
 
+  struct Upload {
+    std::vector<std::byte> values;
+    std::shared_ptr<void> data;
+  };
+
   std::shared_ptr<detail::CudaStream> stream_;
   std::map<std::type_index, std::shared_ptr<void>> parts_;
+  std::deque<Upload> uploads_;  // the last few
 };
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,11 +1,10 @@
 // tensor/graph.cuda.cuh: work that is recorded and launched as one CUDA graph, and the memory that such work needs.
 #pragma once
-#include <ftlib/core/launch.cuda.cuh>  // check_cuda
+#include <ftlib/core/launch.cuda.cuh>         // check_cuda
+#include <ftlib/tensor/block_cache.cuda.cuh>  // BlockCache
 
 #include <algorithm>  // std::find_if
-#include <bit>        // std::bit_floor
 #include <cstring>    // std::memcpy
-#include <map>        // std::multimap
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI::detail {
@@ -24,7 +23,7 @@ class CudaGraph {
   ~CudaGraph() {
     cudaDeviceSynchronize();
     if (graph_) cudaGraphExecDestroy(graph_);
-    for (const auto& [size, block] : free_) cudaFree(block);
+    blocks_.clear([](void* block) { cudaFree(block); });
     for (const HostBlock& block : host_) cudaFreeHost(block.data);
     cudaStreamDestroy(aside_);
   }
@@ -61,13 +60,9 @@ class CudaGraph {
   /// `bytes` of device memory for what is recorded; free() takes it with the same `bytes`, and the next may have it:
   /// the order of the stream is that of the graph. Null where the device has no more.
   void* allocate(std::size_t bytes) {
-    const std::size_t size = block_size_of(bytes);
-    if (const auto found = free_.find(size); found != free_.end()) {
-      void* const block = found->second;
-      free_.erase(found);
-      return block;
-    }
-    void* block = nullptr;
+    const std::size_t size = BlockCache::size_of(bytes);
+    void* block = blocks_.take(size);
+    if (block) return block;
     const cudaError_t result = cudaMallocAsync(&block, size, aside_);  // its own stream would record it
     if (result == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
@@ -77,7 +72,7 @@ class CudaGraph {
     check_cuda(cudaStreamSynchronize(aside_), "cudaStreamSynchronize");
     return block;
   }
-  void free(void* block, std::size_t bytes) { free_.emplace(block_size_of(bytes), block); }
+  void free(void* block, std::size_t bytes) { blocks_.put(block, BlockCache::size_of(bytes)); }
 
   /// A copy of `bytes` of the host's that stays until the next begin(), where the device can read it.
   const void* keep(const void* from, std::size_t bytes) {
@@ -106,15 +101,9 @@ class CudaGraph {
     Recorded& operator=(const Recorded&) = delete;
   };
 
-  /// Eight sizes for each doubling, so that batches of other lengths find blocks to reuse.
-  static std::size_t block_size_of(std::size_t bytes) {
-    const std::size_t step = std::max<std::size_t>(512, std::bit_floor(bytes) / 8);
-    return (bytes + step - 1) / step * step;
-  }
-
   cudaStream_t stream_, aside_ = nullptr;
   cudaGraphExec_t graph_ = nullptr;
-  std::multimap<std::size_t, void*> free_;
+  BlockCache blocks_;
   std::vector<HostBlock> host_;
 };
 
