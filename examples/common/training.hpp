@@ -124,7 +124,7 @@ inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, c
                    {"seconds", report.seconds},
                    {"tokens_per_second", report.tokens_per_second},
                    {"peak_memory_bytes", report.peak_bytes},
-                   {"planned_memory_bytes", plan.process_bytes},
+                   {"planned_memory_bytes", plan.peak_bytes},
                    {"planned_seconds", plan.seconds},
                    {"final_loss", report.train_loss.empty() ? ft::Json() : ft::Json(report.train_loss.back().y)},
                    {"best_held_out_loss", report.best_step == 0 ? ft::Json() : ft::Json(report.best_loss)},
@@ -136,8 +136,8 @@ inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, c
   std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
             << static_cast<std::int64_t>(report.tokens_per_second) << ' ' << plan.unit << "/s"
             << (report.stopped_early ? ", stopped early" : "") << "\nplan against use: memory "
-            << ft::pretty_bytes(plan.process_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes) << " used ("
-            << off(plan.process_bytes, report.peak_bytes) << "); time " << ft::pretty_duration(plan.seconds)
+            << ft::pretty_bytes(plan.peak_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes) << " used ("
+            << off(plan.peak_bytes, report.peak_bytes) << "); time " << ft::pretty_duration(plan.seconds)
             << " planned, " << ft::pretty_duration(report.seconds) << " used (" << off(plan.seconds, report.seconds)
             << ")\n";
   return true;

@@ -119,6 +119,8 @@ template <> class Context<Cpu> : public ContextBase<Cpu> {
   int threads() const { return pool_.size(); }
   MemoryUse memory() const { return allocator_->use(); }
   void reset_peak() { allocator_->reset_peak(); }
+  /// What was asked for is done already.
+  void synchronize() {}
 
   /// Uninitialised bytes, given back when the last copy of the pointer goes; they may outlive the context.
   std::shared_ptr<void> allocate(std::size_t bytes) {

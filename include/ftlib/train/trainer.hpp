@@ -54,7 +54,7 @@ struct Step {
   float lr, grad_norm;       // the norm before clipping
   int64_t tokens;            // read in this step
   double tokens_per_second;  // of this session so far
-  int64_t memory;            // bytes of the process
+  int64_t memory;            // bytes of the process; on a GPU, of the tensors there
   bool skipped;              // the loss or a gradient was not finite: nothing was changed
 
   friend std::ostream& operator<<(std::ostream& out, const Step& s) {
@@ -70,13 +70,13 @@ struct Plan {
   int64_t weight_bytes = 0;       // frozen and trained weights
   int64_t state_bytes = 0;        // gradients and optimizer
   int64_t activation_bytes = 0;   // of the largest micro-batch
-  int64_t process_bytes = 0;      // the process's peak
+  int64_t peak_bytes = 0;         // of the process; on a GPU, of the tensors there
   double seconds = 0;
   const char* unit = "tokens";  // what the data counts
 
   friend std::ostream& operator<<(std::ostream& out, const Plan& p) {
     return out << "plan: " << p.steps << " steps, " << pretty_count(p.tokens) << ' ' << p.unit << "; memory "
-               << pretty_bytes(p.process_bytes) << " (weights " << pretty_bytes(p.weight_bytes)
+               << pretty_bytes(p.peak_bytes) << " (weights " << pretty_bytes(p.weight_bytes)
                << ", gradients and optimizer " << pretty_bytes(p.state_bytes) << ", activations "
                << pretty_bytes(p.activation_bytes) << "); about " << pretty_duration(p.seconds) << '\n';
   }
@@ -90,7 +90,7 @@ struct RunReport {
   double best_loss = std::numeric_limits<double>::infinity();  // of the held-out data
   int64_t best_step = 0;
   double seconds = 0, tokens_per_second = 0;                 // of this session
-  int64_t peak_bytes = 0;                                    // of the process
+  int64_t peak_bytes = 0;                                    // of the process; on a GPU, of the tensors there
   std::vector<PlotSeries::Point> train_loss, held_out_loss;  // over steps, this session's
 };
 
@@ -221,6 +221,7 @@ template <class Model> class Trainer {
       Tape<D> tape(ctx);
       const auto nll = model_.loss_sum(micro, config_.recompute);
       if (nll.node()) tape.backward(nll);
+      ctx.synchronize();
       struct {
         double tokens, seconds, bytes;
       } result{static_cast<double>(micro.tokens()),
@@ -237,8 +238,8 @@ template <class Model> class Trainer {
     plan.activation_bytes =
         static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(largest) - large.tokens));
     plan.seconds = large.seconds / large.tokens * static_cast<double>(plan.tokens);
-    plan.process_bytes =
-        process_memory().resident - ctx.memory().reserved + ctx.memory().now + plan.state_bytes + plan.activation_bytes;
+    plan.peak_bytes = ctx.memory().now + plan.state_bytes + plan.activation_bytes;
+    if constexpr (std::same_as<D, Cpu>) plan.peak_bytes += process_memory().resident - ctx.memory().reserved;
     return plan;
   }
 
@@ -267,7 +268,7 @@ template <class Model> class Trainer {
       if (average_ && !s.skipped) average_->update(model_.context(), done);
       s.steps = steps;
       s.tokens_per_second = static_cast<double>(tokens) / seconds();
-      s.memory = process_memory().resident;
+      s.memory = memory().resident;
       report.train_loss.push_back({static_cast<double>(done), s.loss});
       if (log_) log_->step(s);
       if (on_step_ && on_step_(s) == Flow::stop) stopped = true;
@@ -283,7 +284,7 @@ template <class Model> class Trainer {
     report.finished = !stopped || done == steps;
     report.seconds = seconds();
     report.tokens_per_second = static_cast<double>(tokens) / std::max(1e-9, report.seconds);
-    report.peak_bytes = process_memory().peak;
+    report.peak_bytes = memory().peak;
     if (report.finished) end_run(report);
     log_.reset();
     return report;
@@ -327,6 +328,15 @@ template <class Model> class Trainer {
     }
   };
 
+  /// What Step and RunReport tell.
+  ProcessMemory memory() const {
+    if constexpr (std::same_as<D, Cpu>) {
+      return process_memory();
+    } else {
+      const MemoryUse use = model_.context().memory();
+      return {use.now, use.peak};
+    }
+  }
   template <class Data> std::vector<std::vector<std::size_t>> all_batches(const Data& data) const {
     std::vector<std::vector<std::size_t>> all;
     for (int64_t epoch = 0; epoch < config_.epochs; ++epoch)

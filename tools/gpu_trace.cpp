@@ -1,4 +1,4 @@
-// tools/gpu_trace/gpu_trace.cpp: where the time of a training step goes on a GPU: a library that CUDA loads into a
+// tools/gpu_trace.cpp: where the time of a training step goes on a GPU: a library that CUDA loads into a
 // program (CUDA_INJECTION64_PATH), which notes by CUPTI when each kernel ran and each call to the runtime took place,
 // and at the program's end writes a table to $GPU_TRACE. A step ends with its AdamW kernel; the first ten are left out.
 #include <cuda.h>
@@ -22,7 +22,7 @@ struct Span {
 };
 struct Trace {
   std::mutex mutex;
-  std::map<std::string, int> names;  // interned: a node stays where it is
+  std::map<std::string, int> names;                     // interned: a node stays where it is
   std::map<std::string, const std::string*> shortened;  // of kernels, by their mangled names
   std::vector<Span> device, host;
 
