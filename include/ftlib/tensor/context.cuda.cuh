@@ -22,8 +22,8 @@ namespace ft::inline FTLIB_ABI {
 namespace detail {
 
 /// The stream of a context and its memory. A freed block is free for what comes later in the stream, so nothing waits.
-/// Blocks are kept, at most as many bytes as were ever in use, and then given back to CUDA's pool, which keeps them too
-/// but takes longer over each. While work is recorded, memory is the graph's.
+/// Blocks are kept; before those and what is in use would come to much more than was ever in use, they are given back
+/// to CUDA's pool, which makes others of them. While work is recorded, memory is the graph's.
 class CudaStream : public std::enable_shared_from_this<CudaStream> {
  public:
   CudaStream(int device, bool keep_blocks) : keep_blocks_(keep_blocks) {
@@ -102,6 +102,8 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
     if (keep_blocks_) bytes = BlockCache::size_of(bytes);
     void* data = blocks_.take(bytes);
     if (data) return data;
+    const int64_t most = peak_ + peak_ / 4 + (int64_t{64} << 20);
+    if (now_ + static_cast<int64_t>(blocks_.bytes() + bytes) > most) give_back_kept();
     cudaError_t result = cudaMallocAsync(&data, bytes, stream_);
     if (result == cudaErrorMemoryAllocation) {  // kept blocks and other streams' serve once they are given back
       (void)cudaGetLastError();
@@ -127,7 +129,6 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
       return;
     }
     blocks_.put(data, BlockCache::size_of(bytes));
-    if (blocks_.bytes() > std::max(std::size_t{64} << 20, static_cast<std::size_t>(peak_.load()))) give_back_kept();
   }
   void give_back_kept() noexcept {
     blocks_.clear([this](void* block) { cudaFreeAsync(block, stream_); });

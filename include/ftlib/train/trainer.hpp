@@ -232,6 +232,7 @@ template <class Model> class Trainer {
       return result;
     };
     measure(largest / 8);  // touches every weight once, which a mapped file is read for
+    if constexpr (!std::same_as<D, Cpu>) measure(largest / 2);  // loads kernels, and chooses them by shape
     const auto small = measure(largest / 8), large = measure(largest / 2);
     const double steps_of = large.tokens > small.tokens ? large.tokens - small.tokens : 1;
     const double per_token = std::max(0.0, (large.bytes - small.bytes) / steps_of);
