@@ -143,6 +143,18 @@ int main(int argc, char** argv) {
          [](auto& ctx, auto& in) { return rms_norm(ctx, in.x[0], in.w[0], 1e-5f); });
   add_op("layer_norm", {{N, C}}, {{C}, {C}}, 8.0 * N * C,
          [](auto& ctx, auto& in) { return layer_norm(ctx, in.x[0], &in.w[0], &in.w[1], 1e-5f); });
+  add_op("add, rms_norm", {{N, C}, {N, C}}, {{C}}, 5.0 * N * C, [](auto& ctx, auto& in) {
+    const auto s = add(ctx, in.x[0], in.x[1]);
+    return add(ctx, s, rms_norm(ctx, s, in.w[0], 1e-5f));
+  });
+  add_op("add_rms_norm", {{N, C}, {N, C}}, {{C}}, 5.0 * N * C, [](auto& ctx, auto& in) {
+    const auto [s, h] = add_rms_norm(ctx, in.x[0], in.x[1], in.w[0], 1e-5f);
+    return add(ctx, s, h);
+  });
+  add_op("rms_norm, modulate", {{N, C}, {4, C}, {4, C}}, {{C}}, 6.0 * N * C,
+         [](auto& ctx, auto& in) { return modulate(ctx, rms_norm(ctx, in.x[0], in.w[0], 1e-5f), in.x[1], in.x[2]); });
+  add_op("rms_norm_modulate", {{N, C}, {4, C}, {4, C}}, {{C}}, 6.0 * N * C,
+         [](auto& ctx, auto& in) { return rms_norm_modulate(ctx, in.x[0], in.w[0], in.x[1], in.x[2], 1e-5f); });
   add_op("swiglu", {{N, ffn}, {N, ffn}}, {}, 5.0 * N * ffn,
          [](auto& ctx, auto& in) { return swiglu(ctx, in.x[0], in.x[1]); });
   add_op("geglu_tanh", {{N, ffn}, {N, ffn}}, {}, 10.0 * N * ffn,

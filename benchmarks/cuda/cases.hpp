@@ -279,42 +279,66 @@ class Cases {
     });
   }
 
+  /// A norm, of a sum or not, modulated or not, forward and backward. All is trained.
+  template <class T> void norm(bool centred, bool added, bool modulated, int64_t N, int64_t C) {
+    using A = accumulate_t<T>;
+    const int64_t B = size(8, 2);
+    const double e = sizeof(T), n = double(N * C), w = double(C), b = double(B * C);
+    const double per_row_bytes = double(N) * (centred ? 8 : 4);
+    const Shape shape{N, C}, per_row{N}, per_col{C}, groups{B, C};
+    std::vector<int64_t> starts{0};
+    for (int64_t g = 1; modulated && g < B; ++g) starts.push_back(g * N / B);
+    starts.push_back(N);
+    const auto make_norm = [=](Arrays& of) {
+      Norm<T> norm{.centred = centred, .eps = 1e-5f, .w = of.values<T>(per_col), .starts = starts};
+      if (centred) norm.b = of.values<T>(per_col);
+      if (modulated) norm.scale = of.values<T>(groups), norm.shift = of.values<T>(groups);
+      return norm;
+    };
+    const std::string name = str("norm/", added ? "add " : "", centred ? "layer" : "rms", modulated ? " modulate" : "");
+    const std::string suffix = str('/', C, " wide");
+    add<T>(name + suffix,
+           (added ? 4 : 2) * n * e + per_row_bytes + (centred ? 2 : 1) * w * e + (modulated ? 2 * b * e : 0),
+           (centred ? 7 : 4) * n + (added ? n : 0) + (modulated ? 3 * n : 0), [=](Context<Cuda>& ctx, Arrays& of) {
+             View<T> s;
+             View<A> mean;
+             View<const T> y;
+             if (added) s = of.result<T>(shape), y = of.values<T>(shape);
+             if (centred) mean = of.result<A>(per_row);
+             return [=, &ctx, norm = make_norm(of), h = of.result<T>(shape), r = of.result<A>(per_row),
+                     x = of.values<T>(shape)] { norm_forward(ctx, norm, h, s, mean, r, x, y); };
+           });
+    add<T>(name + " backward" + suffix,
+           (added ? 4 : 3) * n * e + per_row_bytes + w * (e + (centred ? 16 : 8)) +
+               (modulated ? 3 * b * e + (centred ? w * e : 0) : 0),
+           (centred ? 14 : 10) * n + (added ? n : 0) + (modulated ? 5 * n : 0), [=](Context<Cuda>& ctx, Arrays& of) {
+             View<A> db;
+             View<T> dscale, dshift;
+             View<const T> ds;
+             View<const A> mean;
+             if (centred) db = of.result<A>(per_col), mean = of.values<A>(per_row);
+             if (modulated) dscale = of.result<T>(groups), dshift = of.result<T>(groups);
+             if (added) ds = of.values<T>(shape);
+             return [=, &ctx, norm = make_norm(of), dx = of.result<T>(shape), dw = of.result<A>(per_col),
+                     dh = of.values<T>(shape), s = of.values<T>(shape), r = of.values<A>(per_row)] {
+               norm_backward(ctx, norm, dx, dw, db, dscale, dshift, dh, ds, s, mean, r);
+             };
+           });
+  }
+
   // Row by row.
   template <class T> void rows() {
     using A = accumulate_t<T>;
     const double e = sizeof(T);
-    for (const Shape& shape : {Shape{size(16384, 9), size(4096, 64)}, Shape{size(131072, 5), size(576, 72)}}) {
-      const int64_t N = shape[0], C = shape[1];
-      const double n = double(N * C);
-      const Shape per_row{N}, per_col{C};
-      const std::string suffix = str('/', C, " wide");
-      add<T>("norm/rms" + suffix, 2 * n * e + 4.0 * double(N) + double(C) * e, 4 * n,
-             [=](Context<Cuda>& ctx, Arrays& of) {
-               return [&ctx, y = of.result<T>(shape), r = of.result<A>(per_row), x = of.values<T>(shape),
-                       w = of.values<T>(per_col)] { rms_norm_forward(ctx, y, r, x, w, 1e-5f, 0); };
-             });
-      add<T>("norm/rms backward" + suffix, 3 * n * e + 4.0 * double(N) + double(C) * (8 + e), 10 * n,
-             [=](Context<Cuda>& ctx, Arrays& of) {
-               return [&ctx, dx = of.result<T>(shape), dw = of.result<A>(per_col), dy = of.values<T>(shape),
-                       x = of.values<T>(shape), w = of.values<T>(per_col),
-                       r = of.values<A>(per_row)] { rms_norm_backward(ctx, dx, dw, dy, x, w, r, 0); };
-             });
-    }
     const int64_t N = size(16384, 9), C = size(4096, 64), B = size(8, 2);
+    for (const bool centred : {false, true}) {
+      norm<T>(centred, false, false, N, C);
+      norm<T>(centred, true, false, N, C);
+      norm<T>(centred, false, true, N, C);
+    }
+    for (const bool added : {false, true}) norm<T>(false, added, false, size(131072, 5), size(576, 72));
     const double n = double(N * C);
-    const Shape shape{N, C}, per_row{N}, per_col{C};
-    add<T>("norm/layer", 2 * n * e + 8.0 * double(N) + 2 * double(C) * e, 7 * n, [=](Context<Cuda>& ctx, Arrays& of) {
-      return [&ctx, y = of.result<T>(shape), mean = of.result<A>(per_row), r = of.result<A>(per_row),
-              x = of.values<T>(shape), w = of.values<T>(per_col),
-              b = of.values<T>(per_col)] { layer_norm_forward(ctx, y, mean, r, x, w, b, 1e-5f); };
-    });
-    add<T>("norm/layer backward", 3 * n * e + 8.0 * double(N) + double(C) * (16 + e), 14 * n,
-           [=](Context<Cuda>& ctx, Arrays& of) {
-             return [&ctx, dx = of.result<T>(shape), dw = of.result<A>(per_col), db = of.result<A>(per_col),
-                     dy = of.values<T>(shape), x = of.values<T>(shape), w = of.values<T>(per_col),
-                     mean = of.values<A>(per_row),
-                     r = of.values<A>(per_row)] { layer_norm_backward(ctx, dx, dw, db, dy, x, w, mean, r); };
-           });
+    const Shape shape{N, C}, per_col{C};
     add<T>("softmax/forward", 2 * n * e, 5 * n, [=](Context<Cuda>& ctx, Arrays& of) {
       return [&ctx, y = of.result<T>(shape), x = of.values<T>(shape)] {
         softmax_forward(ctx, y, x, SoftmaxResult::probability);

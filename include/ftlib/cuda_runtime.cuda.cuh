@@ -25,14 +25,11 @@
   EXTERN template void gated_forward<F, T>(Context<Cuda>&, F, View<T>, In<T>, In<T>);       \
   EXTERN template void gated_backward<F, T>(Context<Cuda>&, F, View<T>, View<T>, In<T>, In<T>, In<T>);
 #define FTLIB_CUDA_TEMPLATES(EXTERN, T)                                                                                \
-  EXTERN template void rms_norm_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>, In<T>, float,        \
-                                           float);                                                                     \
-  EXTERN template void rms_norm_backward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>, In<T>, In<T>,       \
-                                            In<accumulate_t<T>>, float);                                               \
-  EXTERN template void layer_norm_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>,    \
-                                             In<T>, In<T>, In<T>, float);                                              \
-  EXTERN template void layer_norm_backward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>,   \
-                                              In<T>, In<T>, In<T>, In<accumulate_t<T>>, In<accumulate_t<T>>);          \
+  EXTERN template void norm_forward<T>(Context<Cuda>&, const Norm<T>&, View<T>, View<T>, View<accumulate_t<T>>,        \
+                                       View<accumulate_t<T>>, In<T>, In<T>);                                           \
+  EXTERN template void norm_backward<T>(Context<Cuda>&, const Norm<T>&, View<T>, View<accumulate_t<T>>,                \
+                                        View<accumulate_t<T>>, View<T>, View<T>, In<T>, In<T>, In<T>,                  \
+                                        In<accumulate_t<T>>, In<accumulate_t<T>>);                                     \
   EXTERN template void softmax_forward<T>(Context<Cuda>&, View<T>, In<T>, SoftmaxResult);                              \
   EXTERN template void softmax_backward<T>(Context<Cuda>&, View<T>, In<T>, In<T>, SoftmaxResult);                      \
   EXTERN template void softmax_cross_entropy<T>(Context<Cuda>&, View<accumulate_t<T>>, View<T>, In<int32_t>, bool,     \

@@ -202,6 +202,9 @@ template <Scalar T, Device D> class Gradients {
     return dy.view();
   }
 
+  /// Whether something used the op's result number i, so that an op of several need not work on zeros.
+  bool came(int i) const { return tape_.slots_[outputs_[static_cast<std::size_t>(i)]].gradient.has(); }
+
   bool wants(const TapeInput& input) const { return input.node != 0 || input.parameter; }
 
   /// Where to assign the gradient of activation x; an empty view where nobody wants it.

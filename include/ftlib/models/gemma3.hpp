@@ -8,8 +8,10 @@
 #include <ftlib/ops/activation.hpp>   // geglu_tanh
 #include <ftlib/ops/elementwise.hpp>  // add
 #include <ftlib/ops/embedding.hpp>    // embedding
-#include <ftlib/ops/norm.hpp>         // rms_norm
+#include <ftlib/ops/norm.hpp>         // rms_norm, add_rms_norm
 #include <ftlib/ops/rope.hpp>         // rope
+
+#include <tuple>  // std::tie
 
 namespace ft::inline FTLIB_ABI {
 
@@ -175,7 +177,7 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
   int64_t context_length() const override { return config_.max_position_embeddings; }
 
  private:
-  /// Gemma's norm weights are kept about zero and stand for 1 + w.
+  /// Gemma's norm weights are kept about zero and stand for 1 + w: offset 1.
   Tensor<T, D> norm(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w) {
     return rms_norm(ctx, x, w, config_.rms_norm_eps, 1.0f);
   }
@@ -193,8 +195,9 @@ template <Scalar T, Device D> class Gemma3 final : public LanguageModel<T, D> {
                         at.positions);                                                        // (N, KV, hd)
     const auto v = split_heads(ctx, b.v_proj(ctx, h), c.head_dim);                            // (N, KV, hd)
     h = b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache)));  // (N, C)
-    const auto y = add(ctx, x, norm(ctx, h, b.post_attention_layernorm));
-    h = norm(ctx, y, b.pre_feedforward_layernorm);
+    h = norm(ctx, h, b.post_attention_layernorm);
+    Tensor<T, D> y;
+    std::tie(y, h) = add_rms_norm(ctx, x, h, b.pre_feedforward_layernorm, c.rms_norm_eps, 1.0f);
     h = b.down_proj(ctx, geglu_tanh(ctx, b.gate_proj(ctx, h), b.up_proj(ctx, h)));
     return add(ctx, y, norm(ctx, h, b.post_feedforward_layernorm));
   }

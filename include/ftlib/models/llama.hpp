@@ -8,8 +8,10 @@
 #include <ftlib/ops/activation.hpp>         // swiglu
 #include <ftlib/ops/elementwise.hpp>        // add
 #include <ftlib/ops/embedding.hpp>          // embedding
-#include <ftlib/ops/norm.hpp>               // rms_norm
+#include <ftlib/ops/norm.hpp>               // rms_norm, add_rms_norm
 #include <ftlib/ops/rope.hpp>               // rope
+
+#include <tuple>  // std::tie
 
 namespace ft::inline FTLIB_ABI {
 
@@ -164,9 +166,9 @@ template <Scalar T, Device D> class Llama final : public LanguageModel<T, D> {
     const auto q = rope(ctx, split_heads(ctx, b.q_proj(ctx, h), c.head_dim), rope_, at.positions);  // (N, H, hd)
     const auto k = rope(ctx, split_heads(ctx, b.k_proj(ctx, h), c.head_dim), rope_, at.positions);  // (N, KV, hd)
     const auto v = split_heads(ctx, b.v_proj(ctx, h), c.head_dim);                                  // (N, KV, hd)
-    const auto y =
-        add(ctx, x, b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, {}, cache))));  // (N, C)
-    h = rms_norm(ctx, y, b.post_attention_layernorm, c.rms_norm_eps);
+    h = b.o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, {}, cache)));             // (N, C)
+    Tensor<T, D> y;
+    std::tie(y, h) = add_rms_norm(ctx, x, h, b.post_attention_layernorm, c.rms_norm_eps);
     return add(ctx, y, b.down_proj(ctx, swiglu(ctx, b.gate_proj(ctx, h), b.up_proj(ctx, h))));
   }
 

@@ -9,9 +9,9 @@
 #include <ftlib/nn/linear.hpp>           // Linear
 #include <ftlib/ops/activation.hpp>      // silu, swiglu
 #include <ftlib/ops/attention.hpp>       // attention
-#include <ftlib/ops/elementwise.hpp>     // add, modulate, gate_residual
+#include <ftlib/ops/elementwise.hpp>     // add, gate_residual
 #include <ftlib/ops/embedding.hpp>       // embedding
-#include <ftlib/ops/norm.hpp>            // rms_norm
+#include <ftlib/ops/norm.hpp>            // rms_norm, add_rms_norm, rms_norm_modulate
 #include <ftlib/ops/rope.hpp>            // rope
 #include <ftlib/ops/rows.hpp>            // take_rows, mean_rows
 #include <ftlib/ops/shape.hpp>           // reshape, split, concat
@@ -491,13 +491,19 @@ template <Scalar T, Device D> class MMJiT {
   /// RMSNorm, then (1 + scale) x + shift by m[first + 1] and m[first].
   Tensor<T, D> normed(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w, const Modulations& m,
                       std::size_t first) {
-    const auto h = rms_norm(ctx, x, w, norm_eps);
-    return m.empty() ? h : modulate(ctx, h, m[first + 1], m[first]);
+    return m.empty() ? rms_norm(ctx, x, w, norm_eps) : rms_norm_modulate(ctx, x, w, m[first + 1], m[first], norm_eps);
   }
   /// x + y, with y gated by m[gate].
   Tensor<T, D> residual(Context<D>& ctx, const Tensor<T, D>& x, const Tensor<T, D>& y, const Modulations& m,
                         std::size_t gate) {
     return m.empty() ? add(ctx, x, y) : gate_residual(ctx, x, y, m[gate]);
+  }
+  /// That, and its norm: shifted and scaled by m[gate + 1] and m[gate + 2].
+  std::pair<Tensor<T, D>, Tensor<T, D>> residual_normed(Context<D>& ctx, const Tensor<T, D>& x, const Tensor<T, D>& y,
+                                                        Parameter<T, D>& w, const Modulations& m, std::size_t gate) {
+    if (m.empty()) return add_rms_norm(ctx, x, y, w, norm_eps);
+    const auto z = gate_residual(ctx, x, y, m[gate]);
+    return {z, normed(ctx, z, w, m, gate + 1)};
   }
   Tensor<T, D> mlp(Context<D>& ctx, Mlp& m, const Tensor<T, D>& x) {
     return m.w2(ctx, swiglu(ctx, m.w1(ctx, x), m.w3(ctx, x)));
@@ -514,9 +520,9 @@ template <Scalar T, Device D> class MMJiT {
 
   Tensor<T, D> text_block(Context<D>& ctx, TextBlock& b, const Tensor<T, D>& x, const Layout& at) {  // (Nt, C)
     const auto qkv = b.txt.qkv(ctx, rms_norm(ctx, x, b.txt.norm1, norm_eps));
-    const auto y =
-        add(ctx, x, b.txt.attn_proj(ctx, attend(ctx, qkv, b.q_norm, b.k_norm, at.text_positions, at.text_segments)));
-    return add(ctx, y, mlp(ctx, b.txt.mlp, rms_norm(ctx, y, b.txt.norm2, norm_eps)));
+    const auto attended = attend(ctx, qkv, b.q_norm, b.k_norm, at.text_positions, at.text_segments);
+    const auto [y, h] = add_rms_norm(ctx, x, b.txt.attn_proj(ctx, attended), b.txt.norm2, norm_eps);
+    return add(ctx, y, mlp(ctx, b.txt.mlp, h));
   }
 
   /// Patches (Ni, C) and text (Nt, C) look at each other within each sample; the rest each stream does by itself.
@@ -528,11 +534,14 @@ template <Scalar T, Device D> class MMJiT {
     const auto txt_qkv = b.txt.qkv(ctx, rms_norm(ctx, txt, b.txt.norm1, norm_eps));  // (Nt, 3 H hd)
     const auto qkv = take_rows(ctx, std::vector{txt_qkv, img_qkv}, at.joint);        // (N, 3 H hd)
     const auto y = attend(ctx, qkv, b.q_norm, b.k_norm, at.positions, at.segments);  // (N, H hd)
-    img = residual(ctx, img, b.img.attn_proj(ctx, take_rows(ctx, y, at.image_rows)), m, 2);
-    img = residual(ctx, img, mlp(ctx, b.img.mlp, normed(ctx, img, b.img.norm2, m, 3)), m, 5);
+    Tensor<T, D> h;
+    std::tie(img, h) =
+        residual_normed(ctx, img, b.img.attn_proj(ctx, take_rows(ctx, y, at.image_rows)), b.img.norm2, m, 2);
+    img = residual(ctx, img, mlp(ctx, b.img.mlp, h), m, 5);
     if (&b == &double_blocks_.back()) return {img, txt};  // nothing reads the last block's text
-    txt = add(ctx, txt, b.txt.attn_proj(ctx, take_rows(ctx, y, at.text_rows)));
-    txt = add(ctx, txt, mlp(ctx, b.txt.mlp, rms_norm(ctx, txt, b.txt.norm2, norm_eps)));
+    std::tie(txt, h) =
+        add_rms_norm(ctx, txt, b.txt.attn_proj(ctx, take_rows(ctx, y, at.text_rows)), b.txt.norm2, norm_eps);
+    txt = add(ctx, txt, mlp(ctx, b.txt.mlp, h));
     return {img, txt};
   }
   /// double_block with its activations forgotten: recompute takes one tensor, so all three go stacked.

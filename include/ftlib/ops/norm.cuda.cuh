@@ -1,223 +1,250 @@
-// ops/norm.cuda.cuh: RMSNorm and LayerNorm on the GPU, forward and backward.
+// ops/norm.cuda.cuh: RMSNorm and LayerNorm on the GPU, forward and backward, with what stands before and behind them.
 #pragma once
-#include <ftlib/ops/reduce.cuda.cuh>  // warp_sum, add_column_sums
+#include <ftlib/ops/elementwise.cuda.cuh>  // group_of
+#include <ftlib/ops/norm_parts.hpp>        // Norm
+#include <ftlib/ops/reduce.cuda.cuh>       // warp_sum, add_column_sums, sum_groups
 
-#include <cmath>  // std::sqrt
+#include <cmath>   // std::sqrt
+#include <memory>  // std::shared_ptr
 
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 
-// All four: one warp a row, V elements a lane and load: 16 bytes, or V = 1 where C or a pointer is not 16-byte aligned.
-// Sums in float (double for double). A row is read twice, the second time from the cache; w comes from the cache.
+/// A norm as kernels take it; what is null is left out.
+template <class T> struct NormPointers {
+  const T *w, *b, *scale, *shift;
+  const int64_t* starts;
+  int64_t B;
+  accumulate_t<T> eps, offset;
 
-// Moves 2 N C sizeof(T) + 4 N bytes for 4 N C FLOP: bound by memory.
-template <class T, int V>
-__global__ void __launch_bounds__(block_size)
-    rms_norm_kernel(T* y, accumulate_t<T>* r, const T* x, const T* w, int64_t N, int64_t C, float eps, float offset) {
+  NormPointers(const Norm<T>& norm, const int64_t* starts_on_device)
+      : w(norm.w.data),
+        b(norm.b.data),
+        scale(norm.scale.data),
+        shift(norm.shift.data),
+        starts(starts_on_device),
+        B(static_cast<int64_t>(norm.starts.size()) - 1),
+        eps(static_cast<accumulate_t<T>>(norm.eps)),
+        offset(static_cast<accumulate_t<T>>(norm.offset)) {}
+};
+
+// Both kernels: one warp a row, V elements a lane and load: 16 bytes, or V = 1 where C or a pointer is not 16-byte
+// aligned. Sums in float (double for double). A row is read again from the cache, as w, b, scale and shift are; loads
+// ask for themselves whether their part is there. (256, 4): <= 64 registers, 32 warps; ptxas by itself spills at 40.
+
+// s = x + y, rounded to T, and the norm of that. Moves 2 N C sizeof(T) + 4 N bytes (centred: 8 N), 4 N C sizeof(T) with
+// y: bound by memory. The variance is of differences from the mean, so that it does not cancel.
+template <class T, int V, bool centred>
+__global__ void __launch_bounds__(block_size, 4)
+    norm_kernel(NormPointers<T> norm, T* h, T* s, accumulate_t<T>* mean, accumulate_t<T>* r, const T* x, const T* y,
+                int64_t N, int64_t C) {
   using A = accumulate_t<T>;
   const int64_t n = row();
   if (n >= N) return;
-  A sum = 0;
+  A sum = 0, m = 0;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto xs = load<V>(x + n * C + c);
-    for (int k = 0; k < V; ++k) sum += widen(xs.v[k]) * widen(xs.v[k]);
+    auto xs = load<V>(x + n * C + c);
+    if (y) {
+      const auto ys = load<V>(y + n * C + c);
+      for (int k = 0; k < V; ++k) xs.v[k] = narrow<T>(widen(xs.v[k]) + widen(ys.v[k]));
+      store(s + n * C + c, xs);
+    }
+    for (int k = 0; k < V; ++k) sum += centred ? widen(xs.v[k]) : widen(xs.v[k]) * widen(xs.v[k]);
   }
-  const A rn = 1 / std::sqrt(warp_sum(sum) / static_cast<A>(C) + static_cast<A>(eps));
-  for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto xs = load<V>(x + n * C + c), ws = load<V>(w + c);
-    Pack<T, V> out;
-    for (int k = 0; k < V; ++k) out.v[k] = narrow<T>(widen(xs.v[k]) * rn * (widen(ws.v[k]) + static_cast<A>(offset)));
-    store(y + n * C + c, out);
+  const T* const in = y ? s : x;  // a lane reads what it has written itself
+  if constexpr (centred) {
+    m = warp_sum(sum) / static_cast<A>(C);
+    sum = 0;
+    for (int64_t c = lane() * V; c < C; c += 32 * V) {
+      const auto xs = load<V>(in + n * C + c);
+      for (int k = 0; k < V; ++k) sum += (widen(xs.v[k]) - m) * (widen(xs.v[k]) - m);
+    }
   }
-  if (lane() == 0) r[n] = rn;
-}
-
-// dx = r (v dy - x r^2 mean(v dy x)), v = w + offset. Moves 3 N C sizeof(T) + 4 N bytes.
-template <class T, int V>
-__global__ void __launch_bounds__(block_size)
-    rms_norm_backward_kernel(T* dx, const T* dy, const T* x, const T* w, const accumulate_t<T>* r, int64_t N, int64_t C,
-                             float offset) {
-  using A = accumulate_t<T>;
-  const int64_t n = row();
-  if (n >= N) return;
-  const A rn = r[n];
-  A sum = 0;
+  const A rn = 1 / std::sqrt(warp_sum(sum) / static_cast<A>(C) + norm.eps);
+  const int64_t g = norm.scale ? group_of(n, norm.starts, norm.B) : 0;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto dys = load<V>(dy + n * C + c), xs = load<V>(x + n * C + c), ws = load<V>(w + c);
-    for (int k = 0; k < V; ++k) sum += (widen(ws.v[k]) + static_cast<A>(offset)) * widen(dys.v[k]) * widen(xs.v[k]);
-  }
-  const A mean = warp_sum(sum) / static_cast<A>(C) * rn * rn;
-  for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto dys = load<V>(dy + n * C + c), xs = load<V>(x + n * C + c), ws = load<V>(w + c);
-    Pack<T, V> out;
-    for (int k = 0; k < V; ++k)
-      out.v[k] = narrow<T>(rn * ((widen(ws.v[k]) + static_cast<A>(offset)) * widen(dys.v[k]) - widen(xs.v[k]) * mean));
-    store(dx + n * C + c, out);
-  }
-}
-
-// Null w: ones; null b: zeros. The variance is of differences from the mean, so that it does not cancel.
-template <class T, int V>
-__global__ void __launch_bounds__(block_size)
-    layer_norm_kernel(T* y, accumulate_t<T>* mean, accumulate_t<T>* r, const T* x, const T* w, const T* b, int64_t N,
-                      int64_t C, float eps) {
-  using A = accumulate_t<T>;
-  const int64_t n = row();
-  if (n >= N) return;
-  A sum = 0, squares = 0;
-  for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto xs = load<V>(x + n * C + c);
-    for (int k = 0; k < V; ++k) sum += widen(xs.v[k]);
-  }
-  const A m = warp_sum(sum) / static_cast<A>(C);
-  for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto xs = load<V>(x + n * C + c);
-    for (int k = 0; k < V; ++k) squares += (widen(xs.v[k]) - m) * (widen(xs.v[k]) - m);
-  }
-  const A rn = 1 / std::sqrt(warp_sum(squares) / static_cast<A>(C) + static_cast<A>(eps));
-  for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto xs = load<V>(x + n * C + c);
-    const auto ws = w ? load<V>(w + c) : xs, bs = b ? load<V>(b + c) : xs;
+    const auto xs = load<V>(in + n * C + c);
+    const auto ws = norm.w ? load<V>(norm.w + c) : xs, bs = norm.b ? load<V>(norm.b + c) : xs;
+    const auto scales = norm.scale ? load<V>(norm.scale + g * C + c) : xs;
+    const auto shifts = norm.scale ? load<V>(norm.shift + g * C + c) : xs;
     Pack<T, V> out;
     for (int k = 0; k < V; ++k) {
       A v = (widen(xs.v[k]) - m) * rn;
-      if (w) v *= widen(ws.v[k]);
-      if (b) v += widen(bs.v[k]);
+      if (norm.w) v *= widen(ws.v[k]) + norm.offset;
+      if (norm.b) v += widen(bs.v[k]);
+      if (norm.scale) v = v * (1 + widen(scales.v[k])) + widen(shifts.v[k]);
       out.v[k] = narrow<T>(v);
     }
-    store(y + n * C + c, out);
+    store(h + n * C + c, out);
   }
   if (lane() == 0) {
-    mean[n] = m;
+    if constexpr (centred) mean[n] = m;
     r[n] = rn;
   }
 }
 
-// With g = w dy and z = (x - mean) r: dx = r (g - mean(g) - z mean(g z)). Moves 3 N C sizeof(T) + 8 N bytes.
-template <class T, int V>
-__global__ void __launch_bounds__(block_size)
-    layer_norm_backward_kernel(T* dx, const T* dy, const T* x, const T* w, const accumulate_t<T>* mean,
-                               const accumulate_t<T>* r, int64_t N, int64_t C) {
+/// g = dh (1 + scale) (w + offset) of a row, columns c to c + V - 1; `scale` is the group's, or null.
+template <int V, class T>
+__device__ void norm_gradient(accumulate_t<T> (&g)[V], const NormPointers<T>& norm, const T* dh, const T* scale,
+                              int64_t c) {
+  const auto dhs = load<V>(dh + c);
+  const auto ws = norm.w ? load<V>(norm.w + c) : dhs, scales = scale ? load<V>(scale + c) : dhs;
+  for (int k = 0; k < V; ++k) {
+    g[k] = widen(dhs.v[k]);
+    if (norm.w) g[k] *= widen(ws.v[k]) + norm.offset;
+    if (scale) g[k] *= 1 + widen(scales.v[k]);
+  }
+}
+
+// dx = ds + r (g - mean(g) - z mean(g z)), without mean(g) where the norm is not centred. Moves 3 N C sizeof(T) + 4 N
+// bytes (centred: 8 N), and N C sizeof(T) more with ds.
+template <class T, int V, bool centred>
+__global__ void __launch_bounds__(block_size, 4)
+    norm_backward_kernel(NormPointers<T> norm, T* dx, const T* dh, const T* ds, const T* s, const accumulate_t<T>* mean,
+                         const accumulate_t<T>* r, int64_t N, int64_t C) {
   using A = accumulate_t<T>;
   const int64_t n = row();
   if (n >= N) return;
-  const A m = mean[n], rn = r[n];
+  const T* const scale = norm.scale ? norm.scale + group_of(n, norm.starts, norm.B) * C : nullptr;
+  const A m = centred ? mean[n] : A(0), rn = r[n];
   A sum = 0, product = 0;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto dys = load<V>(dy + n * C + c), xs = load<V>(x + n * C + c);
-    const auto ws = w ? load<V>(w + c) : xs;
+    const auto xs = load<V>(s + n * C + c);
+    A g[V];
+    norm_gradient(g, norm, dh + n * C, scale, c);
     for (int k = 0; k < V; ++k) {
-      const A g = w ? widen(dys.v[k]) * widen(ws.v[k]) : widen(dys.v[k]);
-      sum += g;
-      product += g * (widen(xs.v[k]) - m);
+      if constexpr (centred) sum += g[k];
+      product += g[k] * (widen(xs.v[k]) - m);
     }
   }
-  sum = warp_sum(sum) / static_cast<A>(C);
+  if constexpr (centred) sum = warp_sum(sum) / static_cast<A>(C);
   product = warp_sum(product) / static_cast<A>(C) * rn * rn;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto dys = load<V>(dy + n * C + c), xs = load<V>(x + n * C + c);
-    const auto ws = w ? load<V>(w + c) : xs;
+    const auto xs = load<V>(s + n * C + c), others = ds ? load<V>(ds + n * C + c) : xs;
+    A g[V];
+    norm_gradient(g, norm, dh + n * C, scale, c);
     Pack<T, V> out;
     for (int k = 0; k < V; ++k) {
-      const A g = w ? widen(dys.v[k]) * widen(ws.v[k]) : widen(dys.v[k]);
-      out.v[k] = narrow<T>(rn * (g - sum - (widen(xs.v[k]) - m) * product));
+      A v = rn * (g[k] - sum - (widen(xs.v[k]) - m) * product);
+      if (ds) v += widen(others.v[k]);
+      out.v[k] = narrow<T>(v);
     }
     store(dx + n * C + c, out);
   }
 }
 
-/// What row n gives to dw and db: dy (x - mean) r, where null means are zeros; dy alone where x is null.
-template <class T> struct NormWeight {
-  const T *dy, *x;
+/// What row n gives to sums over rows: dh z, where null means are zeros; dh alone where s is null.
+template <class T> struct NormProducts {
+  const T *dh, *s;
   const accumulate_t<T>*mean, *r;
   int64_t C;
   template <int V> __device__ void add(accumulate_t<T> (&sum)[V], int64_t n, int64_t c) const {
     using A = accumulate_t<T>;
-    const auto dys = load<V>(dy + n * C + c);
-    const auto xs = x ? load<V>(x + n * C + c) : dys;
-    const A m = mean ? mean[n] : A(0), rn = x ? r[n] : A(1);
-    for (int k = 0; k < V; ++k) sum[k] += x ? widen(dys.v[k]) * (widen(xs.v[k]) - m) * rn : widen(dys.v[k]);
+    const auto dhs = load<V>(dh + n * C + c);
+    const auto xs = s ? load<V>(s + n * C + c) : dhs;
+    const A m = mean ? mean[n] : A(0), rn = s ? r[n] : A(1);
+    for (int k = 0; k < V; ++k) sum[k] += s ? widen(dhs.v[k]) * (widen(xs.v[k]) - m) * rn : widen(dhs.v[k]);
   }
 };
 template <class T>
-void add_norm_weight(Context<Cuda>& ctx, View<accumulate_t<T>> dw, const NormWeight<T>& of, int64_t N) {
-  if (rows_aligned16<T>(of.C, of.dy, of.x)) add_column_sums<pack_size<T>>(ctx, of, dw.data, N, of.C);
-  else add_column_sums<1>(ctx, of, dw.data, N, of.C);
+void add_norm_sums(Context<Cuda>& ctx, View<accumulate_t<T>> to, const NormProducts<T>& of, int64_t N) {
+  if (rows_aligned16<T>(of.C, of.dh, of.s)) add_column_sums<pack_size<T>>(ctx, of, to.data, N, of.C);
+  else add_column_sums<1>(ctx, of, to.data, N, of.C);
+}
+/// The sums (B, C) over each group's rows, in memory that lives as long as the pointer.
+template <class T>
+std::shared_ptr<void> sum_norm_groups(Context<Cuda>& ctx, const NormProducts<T>& of, const NormPointers<T>& norm) {
+  using A = accumulate_t<T>;
+  const std::shared_ptr<void> sums = ctx.allocate(static_cast<std::size_t>(norm.B * of.C) * sizeof(A));
+  A* const to = static_cast<A*>(sums.get());
+  if (rows_aligned16<T>(of.C, of.dh, of.s)) sum_groups<pack_size<T>, A>(ctx, of, to, norm.starts, norm.B, of.C);
+  else sum_groups<1, A>(ctx, of, to, norm.starts, norm.B, of.C);
+  return sums;
+}
+
+// From p = sum of dh z and q = sum of dh over each group's rows, (B, C) each, or null where nobody needs them: dscale =
+// p (w + offset) + q b, dshift = q; dw += (1 + scale) p and db += (1 + scale) q, summed over groups. One thread a
+// column.
+template <class T>
+__global__ void __launch_bounds__(block_size)
+    finish_norm_groups_kernel(NormPointers<T> norm, accumulate_t<T>* dw, accumulate_t<T>* db, T* dscale, T* dshift,
+                              const accumulate_t<T>* p, const accumulate_t<T>* q, int64_t C) {
+  using A = accumulate_t<T>;
+  const int64_t c = blockIdx.x * int64_t{block_size} + threadIdx.x;
+  if (c >= C) return;
+  const A w = norm.w ? widen(norm.w[c]) + norm.offset : A(1), b = norm.b ? widen(norm.b[c]) : A(0);
+  A of_w = 0, of_b = 0;
+  for (int64_t i = c; i < norm.B * C; i += C) {
+    const A pi = p ? p[i] : A(0), qi = q ? q[i] : A(0), factor = 1 + widen(norm.scale[i]);
+    if (dscale) dscale[i] = narrow<T>(pi * w + qi * b);
+    if (dshift) dshift[i] = narrow<T>(qi);
+    of_w += factor * pi;
+    of_b += factor * qi;
+  }
+  if (dw) dw[c] += of_w;
+  if (db) db[c] += of_b;
 }
 
 }  // namespace detail
 
 template <Scalar T>
-void rms_norm_forward(Context<Cuda>& ctx,
-                      View<T> y,                // (N, C)
-                      View<accumulate_t<T>> r,  // (N)     1 / sqrt(mean(x^2) + eps)
-                      In<T> x,                  // (N, C)
-                      In<T> w,                  // (C)
-                      float eps, float offset) {
-  constexpr int V = detail::pack_size<T>;
+void norm_forward(Context<Cuda>& ctx, const Norm<T>& norm,
+                  View<T> h,                   // (N, C)
+                  View<T> s,                   // (N, C)  x + y; empty where y is
+                  View<accumulate_t<T>> mean,  // (N)     empty where the norm is not centred
+                  View<accumulate_t<T>> r,     // (N)
+                  In<T> x,                     // (N, C)
+                  In<T> y) {                   // (N, C)  or empty
+  using namespace detail;
+  constexpr int V = pack_size<T>;
   const int64_t N = x.rows(), C = x.cols();
-  launch(detail::rows_aligned16<T>(C, y.data, x.data, w.data) ? detail::rms_norm_kernel<T, V>
-                                                              : detail::rms_norm_kernel<T, 1>,
-         detail::grid_of_rows(N), detail::block_size, 0, ctx.stream(), y.data, r.data, x.data, w.data, N, C, eps,
-         offset);
+  const auto starts = norm.scale ? ctx.upload(norm.starts) : nullptr;
+  const bool packs =
+      rows_aligned16<T>(C, h.data, s.data, x.data, y.data, norm.w.data, norm.b.data, norm.scale.data, norm.shift.data);
+  launch(norm.centred ? (packs ? norm_kernel<T, V, true> : norm_kernel<T, 1, true>)
+                      : (packs ? norm_kernel<T, V, false> : norm_kernel<T, 1, false>),
+         grid_of_rows(N), block_size, 0, ctx.stream(), NormPointers<T>(norm, starts.get()), h.data, s.data, mean.data,
+         r.data, x.data, y.data, N, C);
 }
 
 template <Scalar T>
-void rms_norm_backward(Context<Cuda>& ctx,
-                       View<T> dx,                // (N, C)  assigned
-                       View<accumulate_t<T>> dw,  // (C)     added: a parameter's
-                       In<T> dy,                  // (N, C)
-                       In<T> x,                   // (N, C)
-                       In<T> w,                   // (C)
-                       In<accumulate_t<T>> r,     // (N)     kept by rms_norm_forward
-                       float offset) {
-  constexpr int V = detail::pack_size<T>;
-  const int64_t N = x.rows(), C = x.cols();
-  if (dx)
-    launch(detail::rows_aligned16<T>(C, dx.data, dy.data, x.data, w.data) ? detail::rms_norm_backward_kernel<T, V>
-                                                                          : detail::rms_norm_backward_kernel<T, 1>,
-           detail::grid_of_rows(N), detail::block_size, 0, ctx.stream(), dx.data, dy.data, x.data, w.data, r.data, N, C,
-           offset);
-  if (dw) detail::add_norm_weight<T>(ctx, dw, {dy.data, x.data, nullptr, r.data, C}, N);
-}
-
-template <Scalar T>
-void layer_norm_forward(Context<Cuda>& ctx,
-                        View<T> y,                   // (N, C)
-                        View<accumulate_t<T>> mean,  // (N)
-                        View<accumulate_t<T>> r,     // (N)     1 / sqrt(variance + eps)
-                        In<T> x,                     // (N, C)
-                        In<T> w,                     // (C)     empty: ones
-                        In<T> b,                     // (C)     empty: zeros
-                        float eps) {
-  constexpr int V = detail::pack_size<T>;
-  const int64_t N = x.rows(), C = x.cols();
-  launch(detail::rows_aligned16<T>(C, y.data, x.data, w.data, b.data) ? detail::layer_norm_kernel<T, V>
-                                                                      : detail::layer_norm_kernel<T, 1>,
-         detail::grid_of_rows(N), detail::block_size, 0, ctx.stream(), y.data, mean.data, r.data, x.data, w.data,
-         b.data, N, C, eps);
-}
-
-template <Scalar T>
-void layer_norm_backward(Context<Cuda>& ctx,
-                         View<T> dx,                // (N, C)  assigned
-                         View<accumulate_t<T>> dw,  // (C)     added: a parameter's
-                         View<accumulate_t<T>> db,  // (C)     added: a parameter's
-                         In<T> dy,                  // (N, C)
-                         In<T> x,                   // (N, C)
-                         In<T> w,                   // (C)     empty: ones
-                         In<accumulate_t<T>> mean,  // (N)     kept by layer_norm_forward
-                         In<accumulate_t<T>> r) {   // (N)     likewise
-  constexpr int V = detail::pack_size<T>;
-  const int64_t N = x.rows(), C = x.cols();
-  if (dx)
-    launch(detail::rows_aligned16<T>(C, dx.data, dy.data, x.data, w.data) ? detail::layer_norm_backward_kernel<T, V>
-                                                                          : detail::layer_norm_backward_kernel<T, 1>,
-           detail::grid_of_rows(N), detail::block_size, 0, ctx.stream(), dx.data, dy.data, x.data, w.data, mean.data,
-           r.data, N, C);
-  if (dw) detail::add_norm_weight<T>(ctx, dw, {dy.data, x.data, mean.data, r.data, C}, N);
-  if (db) detail::add_norm_weight<T>(ctx, db, {dy.data, nullptr, nullptr, nullptr, C}, N);
+void norm_backward(Context<Cuda>& ctx, const Norm<T>& norm,
+                   View<T> dx,                // (N, C)  assigned; y's is the same
+                   View<accumulate_t<T>> dw,  // (C)     added: a parameter's
+                   View<accumulate_t<T>> db,  // (C)     added: a parameter's
+                   View<T> dscale,            // (B, C)  assigned
+                   View<T> dshift,            // (B, C)  assigned
+                   In<T> dh,                  // (N, C)
+                   In<T> ds,                  // (N, C)  of s from elsewhere; empty: nothing
+                   In<T> s,                   // (N, C)
+                   In<accumulate_t<T>> mean,  // (N)     kept by norm_forward; empty where the norm is not centred
+                   In<accumulate_t<T>> r) {   // (N)     likewise
+  using namespace detail;
+  using A = accumulate_t<T>;
+  constexpr int V = pack_size<T>;
+  const int64_t N = s.rows(), C = s.cols();
+  const auto starts = norm.scale ? ctx.upload(norm.starts) : nullptr;
+  const NormPointers<T> of(norm, starts.get());
+  if (dx) {
+    const bool packs = rows_aligned16<T>(C, dx.data, dh.data, ds.data, s.data, norm.w.data, norm.scale.data);
+    launch(norm.centred ? (packs ? norm_backward_kernel<T, V, true> : norm_backward_kernel<T, 1, true>)
+                        : (packs ? norm_backward_kernel<T, V, false> : norm_backward_kernel<T, 1, false>),
+           grid_of_rows(N), block_size, 0, ctx.stream(), of, dx.data, dh.data, ds.data, s.data, mean.data, r.data, N,
+           C);
+  }
+  const NormProducts<T> with_z{dh.data, s.data, mean.data, r.data, C}, alone{dh.data, nullptr, nullptr, nullptr, C};
+  if (!norm.scale) {
+    if (dw) add_norm_sums(ctx, dw, with_z, N);
+    if (db) add_norm_sums(ctx, db, alone, N);
+    return;
+  }
+  std::shared_ptr<void> p, q;
+  if (dw || dscale) p = sum_norm_groups(ctx, with_z, of);
+  if (db || dshift || (dscale && norm.b)) q = sum_norm_groups(ctx, alone, of);
+  if (!p && !q) return;
+  launch(finish_norm_groups_kernel<T>, grid_of(ceil_div(C, block_size)), block_size, 0, ctx.stream(), of, dw.data,
+         db.data, dscale.data, dshift.data, static_cast<const A*>(p.get()), static_cast<const A*>(q.get()), C);
 }
 
 }  // namespace ft::inline FTLIB_ABI
