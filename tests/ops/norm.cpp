@@ -63,7 +63,7 @@ struct RmsNorm {
   float offset = 0;
   static constexpr const char* name = "rms_norm";
   static std::vector<RmsNorm> shapes() {
-    return {{{1, 1}}, {{3, 65}}, {{7, 576}}, {{5, 3}, 1}, {{2, 640}, 1}, {{3, 2, 64}}, {{0, 4}}};
+    return {{{1, 2}}, {{3, 65}}, {{7, 576}}, {{5, 3}, 1}, {{2, 640}, 1}, {{3, 2, 64}}, {{0, 4}}};
   }
   std::vector<HostArray> inputs(Random& random) const { return {activation(random, x), parameter(random, {x.back()})}; }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
@@ -82,7 +82,7 @@ struct LayerNorm {
   bool weight, bias;
   static constexpr const char* name = "layer_norm";
   static std::vector<LayerNorm> shapes() {
-    return {{{1, 1}, true, true},    {{3, 65}, true, true},    {{7, 576}, true, false}, {{5, 3}, false, true},
+    return {{{1, 3}, true, true},    {{3, 65}, true, true},    {{7, 576}, true, false}, {{5, 3}, false, true},
             {{2, 32}, false, false}, {{3, 2, 64}, true, true}, {{0, 4}, true, true}};
   }
   std::vector<HostArray> inputs(Random& random) const {
@@ -175,7 +175,7 @@ struct Groups {
   std::vector<int64_t> starts{};
 
   static std::vector<Groups> shapes() {
-    return {{1, 1, 1},
+    return {{1, 3, 1},
             {6, 65, 3},
             {7, 576, 2, {0, 5, 7}},
             {9, 8, 4, {0, 4, 4, 5, 9}},      // an empty group

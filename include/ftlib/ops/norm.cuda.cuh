@@ -4,8 +4,9 @@
 #include <ftlib/ops/norm_parts.hpp>        // Norm
 #include <ftlib/ops/reduce.cuda.cuh>       // warp_sum, add_column_sums, sum_groups
 
-#include <cmath>   // std::sqrt
-#include <memory>  // std::shared_ptr
+#include <cmath>        // std::sqrt
+#include <memory>       // std::shared_ptr
+#include <type_traits>  // std::integral_constant
 
 namespace ft::inline FTLIB_ABI {
 
@@ -29,14 +30,17 @@ template <class T> struct NormPointers {
         offset(static_cast<accumulate_t<T>>(norm.offset)) {}
 };
 
+/// What stands beside a norm: kernels are made for each, for what is not there would cost registers, and so warps.
+enum class Beside { nothing, sum, modulation };
+
 // Both kernels: one warp a row, V elements a lane and load: 16 bytes, or V = 1 where C or a pointer is not 16-byte
 // aligned. Sums in float (double for double). A row is read again from the cache, as w, b, scale and shift are; loads
-// ask for themselves whether their part is there. (256, 4): <= 64 registers, 32 warps; ptxas by itself spills at 40.
+// ask for themselves whether w and b are there.
 
 // s = x + y, rounded to T, and the norm of that. Moves 2 N C sizeof(T) + 4 N bytes (centred: 8 N), 4 N C sizeof(T) with
 // y: bound by memory. The variance is of differences from the mean, so that it does not cancel.
-template <class T, int V, bool centred>
-__global__ void __launch_bounds__(block_size, 4)
+template <class T, int V, bool centred, Beside beside>
+__global__ void __launch_bounds__(block_size)
     norm_kernel(NormPointers<T> norm, T* h, T* s, accumulate_t<T>* mean, accumulate_t<T>* r, const T* x, const T* y,
                 int64_t N, int64_t C) {
   using A = accumulate_t<T>;
@@ -45,14 +49,14 @@ __global__ void __launch_bounds__(block_size, 4)
   A sum = 0, m = 0;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
     auto xs = load<V>(x + n * C + c);
-    if (y) {
+    if constexpr (beside == Beside::sum) {
       const auto ys = load<V>(y + n * C + c);
       for (int k = 0; k < V; ++k) xs.v[k] = narrow<T>(widen(xs.v[k]) + widen(ys.v[k]));
       store(s + n * C + c, xs);
     }
     for (int k = 0; k < V; ++k) sum += centred ? widen(xs.v[k]) : widen(xs.v[k]) * widen(xs.v[k]);
   }
-  const T* const in = y ? s : x;  // a lane reads what it has written itself
+  const T* const in = beside == Beside::sum ? s : x;  // a lane reads what it has written itself
   if constexpr (centred) {
     m = warp_sum(sum) / static_cast<A>(C);
     sum = 0;
@@ -62,18 +66,21 @@ __global__ void __launch_bounds__(block_size, 4)
     }
   }
   const A rn = 1 / std::sqrt(warp_sum(sum) / static_cast<A>(C) + norm.eps);
-  const int64_t g = norm.scale ? group_of(n, norm.starts, norm.B) : 0;
+  [[maybe_unused]] const int64_t g = beside == Beside::modulation ? group_of(n, norm.starts, norm.B) : 0;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
     const auto xs = load<V>(in + n * C + c);
     const auto ws = norm.w ? load<V>(norm.w + c) : xs, bs = norm.b ? load<V>(norm.b + c) : xs;
-    const auto scales = norm.scale ? load<V>(norm.scale + g * C + c) : xs;
-    const auto shifts = norm.scale ? load<V>(norm.shift + g * C + c) : xs;
+    [[maybe_unused]] Pack<T, V> scales, shifts;
+    if constexpr (beside == Beside::modulation) {
+      scales = load<V>(norm.scale + g * C + c);
+      shifts = load<V>(norm.shift + g * C + c);
+    }
     Pack<T, V> out;
     for (int k = 0; k < V; ++k) {
       A v = (widen(xs.v[k]) - m) * rn;
       if (norm.w) v *= widen(ws.v[k]) + norm.offset;
       if (norm.b) v += widen(bs.v[k]);
-      if (norm.scale) v = v * (1 + widen(scales.v[k])) + widen(shifts.v[k]);
+      if constexpr (beside == Beside::modulation) v = v * (1 + widen(scales.v[k])) + widen(shifts.v[k]);
       out.v[k] = narrow<T>(v);
     }
     store(h + n * C + c, out);
@@ -84,35 +91,37 @@ __global__ void __launch_bounds__(block_size, 4)
   }
 }
 
-/// g = dh (1 + scale) (w + offset) of a row, columns c to c + V - 1; `scale` is the group's, or null.
-template <int V, class T>
+/// g = dh (1 + scale) (w + offset) of a row, columns c to c + V - 1; `scale` is the group's.
+template <Beside beside, int V, class T>
 __device__ void norm_gradient(accumulate_t<T> (&g)[V], const NormPointers<T>& norm, const T* dh, const T* scale,
                               int64_t c) {
   const auto dhs = load<V>(dh + c);
-  const auto ws = norm.w ? load<V>(norm.w + c) : dhs, scales = scale ? load<V>(scale + c) : dhs;
+  const auto ws = norm.w ? load<V>(norm.w + c) : dhs;
+  [[maybe_unused]] Pack<T, V> scales;
+  if constexpr (beside == Beside::modulation) scales = load<V>(scale + c);
   for (int k = 0; k < V; ++k) {
     g[k] = widen(dhs.v[k]);
     if (norm.w) g[k] *= widen(ws.v[k]) + norm.offset;
-    if (scale) g[k] *= 1 + widen(scales.v[k]);
+    if constexpr (beside == Beside::modulation) g[k] *= 1 + widen(scales.v[k]);
   }
 }
 
 // dx = ds + r (g - mean(g) - z mean(g z)), without mean(g) where the norm is not centred. Moves 3 N C sizeof(T) + 4 N
 // bytes (centred: 8 N), and N C sizeof(T) more with ds.
-template <class T, int V, bool centred>
-__global__ void __launch_bounds__(block_size, 4)
+template <class T, int V, bool centred, Beside beside>
+__global__ void __launch_bounds__(block_size, centred&& beside == Beside::nothing ? 4 : 0)  // else it spills at 40
     norm_backward_kernel(NormPointers<T> norm, T* dx, const T* dh, const T* ds, const T* s, const accumulate_t<T>* mean,
                          const accumulate_t<T>* r, int64_t N, int64_t C) {
   using A = accumulate_t<T>;
   const int64_t n = row();
   if (n >= N) return;
-  const T* const scale = norm.scale ? norm.scale + group_of(n, norm.starts, norm.B) * C : nullptr;
+  const T* const scale = beside == Beside::modulation ? norm.scale + group_of(n, norm.starts, norm.B) * C : nullptr;
   const A m = centred ? mean[n] : A(0), rn = r[n];
   A sum = 0, product = 0;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
     const auto xs = load<V>(s + n * C + c);
     A g[V];
-    norm_gradient(g, norm, dh + n * C, scale, c);
+    norm_gradient<beside>(g, norm, dh + n * C, scale, c);
     for (int k = 0; k < V; ++k) {
       if constexpr (centred) sum += g[k];
       product += g[k] * (widen(xs.v[k]) - m);
@@ -121,17 +130,35 @@ __global__ void __launch_bounds__(block_size, 4)
   if constexpr (centred) sum = warp_sum(sum) / static_cast<A>(C);
   product = warp_sum(product) / static_cast<A>(C) * rn * rn;
   for (int64_t c = lane() * V; c < C; c += 32 * V) {
-    const auto xs = load<V>(s + n * C + c), others = ds ? load<V>(ds + n * C + c) : xs;
+    const auto xs = load<V>(s + n * C + c);
+    [[maybe_unused]] auto others = xs;
+    if constexpr (beside == Beside::sum) others = load<V>(ds + n * C + c);
     A g[V];
-    norm_gradient(g, norm, dh + n * C, scale, c);
+    norm_gradient<beside>(g, norm, dh + n * C, scale, c);
     Pack<T, V> out;
     for (int k = 0; k < V; ++k) {
       A v = rn * (g[k] - sum - (widen(xs.v[k]) - m) * product);
-      if (ds) v += widen(others.v[k]);
+      if constexpr (beside == Beside::sum) v += widen(others.v[k]);
       out.v[k] = narrow<T>(v);
     }
     store(dx + n * C + c, out);
   }
+}
+
+template <class T> Beside beside_of(const Norm<T>& norm, const T* added) {
+  if (added && norm.scale)
+    throw Error("norm: both a sum before and a modulation behind it", "no kernel is made for it.");
+  return added ? Beside::sum : norm.scale ? Beside::modulation : Beside::nothing;
+}
+/// f(centred, beside) with both as types.
+template <class F> void with_norm(bool centred, Beside beside, F f) {
+  const auto of_kind = [&](auto kind) {
+    if (beside == Beside::sum) f(kind, std::integral_constant<Beside, Beside::sum>());
+    else if (beside == Beside::modulation) f(kind, std::integral_constant<Beside, Beside::modulation>());
+    else f(kind, std::integral_constant<Beside, Beside::nothing>());
+  };
+  if (centred) of_kind(std::true_type());
+  else of_kind(std::false_type());
 }
 
 /// What row n gives to sums over rows: dh z, where null means are zeros; dh alone where s is null.
@@ -202,10 +229,11 @@ void norm_forward(Context<Cuda>& ctx, const Norm<T>& norm,
   const auto starts = norm.scale ? ctx.upload(norm.starts) : nullptr;
   const bool packs =
       rows_aligned16<T>(C, h.data, s.data, x.data, y.data, norm.w.data, norm.b.data, norm.scale.data, norm.shift.data);
-  launch(norm.centred ? (packs ? norm_kernel<T, V, true> : norm_kernel<T, 1, true>)
-                      : (packs ? norm_kernel<T, V, false> : norm_kernel<T, 1, false>),
-         grid_of_rows(N), block_size, 0, ctx.stream(), NormPointers<T>(norm, starts.get()), h.data, s.data, mean.data,
-         r.data, x.data, y.data, N, C);
+  with_norm(norm.centred, beside_of(norm, y.data), [&](auto centred, auto beside) {
+    launch(packs ? norm_kernel<T, V, centred, beside> : norm_kernel<T, 1, centred, beside>, grid_of_rows(N), block_size,
+           0, ctx.stream(), NormPointers<T>(norm, starts.get()), h.data, s.data, mean.data, r.data, x.data, y.data, N,
+           C);
+  });
 }
 
 template <Scalar T>
@@ -228,10 +256,11 @@ void norm_backward(Context<Cuda>& ctx, const Norm<T>& norm,
   const NormPointers<T> of(norm, starts.get());
   if (dx) {
     const bool packs = rows_aligned16<T>(C, dx.data, dh.data, ds.data, s.data, norm.w.data, norm.scale.data);
-    launch(norm.centred ? (packs ? norm_backward_kernel<T, V, true> : norm_backward_kernel<T, 1, true>)
-                        : (packs ? norm_backward_kernel<T, V, false> : norm_backward_kernel<T, 1, false>),
-           grid_of_rows(N), block_size, 0, ctx.stream(), of, dx.data, dh.data, ds.data, s.data, mean.data, r.data, N,
-           C);
+    with_norm(norm.centred, beside_of(norm, ds.data), [&](auto centred, auto beside) {
+      launch(packs ? norm_backward_kernel<T, V, centred, beside> : norm_backward_kernel<T, 1, centred, beside>,
+             grid_of_rows(N), block_size, 0, ctx.stream(), of, dx.data, dh.data, ds.data, s.data, mean.data, r.data, N,
+             C);
+    });
   }
   const NormProducts<T> with_z{dh.data, s.data, mean.data, r.data, C}, alone{dh.data, nullptr, nullptr, nullptr, C};
   if (!norm.scale) {

@@ -6,9 +6,11 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// A norm of rows s, with s = x + y, or s = x where there is no y:
-///     z = (s - mean) r,  r = 1 / sqrt(variance + eps), where it is centred;  else z = s r,  r = 1 / sqrt(mean(s^2) +
-///     eps) n = z (w + offset) + b h = n (1 + scale) + shift
+/// A norm of rows s: s = x + y, or x where there is no y;
+///   z = (s - mean) r with r = 1 / sqrt(variance + eps) where it is centred, else z = s r with r = 1 / sqrt(mean(s^2) +
+///   eps);
+///   n = z (w + offset) + b;
+///   h = n (1 + scale) + shift.
 /// An empty view leaves its factor or addend out.
 template <Scalar T> struct Norm {
   bool centred;  // LayerNorm; else RMSNorm
