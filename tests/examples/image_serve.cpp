@@ -446,8 +446,8 @@ TEST_CASE("examples/image_serve: one draws, some wait in their order, more are s
   std::vector<std::thread> clients;
   std::vector<Served::Answer> answers(4);
   for (std::size_t i = 0; i < 4; ++i) {
-    clients.emplace_back([&, i] {
-      answers[i] = s.draw({{"prompt", "apple"}, {"steps", 2}}, [&](const Json& line) {
+    clients.emplace_back([&, i] {  // 100 steps, so that a client's thread is awake before the next drawing is done
+      answers[i] = s.draw({{"prompt", "apple"}, {"steps", 100}, {"count", 2}}, [&](const Json& line) {
         if (line.contains("waiting") && line["waiting"] == i + 1) ++waiting;
         if (line.contains("seeds")) {
           const std::lock_guard lock(mutex);
