@@ -40,7 +40,7 @@ enum class Beside { nothing, sum, modulation };
 // s = x + y, rounded to T, and the norm of that. Moves 2 N C sizeof(T) + 4 N bytes (centred: 8 N), 4 N C sizeof(T) with
 // y: bound by memory. The variance is of differences from the mean, so that it does not cancel.
 template <class T, int V, bool centred, Beside beside>
-__global__ void __launch_bounds__(block_size)
+__global__ void __launch_bounds__(block_size, beside == Beside::modulation ? 4 : 0)  // else it spills at 40
     norm_kernel(NormPointers<T> norm, T* h, T* s, accumulate_t<T>* mean, accumulate_t<T>* r, const T* x, const T* y,
                 int64_t N, int64_t C) {
   using A = accumulate_t<T>;
