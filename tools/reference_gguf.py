@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 
-
 def need(*modules):
     """Imports modules, or ends in one line that says what to install."""
     found = []

@@ -208,8 +208,8 @@ TEST_CASE(
     const auto x = upload<float>(c, a), stored = upload<float>(c, w);
     Parameter p("w", convert<bfloat16>(c, stored));
     const auto as_bf16 = p.weight();
-    using D = typename std::remove_reference_t<decltype(x)>::device_type;
-    Tensor<float, D> y(c, {3, 50}), dx = Tensor<float, D>::zeros(c, {3, 64});
+    using Where = typename std::remove_reference_t<decltype(x)>::device_type;
+    Tensor<float, Where> y(c, {3, 50}), dx = Tensor<float, Where>::zeros(c, {3, 64});
     detail::project(c, Write::assign, y.view(), x.view(), as_bf16);
     detail::project_back(c, Write::add, dx.view(), y.view(), as_bf16, 0.5f);
     return std::vector{download(c, y), download(c, dx)};
