@@ -10,6 +10,7 @@
 #include <cstdint>      // std::int64_t, std::uint64_t
 #include <filesystem>   // std::filesystem::path
 #include <iostream>     // std::cout
+#include <map>          // std::map
 #include <string>       // std::string
 #include <string_view>  // std::string_view
 #include <vector>       // std::vector
@@ -74,9 +75,12 @@ struct LoraOptions {
   bool full = false;
   int rank = 16;
   float alpha = 0, dropout = 0, alpha_per_rank = 1;
-  std::string targets = {};
+  std::string targets = "all";
+  std::map<std::string, ft::Targets> named = {{"all", ft::all_linear}};  // words for many layers
 
   void add_to(CLI::App& c) {
+    std::string words;
+    for (const auto& [word, layers] : named) words += (words.empty() ? "" : ", ") + word;
     auto* all = c.add_flag("--full", full, "train all weights (default: LoRA)");
     c.add_option("--lora-rank", rank, "LoRA's rank")->check(CLI::Range(1, 1024))->excludes(all)->capture_default_str();
     c.add_option("--lora-alpha", alpha, ft::str("LoRA's alpha; 0: ", alpha_per_rank, " times the rank"))
@@ -84,7 +88,8 @@ struct LoraOptions {
     c.add_option("--lora-dropout", dropout, "dropout of the adapter's input")
         ->check(CLI::Range(0.0, 0.99))
         ->capture_default_str();
-    c.add_option("--targets", targets, "layers to adapt, by name: q_proj,v_proj (default: all linear ones)");
+    c.add_option("--targets", targets, "layers to adapt: " + words + ", or names: q_proj,v_proj")
+        ->capture_default_str();
   }
   /// Makes `model` ready for it.
   template <class Model> void apply(Model& model, std::uint64_t seed) const {
@@ -93,7 +98,8 @@ struct LoraOptions {
                   .alpha = alpha > 0 ? alpha : alpha_per_rank * static_cast<float>(rank),
                   .dropout = dropout,
                   .seed = seed};
-    if (!targets.empty()) lora.targets = ft::Targets(CLI::detail::split(targets, ','));
+    const auto layers = named.find(targets);
+    lora.targets = layers != named.end() ? layers->second : ft::Targets(CLI::detail::split(targets, ','));
     model.attach(lora);
   }
 };

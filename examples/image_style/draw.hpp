@@ -28,7 +28,7 @@ inline void draw(const DrawArguments& a) {
   if (examples::trimmed(a.prompt).empty()) throw Error("draw: the prompt is empty", "say what to draw: \"red apple\"");
   auto painter = Painter::open(a.base, a.text_model, a.threads);
   if (!a.adapter.empty()) painter.load_adapter(a.adapter, a.scale);
-  const auto prompt = in_style(a.prompt, a.style.empty() ? painter.style() : a.style == "none" ? "" : a.style);
+  const auto prompt = in_style(a.prompt, a.style.empty() ? painter.words() : a.style == "none" ? "" : a.style);
   std::vector<std::uint64_t> seeds;
   for (std::int64_t i = 0; i < a.count; ++i) seeds.push_back(a.seed + static_cast<std::uint64_t>(i));
   auto options = default_drawing;

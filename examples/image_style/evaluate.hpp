@@ -42,7 +42,7 @@ namespace detail {
 
 /// An adapter with what it drew.
 struct Tuned {
-  std::string name, style;
+  std::string name, style, words;
   std::filesystem::path folder;
   std::vector<Picture> pictures;
   Score score;
@@ -55,7 +55,7 @@ inline std::vector<Tuned> name_adapters(const std::vector<std::filesystem::path>
   for (const auto& folder : folders) {
     const auto path = (folder.has_filename() ? folder : folder.parent_path()).lexically_normal();
     const bool plain = path.filename() == "adapter" && path.has_parent_path();
-    all.push_back({(plain ? path.parent_path() : path).filename().string(), {}, folder, {}, {}});
+    all.push_back({(plain ? path.parent_path() : path).filename().string(), {}, {}, folder, {}, {}});
     names.insert(all.back().name);
   }
   if (names.size() < all.size())
@@ -63,12 +63,12 @@ inline std::vector<Tuned> name_adapters(const std::vector<std::filesystem::path>
   return all;
 }
 
-/// What the data call the style of those words: so, or nothing where the pictures were prepared without one.
-inline std::string style_in(const Data& data, const std::string& words) {
-  const auto has = [&](const std::string& style) {
-    return std::any_of(data.samples().begin(), data.samples().end(), [&](auto& s) { return s.style == style; });
+/// What the data call an adapter's style: so, or nothing where the pictures were prepared without one.
+inline std::string style_in(const Data& data, const std::string& style) {
+  const auto has = [&](const std::string& name) {
+    return std::any_of(data.samples().begin(), data.samples().end(), [&](auto& s) { return s.style == name; });
   };
-  return !has(words) && has("") ? "" : words;
+  return !has(style) && has("") ? "" : style;
 }
 
 /// The names, figures side by side.
@@ -91,13 +91,13 @@ class Table {
 
 }  // namespace detail
 
-/// Draws the split's subjects with the base, under its own style's words and under those of the wanted style, and with
+/// Draws the split's subjects with the base, under its own style's words and under the wanted style's name, and with
 /// each adapter; measures (yardstick.hpp), prints a table on `out`, writes the report and the sheet. The report holds
 /// a Score for each of
 ///   real                the real pictures of the style, what cannot be surpassed
 ///   copy                the real pictures in the base's style: null where the data have none of the subjects
 ///   base                drawn by the base in its own style, and
-///   base_tuned_prompt   under the words that call the wanted one
+///   base_tuned_prompt   asked for the wanted one by its name
 ///   adapters            by name; the best by overall(), the first of equals, is named as well
 /// and how good the classifier is, and chance. Returns the report. Throws Error before anything is drawn where data,
 /// base and adapters do not fit one another.
@@ -113,6 +113,7 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
   for (auto& t : tuned) {  // all are tried before one draws
     painter.load_adapter(t.folder);
     t.style = painter.style();
+    t.words = painter.words();
     if (options.style.empty() && t.style != tuned.front().style)
       throw Error(str(t.folder.string(), ": draws '", t.style, "', ", tuned.front().folder.string(), " '",
                       tuned.front().style, "'"),
@@ -121,8 +122,8 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
   painter.remove_adapter();
   if (tuned.empty() && options.style.empty())
     throw Error("without an adapter nothing says which style is wanted", "name one with --style.");
-  const std::string words = tuned.empty() ? options.style : tuned.front().style;
-  const std::string style = options.style.empty() ? detail::style_in(data, words) : options.style;
+  const std::string wanted = tuned.empty() ? options.style : tuned.front().style;
+  const std::string style = options.style.empty() ? detail::style_in(data, wanted) : options.style;
   const Yardstick yardstick(data, options.data.string(), style, painter.base_style(), options.split, options.limit);
   const auto& subjects = yardstick.subjects();
 
@@ -153,12 +154,12 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
     }
     return pictures;
   };
-  const auto base = draw(painter.base_style()), base_tuned_prompt = draw(words);
+  const auto base = draw(painter.base_style()), base_tuned_prompt = draw(wanted);
   const Score base_score = yardstick.score(base, rows, true),
               prompted_score = yardstick.score(base_tuned_prompt, rows, false);
   for (auto& t : tuned) {
     painter.load_adapter(t.folder);
-    t.pictures = draw(t.style);
+    t.pictures = draw(t.words);
     t.score = yardstick.score(t.pictures, rows, false);
     yardstick.score_drift(t.score, draw(painter.base_style()), base);
   }
@@ -174,18 +175,19 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
   if (copied.size() >= 2) copy = yardstick.score(copied, copied_rows, true);
   const auto& accuracy = yardstick.classifier_accuracy();
   const double chance = 1 / static_cast<double>(yardstick.held_out()), chance5 = std::min(1.0, 5 * chance);
-  out << subjects.size() << " subjects of split '" << options.split << "', " << words << ":\n";
+  out << subjects.size() << " subjects of split '" << options.split << "', " << wanted << ":\n";
   detail::Table table(out);
   table.row("real", real);
   if (copy) table.row("real, " + painter.base_style(), *copy);
   table.row("base", base_score);
-  table.row("base, " + words, prompted_score);
+  table.row("base, " + wanted, prompted_score);
   ft::Json adapters = ft::Json::object();
   const detail::Tuned* best = nullptr;
   for (const auto& t : tuned) {
     table.row(t.name, t.score);
     adapters[t.name] = t.score.to_json();
     adapters[t.name]["style"] = t.style;
+    adapters[t.name]["words"] = t.words;
     adapters[t.name]["overall"] = overall(t.score, base_score);
     if (!best || overall(t.score, base_score) > overall(best->score, base_score)) best = &t;
   }
@@ -234,9 +236,9 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
       cells.push_back({{}, subjects[i].name});
       cells.push_back({subjects[i].copy, "real, " + painter.base_style()});
       cells.push_back({base[i], "base"});
-      cells.push_back({base_tuned_prompt[i], "base, " + words});
+      cells.push_back({base_tuned_prompt[i], "base, " + wanted});
       for (const auto& t : tuned) cells.push_back({t.pictures[i], t.name});
-      cells.push_back({subjects[i].real, "real, " + words});
+      cells.push_back({subjects[i].real, "real, " + wanted});
     }
     write_png(options.sheet, contact_sheet(cells, static_cast<int>(5 + tuned.size())));
     wrote(options.sheet);

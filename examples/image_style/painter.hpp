@@ -2,7 +2,8 @@
 //
 // A base is a folder with model.safetensors, whose metadata hold the text encoding and the style of its own drawings,
 // and a model card. The language model is a file of its own; see tools/fetch_model. An adapter is a folder with
-// pytorch_lora_weights.safetensors, as diffusers writes it, and style.json, which says the words that call its style.
+// pytorch_lora_weights.safetensors, as diffusers writes it, and style.json, which names its style and says the words
+// that call it: the base's own, where the adapter takes their place, or new ones.
 #pragma once
 #include "data.hpp"
 
@@ -58,7 +59,8 @@ class Painter {
   }
   /// `style` calls the base's own drawings.
   Painter(Model model, Encoder encoder, std::string style)
-      : model_(std::move(model)), encoder_(std::move(encoder)), base_style_(std::move(style)), style_(base_style_) {
+      : model_(std::move(model)), encoder_(std::move(encoder)), base_style_(std::move(style)) {
+    style_ = words_ = base_style_;
     if (model_.config().txt_input_size != encoder_.width())
       throw Error(str("base: reads captions of width ", model_.config().txt_input_size, ", the text model has ",
                       encoder_.width()),
@@ -67,25 +69,30 @@ class Painter {
 
   Model& model() { return model_; }
   Encoder& encoder() { return encoder_; }
-  /// The words that call the style of the loaded adapter, or of the base: "painterly style".
+  /// The style of the loaded adapter, as its data name it, or of the base: "painterly style".
   const std::string& style() const { return style_; }
+  /// What calls it in a prompt.
+  const std::string& words() const { return words_; }
   const std::string& base_style() const { return base_style_; }
   int side() const { return static_cast<int>(model_.config().image_size); }
 
   /// Hangs an adapter onto the base in place of the one before. `strength` scales it: 0 the base, 1 as trained.
   void load_adapter(const std::filesystem::path& folder, float strength = 1) {
     model_.load_adapter(folder, strength);
-    style_ = base_style_;
-    if (const auto file = folder / "style.json"; std::filesystem::exists(file))
-      style_ = ft::at<std::string>(ft::read_json(file), "style", file.string());
+    style_ = words_ = base_style_;
+    if (const auto file = folder / "style.json"; std::filesystem::exists(file)) {
+      const auto json = ft::read_json(file);
+      style_ = ft::at<std::string>(json, "style", file.string());
+      words_ = json.contains("words") ? ft::at<std::string>(json, "words", file.string()) : style_;
+    }
   }
-  void save_adapter(const std::filesystem::path& folder, const std::string& style) {
+  void save_adapter(const std::filesystem::path& folder, const std::string& style, const std::string& words) {
     model_.save_adapter(folder);
-    ft::write_atomically(folder / "style.json", ft::Json{{"style", style}}.dump() + "\n");
+    ft::write_atomically(folder / "style.json", ft::Json{{"style", style}, {"words", words}}.dump() + "\n");
   }
   void remove_adapter() {
     model_.detach();
-    style_ = base_style_;
+    style_ = words_ = base_style_;
   }
 
   /// A picture for each caption and seed; one depends on its own alone. `on_step` sees them as they come out of the
@@ -136,7 +143,7 @@ class Painter {
 
   Model model_;
   Encoder encoder_;
-  std::string base_style_, style_;
+  std::string base_style_, style_, words_;
 };
 
 /// Samples as a trainer takes them, with captions beside.

@@ -429,7 +429,7 @@ class Server {
       else painter_.remove_adapter();
       loaded_ = adapter;
     }
-    const auto prompt = in_style(request.prompt, painter_.style());
+    const auto prompt = in_style(request.prompt, painter_.words());
     std::vector<std::uint64_t> seeds;
     for (std::int64_t i = 0; i < request.count; ++i) seeds.push_back(request.seed + static_cast<std::uint64_t>(i));
     auto options = default_drawing;

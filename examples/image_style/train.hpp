@@ -24,7 +24,8 @@ struct TrainArguments {
   std::string data, out, text_model = default_text_model, style;
   examples::RunOptions run;
   double lr = 2e-3;
-  float ema = 0.999f, caption_drop = 0.1f;
+  float ema = 0.999f;
+  ft::FlowOptions flow;
   std::int64_t steps = 0, batch = 16;
   std::size_t samples = 8;
   int threads = 0;
@@ -41,7 +42,13 @@ struct TrainArguments {
     c.add_option("--ema", ema, "decay of the average of weights that is kept; 0: the last weights")
         ->check(CLI::Range(0.0, 0.99999))
         ->capture_default_str();
-    c.add_option("--caption-drop", caption_drop, "share of captions left out, which guidance needs")
+    c.add_option("--time-mean", flow.time_mu,
+                 "of the normal distribution whose sigmoid are the times that are trained: 0 is noise, 1 the picture")
+        ->capture_default_str();
+    c.add_option("--time-deviation", flow.time_sigma, "of the same")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
+    c.add_option("--caption-drop", flow.caption_drop, "share of captions left out, which guidance needs")
         ->check(CLI::Range(0.0, 1.0))
         ->capture_default_str();
     c.add_option("--samples", samples, "pictures drawn at each evaluation, to RUN/samples and TensorBoard")
@@ -63,7 +70,8 @@ inline std::vector<std::size_t> spread(std::size_t count, std::size_t size) {
 inline bool learn(Painter& painter, const TrainArguments& a, std::vector<ft::FlowExample> learned, Examples held_out,
                   ft::Json settings) {
   const auto& config = painter.model().config();
-  const ft::FlowData train(std::move(learned), config), valid(std::move(held_out.flow), config, /*fixed=*/a.run.seed);
+  const ft::FlowData train(std::move(learned), config),
+      valid(std::move(held_out.flow), config, /*fixed=*/a.run.seed, a.flow);
   std::vector<std::string> shown;
   std::vector<std::uint64_t> seeds;
   for (const auto i : spread(a.samples, held_out.captions.size())) {
@@ -147,16 +155,14 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
       .noise_scale = 1,
       .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
   config.check("pretrain");
-  auto model =
-      Model::initial(config, a.run.seed, {.threads = a.threads, .seed = a.run.seed}, {.caption_drop = a.caption_drop});
+  auto model = Model::initial(config, a.run.seed, {.threads = a.threads, .seed = a.run.seed}, a.flow);
   return {std::move(model), std::move(encoder), a.style};
 }
 
 inline void pretrain(const PretrainArguments& a) {
   const auto data = Data::open(a.data);
-  auto painter = a.from.empty()
-                     ? unlearned(a, data)
-                     : Painter::open(a.from, a.text_model, a.threads, a.run.seed, {.caption_drop = a.caption_drop});
+  auto painter =
+      a.from.empty() ? unlearned(a, data) : Painter::open(a.from, a.text_model, a.threads, a.run.seed, a.flow);
   painter.model().train_all();
   std::int64_t parameters = 0;
   for (const auto* w : painter.model().parameters()) parameters += w->count();
@@ -248,8 +254,8 @@ inline std::string only_style(const Data& data, const std::string& folder) {
 inline void train(const TuneArguments& a) {
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
-  const auto words = a.words.empty() ? style : a.words;
-  auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed, {.caption_drop = a.caption_drop});
+  auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed, a.flow);
+  const auto words = a.words.empty() ? painter.base_style() : a.words;
   a.lora.apply(painter.model(), a.run.seed);
   auto learned = styled(data, a.data, "train", style, words, painter.encoder());
   if (learned.flow.empty())
@@ -263,14 +269,16 @@ inline void train(const TuneArguments& a) {
   const std::filesystem::path out = a.out;
   const auto result = out / (a.lora.full ? "model" : "adapter");
   if (a.lora.full) painter.save(result, words);
-  else painter.save_adapter(result, words);
-  std::cout << "wrote " << result.string() << "; its style is called by \"" << words << "\"\n";
+  else painter.save_adapter(result, style, words);
+  std::cout << "wrote " << result.string() << ", which draws in " << style << " where prompts say " << words << '\n';
 }
 
 inline void add_train(CLI::App& app) {
   const auto a = std::make_shared<TuneArguments>();
   a->steps = 3000;
   a->run.evaluate_every = 250;
+  a->lora.named["picture"] = ft::picture_layers;
+  a->lora.targets = "picture";
   auto* c = app.add_subcommand("train", "Tune a base to the style of a set of pictures");
   a->add_to(*c);
   c->add_option("--base", a->base, "a folder that pretrain made")->required()->type_name("BASE");
@@ -279,7 +287,9 @@ inline void add_train(CLI::App& app) {
       ->type_name("RUN");
   c->add_option("--style", a->style,
                 "the style that is learned; needed where the set names none, or several, of which it picks one");
-  c->add_option("--words", a->words, "what calls the style in prompts (default: the style's own name)");
+  c->add_option("--words", a->words,
+                "what calls the style in prompts; new words have to be learned (default: the base's own, so that the "
+                "adapter takes the place of the base's style)");
   a->lora.add_to(*c);
   c->footer("Example:\n  image_style train --base examples/image_style/base --data build/painterly --out run");
   c->callback([a] { train(*a); });

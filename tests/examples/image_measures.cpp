@@ -82,7 +82,7 @@ struct Fixture {
         for (float& v : values) v += 0.05f * static_cast<float>(random.normal());
         w->value = ft::Tensor<float, ft::Cpu>(painter.model().context(), w->value.shape(), values);
       }
-      painter.save_adapter(scratch / name / "adapter", style);
+      painter.save_adapter(scratch / name / "adapter", style, std::string(name) == "two" ? "plain style" : style);
     }
     prepare_squares(data, 24);
   }
@@ -280,6 +280,14 @@ TEST_CASE("examples/image_measures: evaluate draws with all and reports") {
   std::ostringstream again;
   CHECK(evaluate(options, again) == report);
   CHECK(again.str() == out.str());
+
+  CHECK(report["adapters"]["one"]["words"] == "outlined style");
+  CHECK(report["adapters"]["two"]["words"] == "plain style");
+  ft::write_atomically(f.scratch / "two/adapter/style.json", R"({"style": "outlined style"})");
+  const auto other_words = evaluate(options, again);  // it is asked by other words, and draws something else
+  CHECK(other_words["adapters"]["two"]["words"] == "outlined style");
+  CHECK(other_words["adapters"]["two"]["mmd"] != report["adapters"]["two"]["mmd"]);
+  CHECK(other_words["adapters"]["one"] == report["adapters"]["one"]);
 
   options = f.options();
   options.style = "grey style";

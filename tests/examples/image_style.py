@@ -79,7 +79,7 @@ def main():
     assert list(base.glob("tensorboard/events*")) and (base / "loss.svg").exists()
     assert list(data.glob("text-states-*.safetensors")), "captions' states are kept"
 
-    train = ["train", "--base", base, "--data", data, "--text-model", text, "--style", "plain style", "--threads", 1]
+    train = ["train", "--base", base, "--data", data, "--text-model", text, "--style", "thick style", "--threads", 1]
     tune = [*train, "--steps", 400, "--batch", 4, "--evaluate-every", 150, "--samples", 2, "--save-every", 20,
             "--lora-rank", 4]
     run(*tune, "--out", scratch / "whole")
@@ -102,6 +102,8 @@ def main():
     run(*tune, "--out", killed, "--resume")
     for name in ("pytorch_lora_weights.safetensors", "style.json"):
         assert (killed / "adapter" / name).read_bytes() == (scratch / "whole/adapter" / name).read_bytes(), name
+    style = json.loads((scratch / "whole/adapter/style.json").read_text())
+    assert style == {"style": "thick style", "words": "plain style"}, "it takes the place of the base's style"
     run(*train, "--out", scratch / "full", "--full", "--steps", 4)
     assert (scratch / "full/model/model.safetensors").exists()
 

@@ -36,7 +36,8 @@ def ours(args, lora, out):
     command = [args.image_style, "train", "--base", args.base, "--data", args.data, "--style", args.style, "--out", out,
                "--text-model", args.text_model, "--steps", args.steps, "--batch", args.batch, "--threads", args.threads,
                "--lr", args.lr, "--schedule", "constant", "--warmup", 0, "--ema", 0, "--samples", 0, "--evaluate-every", 10 * args.steps]
-    peak = run(command + (["--lora-rank", args.rank] if lora else ["--full"]), f"{out}.log", args.threads)
+    command += ["--words", args.style]  # as the peer has it, which adapts all linear layers too
+    peak = run(command + (["--lora-rank", args.rank, "--targets", "all"] if lora else ["--full"]), f"{out}.log", args.threads)
     report = json.loads((out / "training.json").read_text())
     losses = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return report["tokens_per_second"], peak, [row["loss"] for row in losses if "loss" in row]

@@ -11,6 +11,12 @@
 
 namespace ft::inline FTLIB_ABI {
 
+/// The linear layers that pictures pass, and those that modulate them: an adapter on these changes how things are drawn
+/// and leaves alone what words mean, so that it holds for words that it was not trained with.
+inline const Targets picture_layers{"img_embedder.proj1", "img_embedder.proj2", "img_qkv",
+                                    "img_attn_proj",      "img_mlp.w1",         "img_mlp.w2",
+                                    "img_mlp.w3",         "adaLN_modulation.1", "final_layer.linear"};
+
 /// A text-to-image model on device D, computing in T: captions come as a text encoder's hidden states, pictures go as
 /// (ch, S, S) floats in [-1, 1]. What ft::Trainer calls a model. Moves, does not copy.
 template <Scalar T, Device D> class TextToImage {

@@ -183,6 +183,12 @@ void gemm(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K,
           const T* bias = nullptr) {  // (N)     added to each row, or null
   detail::check_gemm(M, N, K, b);
   if (M == 0 || N == 0) return;
+  if constexpr (std::same_as<B, StoredOperand>)  // what needs no unpacking is packed from where it lies
+    if (b.type == dtype_of<T> && reinterpret_cast<std::uintptr_t>(b.data) % alignof(T) == 0) {
+      const bool yes = b.transpose == Transpose::yes;
+      const DenseOperand<T> dense{reinterpret_cast<const T*>(b.data), yes ? 1 : b.cols, yes ? b.cols : 1};
+      return gemm(ctx, write, M, N, K, c, c_row_stride, a, dense, alpha, bias);
+    }
   if (M <= detail::gemv_max_rows && detail::has_rows(b))
     detail::gemv(ctx, write, M, N, K, c, c_row_stride, a, detail::rows_of(b), alpha, bias);
   else detail::gemm_blocked(ctx, write, M, N, K, c, c_row_stride, a, b, alpha, bias);
