@@ -104,6 +104,9 @@ def main():
         assert (killed / "adapter" / name).read_bytes() == (scratch / "whole/adapter" / name).read_bytes(), name
     style = json.loads((scratch / "whole/adapter/style.json").read_text())
     assert style == {"style": "thick style", "words": "plain style"}, "it takes the place of the base's style"
+    bytes_ = (scratch / "whole/adapter/pytorch_lora_weights.safetensors").read_bytes()
+    names = json.loads(bytes_[8:8 + int.from_bytes(bytes_[:8], "little")]).keys()
+    assert any("img_qkv" in n for n in names) and not any("txt" in n or "pooled" in n for n in names), names
     run(*train, "--out", scratch / "full", "--full", "--steps", 4)
     assert (scratch / "full/model/model.safetensors").exists()
 

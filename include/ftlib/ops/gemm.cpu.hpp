@@ -6,6 +6,7 @@
 
 #include <algorithm>  // std::min, std::max
 #include <atomic>     // std::atomic
+#include <cstdint>    // std::uintptr_t
 #include <string>     // std::string
 #include <thread>     // std::this_thread::yield
 #include <vector>     // std::vector
