@@ -10,9 +10,9 @@
 //   double tolerance() const;                           // NMSE for float against the reference, 1e-7 by default
 //   double tolerance16() const;                         // NMSE for bfloat16 on CUDA against the CPU's float, 1e-4
 //   static constexpr bool in_half = true;               // compared in half as well
-//   bool rounding_alone() const;                        // a gradient is zero but for rounding: not compared on a real
-//   GPU GradcheckOptions gradcheck() const; double flops() const; double bytes(double item) const;   // for the
-//   benchmark
+//   bool rounding_alone() const;                        // gradients of rounding alone: not compared on a real GPU
+//   GradcheckOptions gradcheck() const;
+//   double flops() const; double bytes(double item) const;  // for the benchmark
 // To add an op, copy tests/ops/norm.cpp and run `ctest -R ops`. Where the CUDA side is built (tests/cuda_emulation/),
 // the same descriptions hold it against the CPU.
 #pragma once
