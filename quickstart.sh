@@ -47,12 +47,12 @@ style() {  # SET FOLDER
     [ -d "$sets/$1" ] && [ -d "$sets/sticker" ] || run tools/make_style_sets.py --out $sets --concepts 480 $known "$1"
     run $image_style prepare $folders --out "$out/data"
   }
-  # Tune on some things in that style, evaluate on things never seen in it, draw. Another artist's drawings are not the
-  # base's in other colours, so their words are learned too, and in fewer steps: more learn the pictures by heart.
-  local style="${1/-/ } style" steps=1500
-  local more=(--words "$style" --targets all)
-  if [ "$1" = painterly ]; then steps=3000 more=(); fi
-  run $image_style train --base $base --data "$out/data" --style "$style" --out "$out" --steps "${STEPS:-$steps}" "${more[@]}"
+  # Tune on some things in that style, and teach a finisher how they are painted; evaluate on things never seen in it;
+  # draw. Where another artist drew, outlines are part of the style, so the finisher takes over earlier.
+  local style="${1/-/ } style" from=0.5 lr=0.002
+  if [ "$1" = painterly ]; then from=0.8 lr=0.004; fi
+  run $image_style train --base $base --data "$out/data" --style "$style" --out "$out" --steps "${STEPS:-1500}" --lr $lr
+  run $image_style finish --base $base --adapter "$out/adapter" --data "$out/data" --from $from --out "$out/finisher"
   run $image_style evaluate --base $base --adapter "$out/adapter" --data "$out/data" --json "$out/report.json" \
     --sheet "$out/sheet.png"
   run $image_style draw --base $base --adapter "$out/adapter" "red apple" --enlarge 8 --out "$out/red-apple.png"

@@ -20,6 +20,7 @@ int main(int argc, char** argv) {
     image_style::add_prepare(app);
     image_style::add_pretrain(app);
     image_style::add_train(app);
+    image_style::add_finish(app);
     image_style::add_evaluate(app);
     image_style::add_draw(app);
     image_style::add_serve(app);

@@ -3,7 +3,9 @@
 // A base is a folder with model.safetensors, whose metadata hold the text encoding and the style of its own drawings,
 // and a model card. The language model is a file of its own; see tools/fetch_model. An adapter is a folder with
 // pytorch_lora_weights.safetensors, as diffusers writes it, and style.json, which names its style and says the words
-// that call it: the base's own, where the adapter takes their place, or new ones.
+// that call it: the base's own, where the adapter takes their place, or new ones. A finisher may lie beside them in
+// finisher.safetensors: a small network of the same kind, which has seen pictures of the style alone and no words. It
+// draws the last part of the way: by then it is settled what the picture shows, and not how it is painted.
 #pragma once
 #include "data.hpp"
 
@@ -12,10 +14,13 @@
 #include <ftlib/io/atomic_file.hpp>
 #include <ftlib/text/text_encoder.hpp>
 
+#include <algorithm>    // std::max, std::min
 #include <cstdint>      // std::int64_t, std::uint64_t
+#include <cstdlib>      // std::strtof
 #include <filesystem>   // std::filesystem::path
 #include <functional>   // std::function
 #include <map>          // std::map
+#include <optional>     // std::optional
 #include <span>         // std::span
 #include <string>       // std::string
 #include <string_view>  // std::string_view
@@ -68,6 +73,29 @@ class Painter {
   }
 
   Model& model() { return model_; }
+  /// A finisher that has learned nothing yet, for drawings in the loaded adapter's style; takes over at time `begins`,
+  /// in (0, 1).
+  Model& new_finisher(float begins, std::uint64_t seed, const ft::FlowOptions& flow) {
+    const auto& base = model_.config();
+    const auto patch = std::max<std::int64_t>(1, base.patch_size / 2);
+    const ft::MMJiTConfig config{.image_size = base.image_size,
+                                 .in_channels = base.in_channels,
+                                 .patch_size = patch,
+                                 .pca_channels = base.in_channels * patch * patch,
+                                 .hidden_size = 96,
+                                 .txt_input_size = 1,
+                                 .txt_preamble_depth = 0,
+                                 .depth_double = 3,
+                                 .num_heads = 2,
+                                 .head_dim = 48,
+                                 .prompt_length = 1,
+                                 .noise_scale = base.noise_scale,
+                                 .conditioning = ft::Conditioning::adaln_zero};
+    finisher_ = Model::initial(config, seed, {.threads = threads(), .seed = seed}, flow);
+    finisher_->train_all();
+    finisher_begins_ = begins;
+    return *finisher_;
+  }
   Encoder& encoder() { return encoder_; }
   /// The style of the loaded adapter, as its data name it, or of the base: "painterly style".
   const std::string& style() const { return style_; }
@@ -76,27 +104,49 @@ class Painter {
   const std::string& base_style() const { return base_style_; }
   int side() const { return static_cast<int>(model_.config().image_size); }
 
-  /// Hangs an adapter onto the base in place of the one before. `strength` scales it: 0 the base, 1 as trained.
+  /// Hangs an adapter onto the base in place of the one before. `strength` scales it: 0 the base, 1 as trained; below
+  /// 1 its finisher, where there is one, takes over later.
   void load_adapter(const std::filesystem::path& folder, float strength = 1) {
+    remove_adapter();
     model_.load_adapter(folder, strength);
-    style_ = words_ = base_style_;
+    if (const auto file = finisher_of(folder); strength > 0 && std::filesystem::exists(file)) {
+      const auto metadata = ft::SafetensorsFile::open(file).metadata();
+      const auto entry = metadata.find(begins_key);
+      const float begins = entry == metadata.end() ? 0 : std::strtof(entry->second.c_str(), nullptr);
+      if (!(begins > 0 && begins < 1))
+        throw Error(str(file.string(), ": does not say at which time it takes over"),
+                    "make it anew: image_style finish.");
+      finisher_ = Model::from_pretrained(file, {.threads = threads()});
+      if (const auto side = finisher_->config().image_size; side != model_.config().image_size)
+        throw Error(str(file.string(), ": draws ", side, " x ", side, ", the base ", model_.config().image_size, " x ",
+                        model_.config().image_size),
+                    "make the adapter's finisher anew: image_style finish.");
+      finisher_begins_ = 1 - (1 - begins) * std::min(strength, 1.0f);
+    }
     if (const auto file = folder / "style.json"; std::filesystem::exists(file)) {
       const auto json = ft::read_json(file);
       style_ = ft::at<std::string>(json, "style", file.string());
       words_ = json.contains("words") ? ft::at<std::string>(json, "words", file.string()) : style_;
     }
   }
+  /// A finisher in the folder, which was for the adapter before, goes.
   void save_adapter(const std::filesystem::path& folder, const std::string& style, const std::string& words) {
     model_.save_adapter(folder);
+    std::filesystem::remove(finisher_of(folder));
     ft::write_atomically(folder / "style.json", ft::Json{{"style", style}, {"words", words}}.dump() + "\n");
+  }
+  /// Puts the finisher that has learned beside the adapter in `folder`.
+  void save_finisher(const std::filesystem::path& folder) {
+    finisher_->save(finisher_of(folder), ft::DType::f16, {{begins_key, ft::str(finisher_begins_)}});
   }
   void remove_adapter() {
     model_.detach();
+    finisher_.reset();
     style_ = words_ = base_style_;
   }
 
-  /// A picture for each caption and seed; one depends on its own alone. `on_step` sees them as they come out of the
-  /// noise. Not for two threads at once.
+  /// A picture for each caption and seed; one depends on its own alone. A finisher takes twice as many steps more.
+  /// `on_step` sees them as they come out of the noise. Not for two threads at once.
   std::vector<Picture> draw(
       const std::vector<std::string>& captions, const std::vector<std::uint64_t>& seeds,
       const ft::DrawOptions& options = default_drawing,
@@ -109,9 +159,25 @@ class Painter {
       for (auto i = begin; i < end; ++i) text.add(*states[i], model_.config().txt_input_size);
       const std::vector<std::uint64_t> own(seeds.begin() + static_cast<std::ptrdiff_t>(begin),
                                            seeds.begin() + static_cast<std::ptrdiff_t>(end));
-      const auto values = model_.draw(text, own, options, [&](const ft::DrawStep& s) {
-        if (on_step) on_step(s.step, s.steps, pictures(s.pictures));
-      });
+      const std::int64_t steps = finisher_ ? 3 * options.steps : options.steps;
+      std::int64_t before = 0;
+      const auto hear = [&](const ft::DrawStep& s) {
+        if (on_step) on_step(before + s.step, steps, pictures(s.pictures));
+      };
+      auto part = options;
+      if (finisher_) part.to = finisher_begins_;
+      auto values = model_.draw(text, own, part, hear);
+      if (finisher_) {
+        before = options.steps;
+        part.from = part.to;
+        part.to = 1;
+        part.steps = 2 * options.steps;
+        part.guidance = 1;
+        part.eps = 0;  // its steps end nearer to the picture than those of a whole drawing
+        ft::PackedText none;
+        for (auto i = begin; i < end; ++i) none.add({}, 1);
+        values = ft::denoise(finisher_->context(), finisher_->network(), none, std::move(values), part, hear);
+      }
       for (auto& picture : pictures(values)) drawn.push_back(std::move(picture));
     }
     return drawn;
@@ -133,15 +199,22 @@ class Painter {
     return all;
   }
 
+  static std::filesystem::path finisher_of(const std::filesystem::path& adapter) {
+    return adapter / "finisher.safetensors";
+  }
   static std::filesystem::path file_of(const std::filesystem::path& base) {
     return ft::detail::is_folder(base) ? base / "model.safetensors" : base;
   }
 
  private:
-  static constexpr const char *encoding_key = "text_encoding", *style_key = "style";
+  static constexpr const char *encoding_key = "text_encoding", *style_key = "style", *begins_key = "begins";
   static constexpr std::size_t drawn_at_once = 32;
 
+  int threads() { return model_.context().threads(); }
+
   Model model_;
+  std::optional<Model> finisher_;
+  float finisher_begins_ = 1;
   Encoder encoder_;
   std::string base_style_, style_, words_;
 };

@@ -1,5 +1,5 @@
-// examples/image_style/train.hpp: `image_style pretrain`, which makes a base, and `image_style train`, which tunes one
-// to a style.
+// examples/image_style/train.hpp: `image_style pretrain`, which makes a base, `image_style train`, which tunes one to a
+// style, and `image_style finish`, which adds a finisher to what was tuned.
 #pragma once
 #include "../common/training.hpp"
 #include "painter.hpp"
@@ -19,7 +19,7 @@
 
 namespace image_style {
 
-/// What both ways of training ask for.
+/// What all ways of training ask for.
 struct TrainArguments {
   std::string data, out, text_model = default_text_model, style;
   examples::RunOptions run;
@@ -66,10 +66,10 @@ inline std::vector<std::size_t> spread(std::size_t count, std::size_t size) {
   return places;
 }
 
-/// Trains what of the painter's model is trainable; true where the run came to its end.
-inline bool learn(Painter& painter, const TrainArguments& a, std::vector<ft::FlowExample> learned, Examples held_out,
-                  ft::Json settings) {
-  const auto& config = painter.model().config();
+/// Trains what of `model`, one of the painter's two, is trainable; true where the run came to its end.
+inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::vector<ft::FlowExample> learned,
+                  Examples held_out, ft::Json settings) {
+  const auto& config = model.config();
   const ft::FlowData train(std::move(learned), config),
       valid(std::move(held_out.flow), config, /*fixed=*/a.run.seed, a.flow);
   std::vector<std::string> shown;
@@ -87,7 +87,7 @@ inline bool learn(Painter& painter, const TrainArguments& a, std::vector<ft::Flo
   run.max_steps = a.steps;
   run.batch_tokens = a.batch;
   run.ema_decay = a.ema;
-  ft::Trainer trainer(painter.model(), run);
+  ft::Trainer trainer(model, run);
   const auto plan = trainer.plan(train);
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
@@ -178,7 +178,7 @@ inline void pretrain(const PretrainArguments& a) {
     some.flow.push_back(examples.flow[i]);
     some.captions.push_back(examples.captions[i]);
   }
-  if (!learn(painter, a, std::move(examples.flow), std::move(some),
+  if (!learn(painter, painter.model(), a, std::move(examples.flow), std::move(some),
              {{"parameters", parameters}, {"config", painter.model().config().to_json()}}))
     return;
   painter.save(a.out, painter.base_style());
@@ -251,19 +251,26 @@ inline std::string only_style(const Data& data, const std::string& folder) {
               "say with --style which words shall call it, for example --style \"my style\".");
 }
 
+/// What is learned of a style, and what is looked at in between: the samples of "valid", else of "test", else the same.
+inline std::pair<Examples, Examples> examples_in(const Data& data, const std::string& folder, const std::string& style,
+                                                 const std::string& words, Encoder& encoder) {
+  auto learned = styled(data, folder, "train", style, words, encoder);
+  if (learned.flow.empty())
+    throw Error(str(folder, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
+  auto held_out = styled(data, folder, "valid", style, words, encoder);
+  if (held_out.flow.empty()) held_out = styled(data, folder, "test", style, words, encoder);
+  if (held_out.flow.empty()) held_out = learned;
+  return {std::move(learned), std::move(held_out)};
+}
+
 inline void train(const TuneArguments& a) {
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
   auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed, a.flow);
   const auto words = a.words.empty() ? painter.base_style() : a.words;
   a.lora.apply(painter.model(), a.run.seed);
-  auto learned = styled(data, a.data, "train", style, words, painter.encoder());
-  if (learned.flow.empty())
-    throw Error(str(a.data, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
-  auto held_out = styled(data, a.data, "valid", style, words, painter.encoder());
-  if (held_out.flow.empty()) held_out = styled(data, a.data, "test", style, words, painter.encoder());
-  if (held_out.flow.empty()) held_out = learned;
-  if (!learn(painter, a, std::move(learned.flow), std::move(held_out),
+  auto [learned, held_out] = examples_in(data, a.data, style, words, painter.encoder());
+  if (!learn(painter, painter.model(), a, std::move(learned.flow), std::move(held_out),
              {{"base", a.base}, {"style", style}, {"words", words}}))
     return;
   const std::filesystem::path out = a.out;
@@ -293,6 +300,56 @@ inline void add_train(CLI::App& app) {
   a->lora.add_to(*c);
   c->footer("Example:\n  image_style train --base examples/image_style/base --data build/painterly --out run");
   c->callback([a] { train(*a); });
+}
+
+// --- finish ----------------------------------------------------------------------------------------------------------
+
+struct FinishArguments : TrainArguments {
+  std::string base, adapter;
+  float from = 0.8f;
+};
+
+inline void finish(const FinishArguments& a) {
+  const auto data = Data::open(a.data);
+  auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed);
+  painter.load_adapter(a.adapter);
+  const auto style = a.style.empty() ? painter.style() : a.style;
+  auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter.encoder());
+  const auto wordless = std::make_shared<const std::vector<float>>();
+  for (auto* some : {&learned, &held_out})
+    for (auto& example : some->flow) example.caption = wordless;
+  if (!learn(painter, painter.new_finisher(a.from, a.run.seed, a.flow), a, std::move(learned.flow), std::move(held_out),
+             {{"base", a.base}, {"adapter", a.adapter}, {"style", style}, {"from", a.from}}))
+    return;
+  painter.save_finisher(a.adapter);
+  std::cout << "wrote " << Painter::finisher_of(a.adapter).string() << '\n';
+}
+
+inline void add_finish(CLI::App& app) {
+  const auto a = std::make_shared<FinishArguments>();
+  a->steps = 3500;
+  a->run.evaluate_every = 500;
+  a->flow = {.time_mu = 1, .time_sigma = 1};
+  auto* c =
+      app.add_subcommand("finish", "Teach a small network how the style is painted, for the last part of the way");
+  a->add_to(*c);
+  c->add_option("--base", a->base, "a folder that pretrain made")->required()->type_name("BASE");
+  c->add_option("--adapter", a->adapter, "a folder that train left, for which it is")
+      ->required()
+      ->type_name("RUN/adapter");
+  c->add_option("--out", a->out, "folder for checkpoint, metrics, samples; the finisher itself goes into the adapter's")
+      ->required()
+      ->type_name("RUN/finisher");
+  c->add_option(
+       "--from", a->from,
+       "the time at which it takes over: 0 is noise, 1 the picture; earlier where outlines are the style's own")
+      ->check(CLI::Range(0.05, 0.95))
+      ->capture_default_str();
+  c->add_option("--style", a->style, "the style in the data (default: the adapter's)");
+  c->footer(
+      "Example:\n  image_style finish --base examples/image_style/base --adapter run/adapter --data build/painterly "
+      "--out run/finisher");
+  c->callback([a] { finish(*a); });
 }
 
 }  // namespace image_style

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""build/examples/image_style/image_style from pictures to a drawing, on a tiny model: prepare, pretrain, train, draw, what
-a killed run comes to, and what wrong input is told.
+"""build/examples/image_style/image_style from pictures to a drawing, on a tiny model: prepare, pretrain, train,
+finish, draw, what a killed run comes to, and what wrong input is told.
 
     tests/examples/image_style.py IMAGE_STYLE SOURCE_FOLDER
 """
@@ -121,6 +121,26 @@ def main():
         pictures[name] = bytes_[bytes_.index(b"IDAT"):]
     assert pictures["base"] == pictures["none"] and pictures["tuned"] == pictures["again"]
     assert pictures["tuned"] != pictures["base"] and pictures["tuned"] != pictures["seed"]
+
+    finish = ["finish", "--base", base, *adapter, "--data", data, "--text-model", text, "--threads", 1, "--samples", 2]
+    run(*finish, "--steps", 60, "--evaluate-every", 30, "--out", scratch / "finisher")
+    rows = map(json.loads, (scratch / "finisher/metrics.jsonl").open())
+    held_out = [row["held_out_loss"] for row in rows if "held_out_loss" in row]
+    assert len(held_out) == 2 and held_out[1] < held_out[0], held_out
+    assert (scratch / "finisher/samples/step-60.png").exists()
+    for name, more in (("finished", []), ("half", ["--scale", 0.5]), ("unfinished", ["--scale", 0])):
+        run(*draw, *adapter, *more, "--out", scratch / f"{name}.png")
+        bytes_ = (scratch / f"{name}.png").read_bytes()
+        pictures[name] = bytes_[bytes_.index(b"IDAT"):]
+    assert pictures["unfinished"] == pictures["base"]
+    assert len({pictures[name] for name in ("base", "tuned", "half", "finished")}) == 4, "a finisher draws the end"
+    finisher = scratch / "whole/adapter/finisher.safetensors"
+    shutil.copy(base / "model.safetensors", finisher)
+    refused("does not say at which time", *draw, *adapter, "--out", "x.png")
+    finisher.write_bytes(b"cut")
+    refused("finisher.safetensors", *draw, *adapter, "--out", "x.png")
+    run(*train, "--steps", 1, "--samples", 0, "--out", scratch / "whole")
+    assert not finisher.exists(), "the adapter that it was made for is gone"
     run(*draw, "--count", 3, "--enlarge", 2, "--out", scratch / "many.png")
     assert len(list(scratch.glob("many-*.png"))) == 3
 
@@ -138,7 +158,7 @@ def main():
         "--steps", 1, "--samples", 0, "--threads", 1, "--out", other)
     refused("match no linear layer of this model", "draw", "--base", other, "--text-model", text, *adapter, "x", "--out", "x.png")
     shutil.rmtree(scratch)
-    print("image_style: prepared, pretrained, trained, resumed, drew, refused")
+    print("image_style: prepared, pretrained, trained, resumed, finished, drew, refused")
 
 
 main()

@@ -89,6 +89,21 @@ TEST_CASE("flow: without guidance, or outside its interval, dropped captions are
   CHECK(draw(c.ctx, c.net, text, {1}, {.steps = 4, .guidance = 3}) != plain);
 }
 
+TEST_CASE("flow: a drawing may stop on its way, and another call go on from there") {
+  MMJiTCase c("adaln");
+  const auto text = captions(c, 0, 1);
+  const DrawOptions all{.steps = 4, .solver = Solver::euler};
+  auto first = all, second = all;
+  first.steps = second.steps = 2;
+  first.to = second.from = 0.5f;
+  std::vector<float> seen;
+  const auto half = draw(c.ctx, c.net, text, {1}, first, [&](const DrawStep& s) { seen = s.pictures; });
+  CHECK(largest_difference(half, seen) > 0.1);  // what is heard of are pictures, what is returned is z
+  const auto whole = draw(c.ctx, c.net, text, {1}, all);
+  CHECK(denoise(c.ctx, c.net, text, half, second) == whole);
+  CHECK(half != whole);
+}
+
 TEST_CASE("flow: times are logit-normal, noise is normal, captions are dropped at their rate; all from the stream") {
   Random random(1);
   const FlowOptions options;
@@ -139,6 +154,8 @@ TEST_CASE("flow: what does not fit is refused") {
   CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 2), {1}), doctest::Contains("are not 2 pictures"), Error);
   CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 1), {1}, {.steps = 0}), doctest::Contains("draw: 0 steps"),
                        Error);
+  CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 1), {1}, {.from = 0.5f, .to = 0.5f}),
+                       doctest::Contains("from time 0.5 to 0.5"), Error);
   CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 1), {1}, {.steps = 3},
                             [](const DrawStep& s) {
                               if (s.step == 2) throw Interrupted("the browser went away");

@@ -125,7 +125,8 @@ Tensor<T, D> flow_loss(Context<D>& ctx, MMJiT<T, D>& net, const FlowBatch& batch
 enum class Solver { euler, heun };
 
 struct DrawOptions {
-  int64_t steps = 50;                  // over a uniform grid of times
+  int64_t steps = 50;                  // over a uniform grid of times,
+  float from = 0, to = 1;              // which goes from here to there
   Solver solver = Solver::heun;        // two predictions a step, the last one excepted; Euler: one
   float guidance = 2;                  // w in v = v_dropped + w (v_caption - v_dropped); 1: none, and half the work
   float guide_from = 0, guide_to = 1;  // times at which it is applied
@@ -136,16 +137,20 @@ struct DrawOptions {
 struct DrawStep {
   int64_t step, steps;                 // this one, from 1; of all
   const std::vector<float>& pictures;  // (B, ch, S, S)  clean pictures, as the network sees them by now
-  const std::vector<float>& noisy;     // (B, ch, S, S)  z; after the last step the pictures themselves
+  const std::vector<float>& noisy;     // (B, ch, S, S)  z; at time 1 the pictures themselves
 };
 
 /// Pictures out of given noise e ~ N(0, 1), (B, ch, S, S), under a caption each: (B, ch, S, S), about [-1, 1], not
-/// clipped. `on_step` hears of each step; what it throws ends the drawing. Throws Error where shapes do not fit.
+/// clipped. With options.from above 0 the given is z of that time, as another call, perhaps of another model, left it
+/// with options.to. `on_step` hears of each step; what it throws ends the drawing. Throws Error where shapes do not
+/// fit.
 template <Scalar T, Device D>
 std::vector<float> denoise(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& captions, std::vector<float> noise,
                            const DrawOptions& options = {}, const std::function<void(const DrawStep&)>& on_step = {}) {
   const auto B = static_cast<std::size_t>(captions.captions());
   if (options.steps < 1) throw Error(str("draw: ", options.steps, " steps"), "it must be 1 or more.");
+  if (!(options.from >= 0 && options.from < options.to && options.to <= 1))
+    throw Error(str("draw: from time ", options.from, " to ", options.to), "times run from 0, noise, to 1, picture.");
   if (noise.size() != B * static_cast<std::size_t>(net.config().picture_values()))
     throw Error(
         str("draw: ", noise.size(), " values of noise are not ", B, " pictures of ", net.config().picture_values()),
@@ -171,22 +176,26 @@ std::vector<float> denoise(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& 
   };
 
   std::vector<float> z = std::move(noise);
-  for (float& e : z) e *= net.config().noise_scale;
+  if (options.from == 0)
+    for (float& e : z) e *= net.config().noise_scale;
+  const auto time = [&](int64_t step) {
+    return options.from + (options.to - options.from) * (static_cast<float>(step) / static_cast<float>(options.steps));
+  };
   std::vector<float> ahead(z.size()), seen(z.size());
   for (int64_t step = 0; step < options.steps; ++step) {
-    const float t = static_cast<float>(step) / static_cast<float>(options.steps),
-                next = static_cast<float>(step + 1) / static_cast<float>(options.steps);
+    const bool last = step + 1 == options.steps;
+    const float t = time(step), next = last ? options.to : time(step + 1);
     auto v = velocity(z, t);
     for (std::size_t i = 0; i < z.size(); ++i) {
       seen[i] = z[i] + (1 - t) * v[i];
       ahead[i] = z[i] + (next - t) * v[i];
     }
-    if (options.solver == Solver::heun && step + 1 < options.steps) {
+    if (options.solver == Solver::heun && !last) {
       const auto w = velocity(ahead, next);
       for (std::size_t i = 0; i < z.size(); ++i) ahead[i] = z[i] + (next - t) / 2 * (v[i] + w[i]);
     }
     std::swap(z, ahead);
-    if (on_step) on_step({step + 1, options.steps, step + 1 < options.steps ? seen : z, z});
+    if (on_step) on_step({step + 1, options.steps, next < 1 ? seen : z, z});
   }
   return z;
 }
