@@ -105,11 +105,11 @@ class Painter {
   int side() const { return static_cast<int>(model_.config().image_size); }
 
   /// Hangs an adapter onto the base in place of the one before. `strength` scales it: 0 the base, 1 as trained; below
-  /// 1 its finisher, where there is one, takes over later.
-  void load_adapter(const std::filesystem::path& folder, float strength = 1) {
+  /// 1 its finisher, where there is one and it is wanted, takes over later.
+  void load_adapter(const std::filesystem::path& folder, float strength = 1, bool finished = true) {
     remove_adapter();
     model_.load_adapter(folder, strength);
-    if (const auto file = finisher_of(folder); strength > 0 && std::filesystem::exists(file)) {
+    if (const auto file = finisher_of(folder); finished && strength > 0 && std::filesystem::exists(file)) {
       const auto metadata = ft::SafetensorsFile::open(file).metadata();
       const auto entry = metadata.find(begins_key);
       const float begins = entry == metadata.end() ? 0 : std::strtof(entry->second.c_str(), nullptr);

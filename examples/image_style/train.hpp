@@ -14,7 +14,7 @@
 #include <numeric>     // std::iota
 #include <set>         // std::set
 #include <string>      // std::string
-#include <utility>     // std::move
+#include <utility>     // std::move, std::pair
 #include <vector>      // std::vector
 
 namespace image_style {
@@ -312,7 +312,7 @@ struct FinishArguments : TrainArguments {
 inline void finish(const FinishArguments& a) {
   const auto data = Data::open(a.data);
   auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed);
-  painter.load_adapter(a.adapter);
+  painter.load_adapter(a.adapter, 1, /*finished=*/false);
   const auto style = a.style.empty() ? painter.style() : a.style;
   auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter.encoder());
   const auto wordless = std::make_shared<const std::vector<float>>();

@@ -139,6 +139,8 @@ def main():
     refused("does not say at which time", *draw, *adapter, "--out", "x.png")
     finisher.write_bytes(b"cut")
     refused("finisher.safetensors", *draw, *adapter, "--out", "x.png")
+    run(*finish, "--steps", 1, "--out", scratch / "finisher")  # makes it anew, as the error says
+    run(*draw, *adapter, "--out", scratch / "anew.png")
     run(*train, "--steps", 1, "--samples", 0, "--out", scratch / "whole")
     assert not finisher.exists(), "the adapter that it was made for is gone"
     run(*draw, "--count", 3, "--enlarge", 2, "--out", scratch / "many.png")
