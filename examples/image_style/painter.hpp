@@ -109,20 +109,7 @@ class Painter {
   void load_adapter(const std::filesystem::path& folder, float strength = 1, bool finished = true) {
     remove_adapter();
     model_.load_adapter(folder, strength);
-    if (const auto file = finisher_of(folder); finished && strength > 0 && std::filesystem::exists(file)) {
-      const auto metadata = ft::SafetensorsFile::open(file).metadata();
-      const auto entry = metadata.find(begins_key);
-      const float begins = entry == metadata.end() ? 0 : std::strtof(entry->second.c_str(), nullptr);
-      if (!(begins > 0 && begins < 1))
-        throw Error(str(file.string(), ": does not say at which time it takes over"),
-                    "make it anew: image_style finish.");
-      finisher_ = Model::from_pretrained(file, {.threads = threads()});
-      if (const auto side = finisher_->config().image_size; side != model_.config().image_size)
-        throw Error(str(file.string(), ": draws ", side, " x ", side, ", the base ", model_.config().image_size, " x ",
-                        model_.config().image_size),
-                    "make the adapter's finisher anew: image_style finish.");
-      finisher_begins_ = 1 - (1 - begins) * std::min(strength, 1.0f);
-    }
+    if (finished && strength > 0 && std::filesystem::exists(finisher_of(folder))) load_finisher(folder, strength);
     if (const auto file = folder / "style.json"; std::filesystem::exists(file)) {
       const auto json = ft::read_json(file);
       style_ = ft::at<std::string>(json, "style", file.string());
@@ -171,7 +158,7 @@ class Painter {
         before = options.steps;
         part.from = part.to;
         part.to = 1;
-        part.steps = 2 * options.steps;
+        part.steps = 2 * options.steps;  // details take more of them than the whole; they cost a third of the base's
         part.guidance = 1;
         part.eps = 0;  // its steps end nearer to the picture than those of a whole drawing
         ft::PackedText none;
@@ -211,6 +198,22 @@ class Painter {
   static constexpr std::size_t drawn_at_once = 32;
 
   int threads() { return model_.context().threads(); }
+
+  void load_finisher(const std::filesystem::path& folder, float strength) {
+    const auto file = finisher_of(folder);
+    const auto metadata = ft::SafetensorsFile::open(file).metadata();
+    const auto entry = metadata.find(begins_key);
+    const float begins = entry == metadata.end() ? 0 : std::strtof(entry->second.c_str(), nullptr);
+    if (!(begins > 0 && begins < 1))
+      throw Error(str(file.string(), ": does not say at which time it takes over"),
+                  "make it anew: image_style finish.");
+    auto finisher = Model::from_pretrained(file, {.threads = threads()});
+    if (const auto its = finisher.config().image_size; its != side())
+      throw Error(str(file.string(), ": draws ", its, " x ", its, ", the base ", side(), " x ", side()),
+                  "make it anew: image_style finish.");
+    finisher_ = std::move(finisher);
+    finisher_begins_ = 1 - (1 - begins) * std::min(strength, 1.0f);
+  }
 
   Model model_;
   std::optional<Model> finisher_;

@@ -135,8 +135,11 @@ def main():
     assert pictures["unfinished"] == pictures["base"]
     assert len({pictures[name] for name in ("base", "tuned", "half", "finished")}) == 4, "a finisher draws the end"
     finisher = scratch / "whole/adapter/finisher.safetensors"
+    finisher_bytes = finisher.read_bytes()
     shutil.copy(base / "model.safetensors", finisher)
     refused("does not say at which time", *draw, *adapter, "--out", "x.png")
+    finisher.write_bytes(finisher_bytes.replace(b'\\"image_size\\":16', b'\\"image_size\\":32'))
+    refused("draws 32 x 32, the base 16 x 16", *draw, *adapter, "--out", "x.png")
     finisher.write_bytes(b"cut")
     refused("finisher.safetensors", *draw, *adapter, "--out", "x.png")
     run(*finish, "--steps", 1, "--out", scratch / "finisher")  # makes it anew, as the error says
