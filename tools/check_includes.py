@@ -8,8 +8,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent / "include" / "ftlib"
 # A floor may include itself and those before it. train/ is general and knows no text; text/ and image/ use it.
-FLOORS = ["core", "tensor", "io", "autograd", "ops", "optim", "nn", "models", "train", "text", "image"]
-APART = {("nn", "optim"), ("models", "optim"), ("image", "text")}  # neighbours that do not know each other
+FLOORS = ["core", "cuda", "tensor", "io", "autograd", "ops", "optim", "nn", "adapters", "models", "train", "text", "image"]
+# cuda/ is the plumbing of a GPU's tensors: the two folders know each other, and their files form no circle.
+BESIDE = {("cuda", "tensor")}
+APART = {("nn", "optim"), ("adapters", "optim"), ("models", "optim"), ("image", "text")}  # neighbours that do not know each other
 
 bad = []
 for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
@@ -46,8 +48,29 @@ for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
         parts = target.split("/")
         if floor and len(parts) > 2:
             to = parts[1]
-            if FLOORS.index(to) > FLOORS.index(floor) or (floor, to) in APART:
+            if (FLOORS.index(to) > FLOORS.index(floor) and (floor, to) not in BESIDE) or (floor, to) in APART:
                 bad.append(f"{name}:{number}: {floor}/ includes {to}/, which points up")
+# No circle of files: #pragma once would hide it until somebody includes them in another order. What a header-only build
+# includes at the end of a header (its own x.inl.hpp) comes after the declarations and does not count.
+includes = {}
+for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
+    name = str(path.relative_to(ROOT))
+    targets = re.findall(r"^\s*#\s*include\s*<ftlib/([^>]+)>", path.read_text(encoding="utf-8"), re.M)
+    includes[name] = [t for t in targets if t != name.replace(".hpp", ".inl.hpp")]
+done = set()
+
+
+def walk(name, above):
+    if name in above:
+        bad.append("a circle of includes: " + " -> ".join([*above[above.index(name):], name]))
+    elif name not in done:
+        for target in includes.get(name, []):
+            walk(target, [*above, name])
+        done.add(name)
+
+
+for name in includes:
+    walk(name, [])
 # A .cpp that links ftlib::cuda_runtime finds only what src/cuda_runtime.cu has compiled.
 listed = set(re.findall(r"EXTERN template \w+ (\w+)", (ROOT / "cuda_runtime.cuda.cuh").read_text(encoding="utf-8")))
 for path in sorted(ROOT.rglob("*.cuda.cuh")):

@@ -39,7 +39,7 @@ std::string short_name(const char* mangled) {
   char* const demangled = abi::__cxa_demangle(mangled, nullptr, nullptr, &status);
   std::string name = demangled ? demangled : mangled;
   std::free(demangled);
-  for (const char* drop : {"void ", "ft::v1_cuda::detail::", "ft::v1_cuda::", "ft::v1::detail::", "ft::v1::", "(DType)",
+  for (const char* drop : {"void ", "ft::v0_1_cuda::detail::", "ft::v0_1_cuda::", "(DType)",
                            "(Write)", "(Master)", "(Take)"})
     for (std::size_t at; (at = name.find(drop)) != std::string::npos;) name.erase(at, std::string(drop).size());
   int depth = 0;

@@ -1,8 +1,8 @@
 // examples/common/training.hpp: what every training program asks for, shows while it runs and leaves behind.
 #pragma once
+#include <ftlib/adapters/lora.hpp>
 #include <ftlib/io/atomic_file.hpp>
-#include <ftlib/nn/lora.hpp>
-#include <ftlib/train/plot.hpp>
+#include <ftlib/train/screen/plot.hpp>
 #include <ftlib/train/trainer.hpp>
 
 #include <CLI/CLI.hpp>

@@ -6,7 +6,7 @@
 #include "sheet.hpp"
 #include "yardstick.hpp"
 
-#include <ftlib/train/progress.hpp>
+#include <ftlib/train/screen/progress.hpp>
 
 #include <CLI/CLI.hpp>
 

@@ -8,7 +8,7 @@
 
 #include <ftlib/core/parallel.hpp>
 #include <ftlib/core/random.hpp>
-#include <ftlib/train/progress.hpp>
+#include <ftlib/train/screen/progress.hpp>
 
 #include <unistd.h>  // isatty
 

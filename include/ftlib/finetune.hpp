@@ -7,7 +7,7 @@
 #include <ftlib/text/evaluate.hpp>
 #include <ftlib/text/records.hpp>
 #include <ftlib/text/text_encoder.hpp>
-#include <ftlib/train/plot.hpp>
+#include <ftlib/train/screen/plot.hpp>
 #include <ftlib/train/trainer.hpp>
 #if FTLIB_WITH_CUDA
 #include <ftlib/cuda_runtime.cuda.cuh>

@@ -72,7 +72,7 @@ int lane();
 /// An atomic access of `bytes` bytes at p by the running thread: checked, not carried out.
 void check_atomic(const void* p, std::size_t bytes);
 
-/// The instructions of tensor/mma.cuda.cuh. By all lanes of a warp.
+/// The instructions of cuda/mma.cuda.cuh. By all lanes of a warp.
 void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1, bool bf16, Where where);
 void ldmatrix(std::uint32_t (&m)[4], const void* row, bool transposed, Where where);
 

@@ -5,8 +5,8 @@
 #include <cuda_pipeline.h>
 #include <doctest/doctest.h>
 #include <ftlib/core/dtype.hpp>
-#include <ftlib/core/launch.cuda.cuh>
-#include <ftlib/tensor/mma.cuda.cuh>
+#include <ftlib/cuda/launch.cuda.cuh>
+#include <ftlib/cuda/mma.cuda.cuh>
 
 #include <algorithm>
 #include <set>

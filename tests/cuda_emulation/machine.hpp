@@ -16,7 +16,7 @@
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
-extern "C" thread_local uint4 ftlib_dynamic_shared[];  // what core/launch.cuda.cuh calls a block's dynamic memory
+extern "C" thread_local uint4 ftlib_dynamic_shared[];  // what cuda/launch.cuda.cuh calls a block's dynamic memory
 
 namespace cuda_emulation {
 

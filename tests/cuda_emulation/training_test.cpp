@@ -1,9 +1,9 @@
 // tests/cuda_emulation/training_test.cpp: whole models on the GPU beside the CPU: ten steps of training, in full, with
 // LoRA, on quantised weights, in bfloat16 and half; and generation.
 #include <doctest/doctest.h>
-#include <ftlib/models/registry.hpp>
-#include <ftlib/nn/lora.hpp>
-#include <ftlib/nn/trainable.hpp>
+#include <ftlib/adapters/lora.hpp>
+#include <ftlib/adapters/set.hpp>
+#include <ftlib/models/kit/registry.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/loss_scale.hpp>
 #include <ftlib/tensor/step_graph.hpp>

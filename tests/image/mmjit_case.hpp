@@ -1,8 +1,8 @@
 // tests/image/mmjit_case.hpp: a tiny MM-JiT with what PyTorch made of it (tools/make_mmjit_fixtures.py).
 #pragma once
+#include <ftlib/adapters/set.hpp>
 #include <ftlib/image/flow.hpp>
 #include <ftlib/models/mmjit.hpp>
-#include <ftlib/nn/trainable.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
 

@@ -3,7 +3,7 @@
 #include "../image/mmjit_case.hpp"
 
 #include <doctest/doctest.h>
-#include <ftlib/nn/diffusers_lora.hpp>
+#include <ftlib/adapters/diffusers_lora.hpp>
 
 using namespace ft;
 using namespace ft::test;

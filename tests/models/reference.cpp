@@ -1,8 +1,8 @@
 // tests/models/reference.cpp: whole models beside transformers and peft: logits, losses, gradients, ten steps of
 // training, adapters. Fixtures by tools/make_model_fixtures.py.
 #include <doctest/doctest.h>
-#include <ftlib/models/registry.hpp>
-#include <ftlib/nn/peft.hpp>
+#include <ftlib/adapters/peft.hpp>
+#include <ftlib/models/kit/registry.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
 

@@ -1,7 +1,7 @@
 // tests/ops/linear.cpp: linear, plain and with LoRA, dense and quantised, against plain loops.
 #include "../op_suite.hpp"
 
-#include <ftlib/nn/lora.hpp>
+#include <ftlib/adapters/lora.hpp>
 
 using namespace ft;
 using namespace ft::test;

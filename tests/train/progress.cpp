@@ -1,7 +1,7 @@
 // tests/train/progress.cpp: the live line on a terminal and in a file, numbers for people, memory, and the loss curve.
 #include <doctest/doctest.h>
-#include <ftlib/train/plot.hpp>
-#include <ftlib/train/progress.hpp>
+#include <ftlib/train/screen/plot.hpp>
+#include <ftlib/train/screen/progress.hpp>
 
 #include <algorithm>
 #include <sstream>

@@ -2,7 +2,7 @@
 // and the log of JSON lines through kills and resumes.
 #include <doctest/doctest.h>
 #include <ftlib/train/metrics_log.hpp>
-#include <ftlib/train/tensorboard.hpp>
+#include <ftlib/train/screen/tensorboard.hpp>
 
 #include <cmath>
 #include <iterator>

@@ -8,7 +8,8 @@
 #include <string>            // std::string
 #include <string_view>       // std::string_view
 
-namespace ft::inline FTLIB_ABI {
+// Outside the inline namespace, so that one `catch` serves parts of a program that were built in other ways.
+namespace ft {
 
 /// What every function of ftlib throws. `what()` is "message\n  hint: ..."; the message names the op or the file,
 /// the shapes or the byte offset, and the hint says what to do next (it may be empty).
@@ -31,6 +32,10 @@ class Interrupted : public Error {
  public:
   using Error::Error;
 };
+
+}  // namespace ft
+
+namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 

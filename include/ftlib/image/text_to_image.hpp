@@ -1,9 +1,9 @@
 // image/text_to_image.hpp: TextToImage, a flow model of pictures with its context: opened, adapted, trained, saved,
 // drawn from.
 #pragma once
-#include <ftlib/image/flow.hpp>         // flow_loss, draw
-#include <ftlib/nn/diffusers_lora.hpp>  // save_diffusers_lora, load_diffusers_lora
-#include <ftlib/nn/trainable.hpp>       // with_adapters, train_all, merge
+#include <ftlib/adapters/diffusers_lora.hpp>  // save_diffusers_lora, load_diffusers_lora
+#include <ftlib/adapters/set.hpp>             // with_adapters, train_all, merge
+#include <ftlib/image/flow.hpp>               // flow_loss, draw
 
 #include <filesystem>  // std::filesystem::path
 #include <memory>      // std::unique_ptr

@@ -1,9 +1,9 @@
 // models/gemma3.hpp: Gemma 3 (text). Norms before and after each part, norms on q and k, local layers with a window
 // between global ones, GEGLU. arXiv:2503.19786; transformers' models/gemma3.
 #pragma once
-#include <ftlib/models/config.hpp>
-#include <ftlib/models/language_model.hpp>
-#include <ftlib/models/weights.hpp>
+#include <ftlib/models/kit/config.hpp>
+#include <ftlib/models/kit/language_model.hpp>
+#include <ftlib/models/kit/tensor_map.hpp>
 #include <ftlib/nn/linear.hpp>
 #include <ftlib/ops/activation.hpp>   // geglu_tanh
 #include <ftlib/ops/elementwise.hpp>  // add

@@ -1,15 +1,15 @@
 // models/llama.hpp: Llama 2 and 3, SmolLM2, TinyLlama. Pre-norm, rotary positions, grouped-query attention, SwiGLU.
 // arXiv:2302.13971, 2305.13245; transformers' models/llama.
 #pragma once
-#include <ftlib/models/config.hpp>          // config_value, gguf_number
-#include <ftlib/models/language_model.hpp>  // LanguageModel
-#include <ftlib/models/weights.hpp>         // Weights
-#include <ftlib/nn/linear.hpp>              // Linear
-#include <ftlib/ops/activation.hpp>         // swiglu
-#include <ftlib/ops/elementwise.hpp>        // add
-#include <ftlib/ops/embedding.hpp>          // embedding
-#include <ftlib/ops/norm.hpp>               // rms_norm, add_rms_norm
-#include <ftlib/ops/rope.hpp>               // rope
+#include <ftlib/models/kit/config.hpp>          // config_value, gguf_number
+#include <ftlib/models/kit/language_model.hpp>  // LanguageModel
+#include <ftlib/models/kit/tensor_map.hpp>      // Weights
+#include <ftlib/nn/linear.hpp>                  // Linear
+#include <ftlib/ops/activation.hpp>             // swiglu
+#include <ftlib/ops/elementwise.hpp>            // add
+#include <ftlib/ops/embedding.hpp>              // embedding
+#include <ftlib/ops/norm.hpp>                   // rms_norm, add_rms_norm
+#include <ftlib/ops/rope.hpp>                   // rope
 
 #include <tuple>  // std::tie
 

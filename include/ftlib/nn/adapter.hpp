@@ -29,6 +29,10 @@ Tensor<T, D> project(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w,
   return w.adapter ? w.adapter->linear(ctx, x, w, bias) : linear(ctx, x, w, bias);
 }
 
+/// What stands in the place of a weight that is no factor of a product (a norm's, an embedding): itself, or what the
+/// adapter in use has trained instead. Whatever reads such a weight asks this first.
+template <Scalar T, Device D> Parameter<T, D>& in_use(Context<D>&, Parameter<T, D>& w) { return w; }
+
 /// A stored weight in the compute type; a copy in any case.
 template <Scalar T, Device D> Tensor<T, D> dense(Context<D>& ctx, const Parameter<T, D>& w) {
   if (w.value) return clone(ctx, w.value);

@@ -1,7 +1,7 @@
 // ops/activation.cuda.cuh: activations and their gated forms on the GPU, forward and backward.
 #pragma once
 #include <ftlib/ops/kinds.hpp>         // Silu, Gelu, GeluTanh, Relu
-#include <ftlib/tensor/pack.cuda.cuh>  // map, load, store
+#include <ftlib/cuda/pack.cuda.cuh>  // map, load, store
 #include <ftlib/tensor/view.hpp>       // View
 
 #include <cmath>    // std::exp, std::erfc

@@ -1,7 +1,7 @@
 // ops/dropout.cuda.cuh: dropout on the GPU. Forward and backward are one kernel, which draws the mask each time.
 #pragma once
 #include <ftlib/core/random.hpp>       // philox
-#include <ftlib/tensor/pack.cuda.cuh>  // load, store
+#include <ftlib/cuda/pack.cuda.cuh>  // load, store
 #include <ftlib/tensor/view.hpp>       // View
 
 namespace ft::inline FTLIB_ABI {

@@ -1,6 +1,6 @@
 // ops/elementwise.cuda.cuh: element by element on the GPU, by groups of rows, and sums to a scalar.
 #pragma once
-#include <ftlib/ops/reduce.cuda.cuh>  // sum_groups, sum_all
+#include <ftlib/cuda/reduce.cuda.cuh>  // sum_groups, sum_all
 #include <ftlib/tensor/copy.cuda.cuh>
 
 #include <vector>  // std::vector

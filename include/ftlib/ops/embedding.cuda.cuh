@@ -1,6 +1,6 @@
 // ops/embedding.cuda.cuh: the embedding look-up on the GPU, forward and backward.
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>    // load, store
+#include <ftlib/cuda/pack.cuda.cuh>    // load, store
 #include <ftlib/tensor/stored.cuda.cuh>  // dequantise_blocks, blocks_of
 
 #include <algorithm>  // std::stable_sort

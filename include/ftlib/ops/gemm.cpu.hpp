@@ -1,8 +1,8 @@
 // ops/gemm.cpu.hpp: the matrix product on the CPU: blocks for the caches, panels for the kernel, shares for the
 // threads. After Goto and van de Geijn, "Anatomy of high-performance matrix multiplication", ACM TOMS 34(3), 2008.
 #pragma once
-#include <ftlib/ops/gemv.cpu.hpp>  // gemv, and what it is made of
-#include <ftlib/ops/operand.hpp>   // check_gemm
+#include <ftlib/ops/gemm.shared.hpp>  // check_gemm
+#include <ftlib/ops/gemv.cpu.hpp>     // gemv, and what it is made of
 
 #include <algorithm>  // std::min, std::max
 #include <atomic>     // std::atomic

@@ -1,7 +1,7 @@
 // ops/gemm.cuda.cuh: the matrix product on the GPU, by cuBLASLt; a weight that is stored in another type is brought
 // into the compute type first, a part at a time.
 #pragma once
-#include <ftlib/ops/operand.hpp>         // DenseOperand, StoredOperand
+#include <ftlib/ops/gemm.shared.hpp>         // DenseOperand, StoredOperand
 #include <ftlib/tensor/stored.cuda.cuh>  // dequantise
 #include <ftlib/tensor/tensor.hpp>       // Tensor
 

@@ -1,8 +1,8 @@
 // ops/gemm_pack.cpu.hpp: how a part of a matrix product's operand is copied into the panels that the kernel reads:
 // every transpose and every stored type ends here.
 #pragma once
+#include <ftlib/ops/gemm.shared.hpp>      // DenseOperand, StoredOperand
 #include <ftlib/ops/gemm_unpack.cpu.hpp>  // RowReader
-#include <ftlib/ops/operand.hpp>          // DenseOperand, StoredOperand
 
 #include <algorithm>  // std::min
 

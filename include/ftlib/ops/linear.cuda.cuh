@@ -1,7 +1,7 @@
 // ops/linear.cuda.cuh: what linear needs on the GPU: the matrix product and the gradient of a bias.
 #pragma once
 #include <ftlib/ops/gemm.cuda.cuh>    // gemm
-#include <ftlib/ops/reduce.cuda.cuh>  // add_column_sums
+#include <ftlib/cuda/reduce.cuda.cuh>  // add_column_sums
 
 namespace ft::inline FTLIB_ABI {
 

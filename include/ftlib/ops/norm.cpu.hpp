@@ -1,7 +1,7 @@
 // ops/norm.cpu.hpp: RMSNorm and LayerNorm on the CPU, forward and backward, with what stands before and behind them.
 #pragma once
 #include <ftlib/ops/elementwise.cpu.hpp>  // for_each_grouped_row
-#include <ftlib/ops/norm_parts.hpp>       // Norm
+#include <ftlib/ops/norm.shared.hpp>      // Norm
 
 #include <cmath>        // std::sqrt
 #include <Eigen/Core>   // Eigen::Array

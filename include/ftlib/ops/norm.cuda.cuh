@@ -1,8 +1,8 @@
 // ops/norm.cuda.cuh: RMSNorm and LayerNorm on the GPU, forward and backward, with what stands before and behind them.
 #pragma once
 #include <ftlib/ops/elementwise.cuda.cuh>  // group_of
-#include <ftlib/ops/norm_parts.hpp>        // Norm
-#include <ftlib/ops/reduce.cuda.cuh>       // warp_sum, add_column_sums, sum_groups
+#include <ftlib/ops/norm.shared.hpp>        // Norm
+#include <ftlib/cuda/reduce.cuda.cuh>       // warp_sum, add_column_sums, sum_groups
 
 #include <cmath>        // std::sqrt
 #include <memory>       // std::shared_ptr

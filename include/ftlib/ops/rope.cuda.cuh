@@ -1,7 +1,7 @@
 // ops/rope.cuda.cuh: rotary positions on the GPU. Forward and backward are one kernel; backward turns the other way.
 #pragma once
 #include <ftlib/ops/kinds.hpp>         // RopePairing
-#include <ftlib/tensor/pack.cuda.cuh>  // load, store
+#include <ftlib/cuda/pack.cuda.cuh>  // load, store
 #include <ftlib/tensor/view.hpp>       // View
 
 namespace ft::inline FTLIB_ABI {

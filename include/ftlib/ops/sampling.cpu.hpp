@@ -1,8 +1,8 @@
 // ops/sampling.cpu.hpp: choosing the next token of each row of logits on the CPU.
 #pragma once
-#include <ftlib/ops/sampling_rule.hpp>   // SamplingRule
-#include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
-#include <ftlib/tensor/view.hpp>         // View
+#include <ftlib/ops/sampling.shared.hpp>  // SamplingRule
+#include <ftlib/tensor/context.cpu.hpp>   // Context<Cpu>
+#include <ftlib/tensor/view.hpp>          // View
 
 #include <algorithm>  // std::nth_element, std::pop_heap
 #include <span>       // std::span

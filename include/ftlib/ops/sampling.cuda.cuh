@@ -1,7 +1,7 @@
 // ops/sampling.cuda.cuh: choosing the next token of each row of logits on the GPU.
 #pragma once
-#include <ftlib/ops/reduce.cuda.cuh>    // warp_sum, warp_max
-#include <ftlib/ops/sampling_rule.hpp>  // SamplingRule
+#include <ftlib/cuda/reduce.cuda.cuh>    // warp_sum, warp_max
+#include <ftlib/ops/sampling.shared.hpp>  // SamplingRule
 
 #include <algorithm>  // std::min
 #include <cmath>      // std::isfinite

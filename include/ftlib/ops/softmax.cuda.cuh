@@ -1,7 +1,7 @@
 // ops/softmax.cuda.cuh: softmax and its logarithm over rows on the GPU, forward and backward.
 #pragma once
 #include <ftlib/ops/kinds.hpp>        // SoftmaxResult
-#include <ftlib/ops/reduce.cuda.cuh>  // warp_sum, warp_max
+#include <ftlib/cuda/reduce.cuda.cuh>  // warp_sum, warp_max
 
 #include <cmath>  // std::exp, std::log
 

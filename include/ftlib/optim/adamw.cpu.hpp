@@ -1,9 +1,9 @@
 // optim/adamw.cpu.hpp: one AdamW step of all parameters on the CPU.
 #pragma once
-#include <ftlib/optim/adamw_factors.hpp>  // AdamWItem
-#include <ftlib/optim/stochastic.hpp>     // round_by_chance
-#include <ftlib/optim/verdict.hpp>        // Verdict
-#include <ftlib/tensor/context.cpu.hpp>   // Context<Cpu>
+#include <ftlib/optim/adamw.shared.hpp>  // AdamWItem
+#include <ftlib/optim/clip.shared.hpp>   // Verdict
+#include <ftlib/optim/stochastic.hpp>    // round_by_chance
+#include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 
 #include <algorithm>   // std::min
 #include <Eigen/Core>  // vectorised arithmetic with square root and division

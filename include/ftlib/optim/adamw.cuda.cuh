@@ -1,9 +1,9 @@
 // optim/adamw.cuda.cuh: one AdamW step of all parameters on the GPU, in one kernel.
 #pragma once
-#include <ftlib/optim/adamw_factors.hpp>  // AdamWItem
+#include <ftlib/optim/adamw.shared.hpp>  // AdamWItem
 #include <ftlib/optim/list.cuda.cuh>      // upload_list, my_part
 #include <ftlib/optim/stochastic.hpp>     // round_by_chance
-#include <ftlib/optim/verdict.hpp>        // Verdict
+#include <ftlib/optim/clip.shared.hpp>        // Verdict
 
 #include <cmath>   // std::sqrt
 #include <span>    // std::span

@@ -1,6 +1,6 @@
 // optim/clip.cpu.hpp: the verdict on the gradients of a step, and their scaling by it, on the CPU.
 #pragma once
-#include <ftlib/optim/verdict.hpp>       // Verdict, judge
+#include <ftlib/optim/clip.shared.hpp>   // Verdict, judge
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/view.hpp>         // View
 

@@ -1,9 +1,9 @@
 // optim/clip.cuda.cuh: the verdict on the gradients of a step, and their scaling by it, on the GPU: a number of
 // launches that does not depend on how many arrays there are, and no word to the host.
 #pragma once
-#include <ftlib/ops/reduce.cuda.cuh>  // block_sum
+#include <ftlib/cuda/reduce.cuda.cuh>  // block_sum
 #include <ftlib/optim/list.cuda.cuh>  // upload_list, my_part
-#include <ftlib/optim/verdict.hpp>    // Verdict, judge
+#include <ftlib/optim/clip.shared.hpp>    // Verdict, judge
 #include <ftlib/tensor/view.hpp>      // View
 
 #include <cmath>   // std::sqrt

@@ -1,6 +1,6 @@
 // optim/ema.cuda.cuh: one array moved towards another, on the GPU.
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>  // map
+#include <ftlib/cuda/pack.cuda.cuh>  // map
 #include <ftlib/tensor/view.hpp>       // View
 
 namespace ft::inline FTLIB_ABI {

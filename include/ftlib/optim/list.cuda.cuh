@@ -1,7 +1,7 @@
 // optim/list.cuda.cuh: kernels over all arrays of a list at once: a table of the arrays on the GPU, and one chunk of an
 // array for each block. Launches do not grow with the number of parameters.
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>  // load, store
+#include <ftlib/cuda/pack.cuda.cuh>  // load, store
 
 #include <memory>  // std::shared_ptr
 #include <vector>  // std::vector

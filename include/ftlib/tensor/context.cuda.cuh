@@ -1,9 +1,9 @@
 // tensor/context.cuda.cuh: the GPU's context: a stream, and memory from CUDA's own pool, given and taken in its order.
 #pragma once
-#include <ftlib/core/launch.cuda.cuh>         // check_cuda
-#include <ftlib/tensor/block_cache.cuda.cuh>  // BlockCache
+#include <ftlib/cuda/launch.cuda.cuh>         // check_cuda
+#include <ftlib/cuda/block_cache.cuda.cuh>  // BlockCache
 #include <ftlib/tensor/device.hpp>            // ContextBase
-#include <ftlib/tensor/graph.cuda.cuh>        // CudaGraph
+#include <ftlib/cuda/graph.cuda.cuh>        // CudaGraph
 
 #include <algorithm>  // std::max
 #include <atomic>     // std::atomic

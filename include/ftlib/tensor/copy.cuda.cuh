@@ -1,6 +1,6 @@
 // tensor/copy.cuda.cuh: moving numbers on the GPU: fill, strided copy, conversion, accumulation.
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>  // map
+#include <ftlib/cuda/pack.cuda.cuh>  // map
 #include <ftlib/tensor/view.hpp>       // View
 
 namespace ft::inline FTLIB_ABI {

@@ -1,7 +1,7 @@
 // tensor/stored.cuda.cuh: stored weights into the compute type on the GPU: whole, or some of their rows.
 #pragma once
 #include <ftlib/tensor/copy.cuda.cuh>  // Same
-#include <ftlib/tensor/pack.cuda.cuh>  // load, store, map
+#include <ftlib/cuda/pack.cuda.cuh>  // load, store, map
 #include <ftlib/tensor/quantised.hpp>  // blocks
 #include <ftlib/tensor/stored.hpp>     // Stored
 

@@ -1,12 +1,12 @@
 // text/causal_lm.hpp: CausalLM, a pretrained language model with its tokenizer: opened, adapted, saved, asked.
 #pragma once
-#include <ftlib/models/registry.hpp>      // Checkpoint, make_language_model
-#include <ftlib/nn/peft.hpp>              // attach, save_peft, load_peft
-#include <ftlib/nn/trainable.hpp>         // with_adapters, train_all, detach, merge
-#include <ftlib/text/generate.hpp>        // TokenGenerator, TextStream
-#include <ftlib/text/tokenizer.hpp>       // Tokenizer
-#include <ftlib/text/tokenizer_json.hpp>  // tokenizer_json
-#include <ftlib/train/progress.hpp>       // pretty_bytes, pretty_count
+#include <ftlib/adapters/peft.hpp>          // attach, save_peft, load_peft
+#include <ftlib/adapters/set.hpp>           // with_adapters, train_all, detach, merge
+#include <ftlib/models/kit/registry.hpp>    // Checkpoint, make_language_model
+#include <ftlib/text/generate.hpp>          // TokenGenerator, TextStream
+#include <ftlib/text/tokenizer.hpp>         // Tokenizer
+#include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
+#include <ftlib/train/screen/progress.hpp>  // pretty_bytes, pretty_count
 
 #include <filesystem>  // std::filesystem::path
 #include <memory>      // std::unique_ptr

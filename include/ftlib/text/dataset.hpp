@@ -1,9 +1,9 @@
 // text/dataset.hpp: records as token sequences, and their batches: by token count, of similar length, shuffled by seed.
 #pragma once
-#include <ftlib/models/language_model.hpp>  // PackedTokens
-#include <ftlib/text/chat.hpp>              // encode_chat, end_of_turn
-#include <ftlib/text/records.hpp>           // Record
-#include <ftlib/text/tokenizer.hpp>         // Tokenizer
+#include <ftlib/models/kit/language_model.hpp>  // PackedTokens
+#include <ftlib/text/chat.hpp>                  // encode_chat, end_of_turn
+#include <ftlib/text/records.hpp>               // Record
+#include <ftlib/text/tokenizer.hpp>             // Tokenizer
 
 #include <algorithm>  // std::sort
 #include <cmath>      // std::llround

@@ -1,8 +1,8 @@
 // text/generate.hpp: generation with a KV cache: many prompts in one batch, token by token.
 #pragma once
-#include <ftlib/models/language_model.hpp>  // LanguageModel
-#include <ftlib/ops/sampling.hpp>           // sample_tokens
-#include <ftlib/text/tokenizer.hpp>         // Tokenizer, StreamDecoder
+#include <ftlib/models/kit/language_model.hpp>  // LanguageModel
+#include <ftlib/ops/sampling.hpp>               // sample_tokens
+#include <ftlib/text/tokenizer.hpp>             // Tokenizer, StreamDecoder
 
 #include <optional>  // std::optional
 #include <span>      // std::span

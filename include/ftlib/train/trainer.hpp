@@ -1,19 +1,19 @@
 // train/trainer.hpp: the training loop, for any model and any data: plan, steps, evaluation, early stopping,
 // checkpoints.
 #pragma once
-#include <ftlib/autograd/tape.hpp>      // NoGrad
-#include <ftlib/optim/adamw.hpp>        // AdamW, Optimizer
-#include <ftlib/optim/clip.hpp>         // StepCheck, zero_grad
-#include <ftlib/optim/ema.hpp>          // WeightAverage
-#include <ftlib/optim/loss_scale.hpp>   // LossScale
-#include <ftlib/optim/schedule.hpp>     // Schedule
-#include <ftlib/tensor/step_graph.hpp>  // StepGraph
-#include <ftlib/train/checkpoint.hpp>   // save_checkpoint, load_checkpoint
-#include <ftlib/train/metrics_log.hpp>  // MetricsLog
-#include <ftlib/train/plot.hpp>         // PlotSeries
-#include <ftlib/train/progress.hpp>     // Progress, process_memory
-#include <ftlib/train/signals.hpp>      // StopOnSignal
-#include <ftlib/train/tensorboard.hpp>  // TensorBoardWriter
+#include <ftlib/autograd/tape.hpp>             // NoGrad
+#include <ftlib/optim/adamw.hpp>               // AdamW, Optimizer
+#include <ftlib/optim/clip.hpp>                // StepCheck, zero_grad
+#include <ftlib/optim/ema.hpp>                 // WeightAverage
+#include <ftlib/optim/loss_scale.hpp>          // LossScale
+#include <ftlib/optim/schedule.hpp>            // Schedule
+#include <ftlib/tensor/step_graph.hpp>         // StepGraph
+#include <ftlib/train/checkpoint.hpp>          // save_checkpoint, load_checkpoint
+#include <ftlib/train/metrics_log.hpp>         // MetricsLog
+#include <ftlib/train/screen/plot.hpp>         // PlotSeries
+#include <ftlib/train/screen/progress.hpp>     // Progress, process_memory
+#include <ftlib/train/screen/tensorboard.hpp>  // TensorBoardWriter
+#include <ftlib/train/signals.hpp>             // StopOnSignal
 
 #include <chrono>      // std::chrono::steady_clock
 #include <filesystem>  // std::filesystem::path

@@ -1,10 +1,10 @@
-// ops/tile.cuda.cuh: matrix products of a warp on tiles in shared memory: 16-bit floats on tensor cores, float and
+// cuda/tile.cuda.cuh: matrix products of a warp on tiles in shared memory: 16-bit floats on tensor cores, float and
 // double by FMA. Both keep sums where tensor cores do, so that a kernel is written once.
 #pragma once
-#include <ftlib/ops/reduce.cuda.cuh>  // lane, all_lanes
-#include <ftlib/tensor/mma.cuda.cuh>  // mma, load_matrices
+#include <ftlib/cuda/reduce.cuda.cuh>  // lane, all_lanes
+#include <ftlib/cuda/mma.cuda.cuh>  // mma, load_matrices
 
-#if !FTLIB_CUDA_RUNTIME  // then core/kernel_words.cuda.cuh has it
+#if !FTLIB_CUDA_RUNTIME  // then cuda/kernel_words.cuda.cuh has it
 #include <cuda_pipeline.h>  // __pipeline_memcpy_async
 #endif
 

@@ -1,4 +1,5 @@
-// models/config.hpp: reading a model's configuration: Hugging Face's config.json, and GGUF's metadata turned into one.
+// models/kit/config.hpp: reading a model's configuration: Hugging Face's config.json, and GGUF's metadata turned into
+// one.
 #pragma once
 #include <ftlib/io/gguf.hpp>   // GgufFile
 #include <ftlib/io/json.hpp>   // Json, at, value_or

@@ -1,4 +1,4 @@
-// ops/sampling_rule.hpp: how the next token is chosen: the options, and the arithmetic that both devices share to the
+// ops/sampling.shared.hpp: how the next token is chosen: the options, and the arithmetic that both devices share to the
 // bit.
 #pragma once
 #include <ftlib/core/dtype.hpp>  // uint64_t, std::bit_cast

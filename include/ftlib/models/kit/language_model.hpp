@@ -1,4 +1,5 @@
-// models/language_model.hpp: what all language models have in common: packed tokens in, hidden states out, a KV cache.
+// models/kit/language_model.hpp: what all language models have in common: packed tokens in, hidden states out, a KV
+// cache.
 #pragma once
 #include <ftlib/autograd/recompute.hpp>  // recompute
 #include <ftlib/nn/adapter.hpp>          // project

@@ -1,4 +1,4 @@
-// nn/lora.hpp: LoRA: W + s B A with a small rank; the base stays frozen in whatever type it is stored.
+// adapters/lora.hpp: LoRA: W + s B A with a small rank; the base stays frozen in whatever type it is stored.
 #pragma once
 #include <ftlib/nn/adapter.hpp>
 #include <ftlib/ops/dropout.hpp>      // dropout

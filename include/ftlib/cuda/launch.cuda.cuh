@@ -1,8 +1,8 @@
-// core/launch.cuda.cuh: the one door through which kernels are launched, and the one check of what CUDA calls return.
+// cuda/launch.cuda.cuh: the one door through which kernels are launched, and the one check of what CUDA calls return.
 #pragma once
 #include <ftlib/core/error.hpp>
 #if FTLIB_CUDA_RUNTIME
-#include <ftlib/core/kernel_words.cuda.cuh>
+#include <ftlib/cuda/kernel_words.cuda.cuh>
 #endif
 
 #include <cuda_runtime.h>  // cudaLaunchKernelEx

@@ -1,4 +1,4 @@
-// tensor/block_cache.cuda.cuh: blocks of device memory that wait for whoever asks next.
+// cuda/block_cache.cuda.cuh: blocks of device memory that wait for whoever asks next.
 #pragma once
 #include <ftlib/core/version.hpp>
 

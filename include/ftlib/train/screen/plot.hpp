@@ -1,4 +1,4 @@
-// train/plot.hpp: loss curves as a small SVG that needs nothing else and is readable on light and on dark pages.
+// train/screen/plot.hpp: loss curves as a small SVG that needs nothing else and is readable on light and on dark pages.
 #pragma once
 #include <ftlib/core/dtype.hpp>  // int64_t
 #include <ftlib/core/error.hpp>  // str

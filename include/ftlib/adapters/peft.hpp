@@ -1,9 +1,9 @@
-// nn/peft.hpp: LoRA adapters as PEFT's folders: adapter_config.json and adapter_model.safetensors.
+// adapters/peft.hpp: LoRA adapters as PEFT's folders: adapter_config.json and adapter_model.safetensors.
 #pragma once
+#include <ftlib/adapters/lora.hpp>   // LoraAdapter
 #include <ftlib/io/atomic_file.hpp>  // AtomicFolder
 #include <ftlib/io/json.hpp>         // Json
 #include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
-#include <ftlib/nn/lora.hpp>         // LoraAdapter
 
 #include <filesystem>  // std::filesystem::path
 #include <map>         // std::map

@@ -1,4 +1,4 @@
-// train/progress.hpp: the live line of a run, the memory of the process, and numbers written for people.
+// train/screen/progress.hpp: the live line of a run, the memory of the process, and numbers written for people.
 #pragma once
 #include <ftlib/core/dtype.hpp>  // int64_t
 #include <ftlib/core/error.hpp>  // str

@@ -1,4 +1,4 @@
-// train/tensorboard.hpp: TensorBoard's event files: scalars, text, images. Protocol buffers are written by hand.
+// train/screen/tensorboard.hpp: TensorBoard's event files: scalars, text, images. Protocol buffers are written by hand.
 //
 // A file is a sequence of records (tensorflow/core/lib/io/record_writer.h), each
 //     u64 length   u32 masked CRC-32C of it   the bytes   u32 masked CRC-32C of those

@@ -1,4 +1,4 @@
-// tensor/pack.cuda.cuh: elements that kernels load and store 16 bytes at a time, and their conversion to and from the
+// cuda/pack.cuda.cuh: elements that kernels load and store 16 bytes at a time, and their conversion to and from the
 // type that sums are kept in.
 #pragma once
 #include <ftlib/core/dtype.hpp>           // bfloat16, half, accumulate_t

@@ -1,4 +1,4 @@
-// optim/verdict.hpp: what a step's loss and gradients come to, in numbers that lie where the gradients do.
+// optim/clip.shared.hpp: what a step's loss and gradients come to, in numbers that lie where the gradients do.
 #pragma once
 #include <ftlib/core/version.hpp>
 

@@ -1,8 +1,8 @@
-// tensor/mma.cuda.cuh: tensor cores: the product of two small matrices of 16-bit floats that the lanes of a warp hold
+// cuda/mma.cuda.cuh: tensor cores: the product of two small matrices of 16-bit floats that the lanes of a warp hold
 // together, and the load that deals a matrix out to them. Where which element lies is fixed by the PTX ISA, "Matrix
 // Fragments for mma.m16n8k16 with floating point type" and "ldmatrix".
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>  // widen, narrow
+#include <ftlib/cuda/pack.cuda.cuh>  // widen, narrow
 
 #include <bit>      // std::bit_cast
 #include <cstdint>  // std::uint32_t

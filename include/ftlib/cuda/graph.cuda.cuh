@@ -1,7 +1,7 @@
-// tensor/graph.cuda.cuh: work that is recorded and launched as one CUDA graph, and the memory that such work needs.
+// cuda/graph.cuda.cuh: work that is recorded and launched as one CUDA graph, and the memory that such work needs.
 #pragma once
-#include <ftlib/core/launch.cuda.cuh>         // check_cuda
-#include <ftlib/tensor/block_cache.cuda.cuh>  // BlockCache
+#include <ftlib/cuda/launch.cuda.cuh>         // check_cuda
+#include <ftlib/cuda/block_cache.cuda.cuh>  // BlockCache
 
 #include <algorithm>  // std::find_if
 #include <cstring>    // std::memcpy

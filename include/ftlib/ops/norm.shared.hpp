@@ -1,4 +1,4 @@
-// ops/norm_parts.hpp: what a norm does to each row, as both devices take it.
+// ops/norm.shared.hpp: what a norm does to each row, as both devices take it.
 #pragma once
 #include <ftlib/tensor/view.hpp>  // View
 

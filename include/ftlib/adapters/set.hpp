@@ -1,4 +1,4 @@
-// nn/trainable.hpp: what of a model learns: all of it, or adapters that hang on it; taking adapters off, or folding
+// adapters/set.hpp: what of a model learns: all of it, or adapters that hang on it; taking adapters off, or folding
 // them in.
 #pragma once
 #include <ftlib/nn/adapter.hpp>  // Adapter, dense

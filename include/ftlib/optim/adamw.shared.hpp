@@ -1,4 +1,4 @@
-// optim/adamw_factors.hpp: what one AdamW step works on, as its kernels take it on any device.
+// optim/adamw.shared.hpp: what one AdamW step works on, as its kernels take it on any device.
 #pragma once
 #include <ftlib/tensor/view.hpp>  // View, In
 

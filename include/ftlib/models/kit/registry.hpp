@@ -1,5 +1,5 @@
-// models/registry.hpp: opens a checkpoint, Hugging Face folder or GGUF file, and makes the model it holds. To add an
-// architecture: write its file, include it here, and give it a line in `architectures`.
+// models/kit/registry.hpp: opens a checkpoint, Hugging Face folder or GGUF file, and makes the model it holds. To add
+// an architecture: write its file, include it here, and give it a line in `architectures`.
 #pragma once
 #include <ftlib/io/safetensors.hpp>  // SafetensorsModel
 #include <ftlib/models/gemma3.hpp>

@@ -1,7 +1,7 @@
-// ops/reduce.cuda.cuh: sums on the GPU: over a warp, over the rows of a matrix, over all elements. Each has one order
+// cuda/reduce.cuda.cuh: sums on the GPU: over a warp, over the rows of a matrix, over all elements. Each has one order
 // that depends on sizes alone, and none uses atomics, so a run repeats bit for bit.
 #pragma once
-#include <ftlib/tensor/pack.cuda.cuh>  // load, store
+#include <ftlib/cuda/pack.cuda.cuh>  // load, store
 #include <ftlib/tensor/view.hpp>       // View
 
 #include <algorithm>  // std::max

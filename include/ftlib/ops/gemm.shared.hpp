@@ -1,4 +1,4 @@
-// ops/operand.hpp: the operands of a matrix product, as every device takes them.
+// ops/gemm.shared.hpp: the operands of a matrix product, as every device takes them.
 #pragma once
 #include <ftlib/core/dtype.hpp>  // DType
 #include <ftlib/core/error.hpp>  // Error

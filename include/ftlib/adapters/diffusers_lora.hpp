@@ -1,6 +1,7 @@
-// nn/diffusers_lora.hpp: LoRA adapters as diffusers' files: pytorch_lora_weights.safetensors, for models of pictures.
+// adapters/diffusers_lora.hpp: LoRA adapters as diffusers' files: pytorch_lora_weights.safetensors, for models of
+// pictures.
 #pragma once
-#include <ftlib/nn/peft.hpp>  // hang_lora, lora_adapters
+#include <ftlib/adapters/peft.hpp>  // hang_lora, lora_adapters
 
 #include <algorithm>    // std::replace
 #include <filesystem>   // std::filesystem::path

@@ -1,4 +1,4 @@
-// models/weights.hpp: the tensors of a checkpoint under their Hugging Face names, taken one by one by a model's
+// models/kit/tensor_map.hpp: the tensors of a checkpoint under their Hugging Face names, taken one by one by a model's
 // constructor: what is missing, extra or of another shape is an error that names it.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>

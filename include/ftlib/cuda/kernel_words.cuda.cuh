@@ -1,4 +1,4 @@
-// core/kernel_words.cuda.cuh: the words of kernels that a host compiler does not know. With them a .cpp that links
+// cuda/kernel_words.cuda.cuh: the words of kernels that a host compiler does not know. With them a .cpp that links
 // ftlib::cuda_runtime can read kernels, which it never compiles: their launchers are in the shipped translation unit.
 #pragma once
 #include <cuda_bf16.h>     // __nv_bfloat162
@@ -25,7 +25,7 @@ void __pipeline_memcpy_async(void* to, const void* from, std::size_t bytes, std:
 void __pipeline_commit();
 void __pipeline_wait_prior(std::size_t groups);
 
-namespace ftlib_ptx {  // see tensor/mma.cuda.cuh
+namespace ftlib_ptx {  // see cuda/mma.cuda.cuh
 void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
 void mma_f16(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint32_t b1);
 void ldmatrix(std::uint32_t (&m)[4], const void* row);
