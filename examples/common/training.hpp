@@ -137,7 +137,7 @@ inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, c
                    {"best_step", report.best_step}});
   write_json(out / "training.json", settings);
   const auto off = [](auto planned, auto used) {
-    return ft::detail::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
+    return ft::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
   };
   std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
             << static_cast<std::int64_t>(report.tokens_per_second) << ' ' << plan.unit << "/s"

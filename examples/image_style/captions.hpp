@@ -75,7 +75,7 @@ inline std::string split_of(std::string_view word) {
   std::string name = lowered(trimmed(word));
   if (name == "validation" || name == "val" || name == "dev") return "valid";
   if (name.empty() || name == "train" || name == "valid" || name == "test") return name;
-  throw Error(str("split ", ft::detail::quote(word), " is none of train, valid and test"));
+  throw Error(str("split ", ft::quote(word), " is none of train, valid and test"));
 }
 
 /// What is wrong with a row, or nothing. A name that leads out of the folder is: a metadata file may be a stranger's.
@@ -83,7 +83,7 @@ inline std::string fault_of(const MetadataRow& row) {
   if (row.file_name.empty()) return "file_name is missing";
   const std::filesystem::path path(row.file_name);
   if (path.is_absolute() || std::find(path.begin(), path.end(), "..") != path.end())
-    return str("file_name ", ft::detail::quote(row.file_name), " leads out of the folder");
+    return str("file_name ", ft::quote(row.file_name), " leads out of the folder");
   for (const std::string* text : {&row.file_name, &row.caption, &row.style})
     if (auto fault = ft::text::text_fault(*text); !fault.empty()) return fault;
   return {};

@@ -42,8 +42,8 @@ class Data {
   static Data open(const std::filesystem::path& folder) {
     ft::recover_folder(folder.has_filename() ? folder : folder.parent_path());
     const auto lines = folder / "records.jsonl", tensors = folder / "pictures.safetensors";
-    if (!ft::detail::exists(lines) || !ft::detail::exists(tensors))
-      throw Error(str(folder.string(), ": has no ", (ft::detail::exists(lines) ? tensors : lines).filename().string()),
+    if (!ft::path_exists(lines) || !ft::path_exists(tensors))
+      throw Error(str(folder.string(), ": has no ", (ft::path_exists(lines) ? tensors : lines).filename().string()),
                   "`image_style prepare` makes such a folder from pictures.");
     Data data;
     const std::string text = ft::read_file(lines, ft::max_json_bytes);

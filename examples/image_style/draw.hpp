@@ -49,7 +49,7 @@ inline void draw(const DrawArguments& a) {
                {"Software", "ftlib image_style " FTLIB_VERSION}});
     std::cout << "wrote " << path.string() << '\n';
   }
-  std::cout << "\"" << prompt << "\": " << ft::detail::printed("%.2f", seconds / static_cast<double>(drawn.size()))
+  std::cout << "\"" << prompt << "\": " << ft::printed("%.2f", seconds / static_cast<double>(drawn.size()))
             << " s a picture\n";
 }
 

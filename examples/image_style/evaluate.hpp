@@ -75,14 +75,14 @@ inline std::string style_in(const Data& data, const std::string& style) {
 class Table {
  public:
   explicit Table(std::ostream& out) : out_(out) {
-    out_ << ft::detail::printed("%-30s", "") << "  in style       MMD      p   top-1   top-5   drift  copies\n";
+    out_ << ft::printed("%-30s", "") << "  in style       MMD      p   top-1   top-5   drift  copies\n";
   }
   void row(const std::string& name, const Score& s) {
     out_ << name << std::string(name.size() < 30 ? 30 - name.size() : 0, ' ')
-         << ft::detail::printed("%8.1f %%%10.4f%7.3f%8.2f%8.2f", 100 * s.style_share.value, s.mmd.value, s.mmd_p,
-                                s.content_top1.value, s.content_top5.value)
-         << (s.drift ? ft::detail::printed("%8.3f", s.drift->value) : "       -")
-         << ft::detail::printed("%6.1f %%", 100 * s.copying.value) << '\n';
+         << ft::printed("%8.1f %%%10.4f%7.3f%8.2f%8.2f", 100 * s.style_share.value, s.mmd.value, s.mmd_p,
+                        s.content_top1.value, s.content_top5.value)
+         << (s.drift ? ft::printed("%8.3f", s.drift->value) : "       -")
+         << ft::printed("%6.1f %%", 100 * s.copying.value) << '\n';
   }
 
  private:
@@ -192,13 +192,13 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
     if (!best || overall(t.score, base_score) > overall(best->score, base_score)) best = &t;
   }
   out << "in style: as a classifier calls them that is right about "
-      << ft::detail::printed("%.1f %%", 100 * accuracy.at("accuracy").get<double>())
-      << " of real pictures; top-1, top-5: by chance " << ft::detail::printed("%.3f, %.3f", chance, chance5)
+      << ft::printed("%.1f %%", 100 * accuracy.at("accuracy").get<double>())
+      << " of real pictures; top-1, top-5: by chance " << ft::printed("%.3f, %.3f", chance, chance5)
       << ";\ndrift: of drawings under " << painter.base_style() << "; those of different captions are "
-      << ft::detail::printed("%.3f", apart.drift->value) << " apart\n";
+      << ft::printed("%.3f", apart.drift->value) << " apart\n";
   if (tuned.size() > 1)
     out << "best: " << best->name << " (harmonic mean of in style, top-5 and the part of base's MMD that is gone: "
-        << ft::detail::printed("%.3f", overall(best->score, base_score)) << ")\n";
+        << ft::printed("%.3f", overall(best->score, base_score)) << ")\n";
   ft::Json report{
       {"base_model", options.base.string()},
       {"text_model", options.text_model.string()},

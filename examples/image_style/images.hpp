@@ -111,7 +111,7 @@ struct Unref {
 inline std::string taken(GError* error) {
   const std::string message = error ? error->message : "damaged";
   g_clear_error(&error);
-  return ft::detail::printable(examples::trimmed(message));
+  return ft::printable(examples::trimmed(message));
 }
 
 inline std::int64_t little_endian(std::string_view bytes, std::size_t at, std::size_t size) {

@@ -190,7 +190,7 @@ class Painter {
     return adapter / "finisher.safetensors";
   }
   static std::filesystem::path file_of(const std::filesystem::path& base) {
-    return ft::detail::is_folder(base) ? base / "model.safetensors" : base;
+    return ft::is_folder(base) ? base / "model.safetensors" : base;
   }
 
  private:

@@ -67,8 +67,8 @@ inline constexpr std::array<std::string_view, 14> picture_endings = {".png",  ".
 
 /// What a folder and its folders hold, by name; hidden files are passed over.
 inline std::vector<std::filesystem::path> picture_files(const std::filesystem::path& folder) {
-  if (!ft::detail::exists(folder)) throw Error(str(folder.string(), ": there is no such folder"), "check the name.");
-  if (!ft::detail::is_folder(folder))
+  if (!ft::path_exists(folder)) throw Error(str(folder.string(), ": there is no such folder"), "check the name.");
+  if (!ft::is_folder(folder))
     throw Error(str(folder.string(), ": is a file, a folder of pictures was expected"), "give the folder it lies in.");
   std::vector<std::filesystem::path> files;
   try {
@@ -81,7 +81,7 @@ inline std::vector<std::filesystem::path> picture_files(const std::filesystem::p
         files.push_back(at->path());
     }
   } catch (const std::filesystem::filesystem_error& e) {
-    throw ft::detail::system_error(e.path1(), "cannot be read", {}, e.code().value());
+    throw ft::system_error(e.path1(), "cannot be read", {}, e.code().value());
   }
   if (files.empty())
     throw Error(str(folder.string(), ": the folder holds no picture"),
@@ -100,10 +100,10 @@ inline std::vector<Source> read_folder(const std::filesystem::path& given, const
   const auto sidecar = [](std::filesystem::path file) { return file.replace_extension(".txt"); };
   auto from = options.caption_from;
   if (from == CaptionFrom::automatic) {
-    const bool any = std::any_of(files.begin(), files.end(), [&](auto& f) { return ft::detail::exists(sidecar(f)); });
-    from = ft::detail::exists(jsonl) || ft::detail::exists(csv) ? CaptionFrom::metadata
-           : any                                                ? CaptionFrom::sidecar
-                                                                : CaptionFrom::names;
+    const bool any = std::any_of(files.begin(), files.end(), [&](auto& f) { return ft::path_exists(sidecar(f)); });
+    from = ft::path_exists(jsonl) || ft::path_exists(csv) ? CaptionFrom::metadata
+           : any                                          ? CaptionFrom::sidecar
+                                                          : CaptionFrom::names;
   }
   std::vector<Source> sources;
   const auto add = [&](const std::filesystem::path& file, Sample sample) {
@@ -114,9 +114,9 @@ inline std::vector<Source> read_folder(const std::filesystem::path& given, const
   };
 
   if (from == CaptionFrom::metadata) {
-    const bool is_csv = !ft::detail::exists(jsonl);
+    const bool is_csv = !ft::path_exists(jsonl);
     const auto& path = is_csv ? csv : jsonl;
-    if (!ft::detail::exists(path))
+    if (!ft::path_exists(path))
       throw Error(str(folder.string(), ": has neither metadata.jsonl nor metadata.csv"),
                   "write one with file_name and text, or choose --caption-from names or sidecar.");
     std::vector<BadRecord> bad;
@@ -125,12 +125,12 @@ inline std::vector<Source> read_folder(const std::filesystem::path& given, const
     std::set<std::filesystem::path> named;
     for (const auto& row : rows) {
       const auto file = (folder / row.file_name).lexically_normal();
-      if (!ft::detail::exists(file) || ft::detail::is_folder(file))
-        throw Error(str(path.string(), ":", row.line, ": names ", ft::detail::quote(row.file_name),
-                        ", which is not in the folder"),
-                    "add the picture, or take the line out.");
+      if (!ft::path_exists(file) || ft::is_folder(file))
+        throw Error(
+            str(path.string(), ":", row.line, ": names ", ft::quote(row.file_name), ", which is not in the folder"),
+            "add the picture, or take the line out.");
       if (named.insert(file).second) add(file, {"", row.caption, row.style, row.split});
-      else faults.push_back(str(path.string(), ":", row.line, ": names ", ft::detail::quote(row.file_name), " again"));
+      else faults.push_back(str(path.string(), ":", row.line, ": names ", ft::quote(row.file_name), " again"));
     }
     report << folder.string() << ": " << sources.size() << " pictures, captions from " << path.filename().string();
     if (files.size() > sources.size())
@@ -142,7 +142,7 @@ inline std::vector<Source> read_folder(const std::filesystem::path& given, const
   for (const auto& file : files) {
     Sample sample;
     if (from == CaptionFrom::names) sample.caption = caption_from_name(file.stem().string());
-    else if (ft::detail::exists(sidecar(file))) {
+    else if (ft::path_exists(sidecar(file))) {
       try {
         sample.caption = caption_from_text(ft::read_file(sidecar(file), ft::text::max_line_bytes));
       } catch (const Error& e) {
@@ -272,8 +272,8 @@ inline void check_out(const PrepareOptions& options) {
       throw Error(str(options.out.string(), ": lies in ", folder.string(), ", whose pictures are to be prepared"),
                   "name a folder outside with --out.");
   }
-  if (!ft::detail::is_folder(options.out) || std::filesystem::is_empty(options.out)) return;
-  if (!ft::detail::exists(options.out / "records.jsonl") || !ft::detail::exists(options.out / "pictures.safetensors"))
+  if (!ft::is_folder(options.out) || std::filesystem::is_empty(options.out)) return;
+  if (!ft::path_exists(options.out / "records.jsonl") || !ft::path_exists(options.out / "pictures.safetensors"))
     throw Error(str(options.out.string(), ": is there already and was not made by prepare, so it is not replaced"),
                 "name another folder with --out.");
 }

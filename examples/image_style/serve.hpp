@@ -89,7 +89,7 @@ struct DrawRequest {
     if (!json.is_object()) throw Refusal(400, "request: an object is expected");
     static const std::set<std::string> known{"prompt", "adapter", "strength", "seed", "steps", "guidance", "count"};
     for (const auto& [key, value] : json.items())
-      if (!known.contains(key)) throw Refusal(400, "request: nothing is called " + ft::detail::quote(key));
+      if (!known.contains(key)) throw Refusal(400, "request: nothing is called " + ft::quote(key));
 
     DrawRequest r;
     r.prompt = ft::at<std::string>(json, "prompt", "request");
@@ -100,7 +100,7 @@ struct DrawRequest {
       if (static_cast<unsigned char>(c) < ' ' || c == '\x7f') throw Refusal(400, "prompt: has control characters");
     if (const auto name = ft::value_or<std::string>(json, "adapter", "", "request"); !name.empty()) {
       const auto found = std::find(adapters.begin(), adapters.end(), name);
-      if (found == adapters.end()) throw Refusal(400, "adapter: there is none called " + ft::detail::quote(name));
+      if (found == adapters.end()) throw Refusal(400, "adapter: there is none called " + ft::quote(name));
       r.adapter = static_cast<std::size_t>(found - adapters.begin());
     }
     const auto number = [&](const char* key, auto from, auto to, auto otherwise) {
@@ -358,10 +358,10 @@ class Server {
   void check_origin(const Request& req) const {
     const auto host = req.get_header_value("Host");
     if (req.get_header_value_count("Host") != 1 || !detail::is_called(detail::host_name(host), options_.host))
-      throw Refusal(403, "Host: " + ft::detail::quote(host) + " is not this server's name");
+      throw Refusal(403, "Host: " + ft::quote(host) + " is not this server's name");
     const auto origin = req.get_header_value("Origin");
     if (req.has_header("Origin") && origin != "http://" + host)
-      throw Refusal(403, "Origin: " + ft::detail::quote(origin) + " is not this server's page");
+      throw Refusal(403, "Origin: " + ft::quote(origin) + " is not this server's page");
   }
 
   ft::Json settings() const {

@@ -261,8 +261,8 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
     if (tuned) std::cout << "  " << value(*tuned);
     std::cout << '\n';
   };
-  const auto percent = [](double v) { return ft::detail::printed("%8.1f %%", 100 * v); };
-  const auto plain = [](double v) { return ft::detail::printed("%10.3g", v); };
+  const auto percent = [](double v) { return ft::printed("%8.1f %%", 100 * v); };
+  const auto plain = [](double v) { return ft::printed("%10.3g", v); };
   std::cout << "on " << base.main.n << " records of split '" << a.split << "'        base"
             << (tuned ? "       tuned" : "") << '\n';
   row("exact match               ", [&](const Result& r) { return percent(r.main.exact_match); });

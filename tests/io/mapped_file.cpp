@@ -46,10 +46,10 @@ TEST_CASE("io/read_file: a limit, and an empty file") {
 }
 
 TEST_CASE("io/file: words of messages") {
-  CHECK(detail::grouped(0) == "0");
-  CHECK(detail::grouped(999) == "999");
-  CHECK(detail::grouped(101202240) == "101,202,240");
-  CHECK(detail::grouped(~uint64_t{0}) == "18,446,744,073,709,551,615");
-  CHECK(detail::quote("a\n\x1b[31m") == "'a\\x0a\\x1b[31m'");
-  CHECK(detail::quote(std::string(1000, 'x')).size() == 125);
+  CHECK(grouped(0) == "0");
+  CHECK(grouped(999) == "999");
+  CHECK(grouped(101202240) == "101,202,240");
+  CHECK(grouped(~uint64_t{0}) == "18,446,744,073,709,551,615");
+  CHECK(quote("a\n\x1b[31m") == "'a\\x0a\\x1b[31m'");
+  CHECK(quote(std::string(1000, 'x')).size() == 125);
 }

@@ -98,12 +98,12 @@ class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path)
       : path_(std::move(path)), temporary_(detail::sibling(path_, ".tmp-")) {
-    if (!path_.has_filename() || detail::is_folder(path_))
+    if (!path_.has_filename() || is_folder(path_))
       throw Error(str(path_.string(), ": is a folder, a file was to be written"));
     detail::remove_leftovers(path_, ".tmp-");
     file_ =
         detail::FileDescriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666));
-    if (!file_) throw detail::system_error(path_, "cannot write", errno == ENOENT ? "make its folder first." : "");
+    if (!file_) throw system_error(path_, "cannot write", errno == ENOENT ? "make its folder first." : "");
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -137,7 +137,7 @@ class AtomicFile {
   Error fail(std::string_view what) const {
     const int code = errno;
     const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
-    return detail::system_error(path_, what, full ? "free some space; what was there before is unchanged." : "", code);
+    return system_error(path_, what, full ? "free some space; what was there before is unchanged." : "", code);
   }
   void flush() {
     put(buffer_);
@@ -147,7 +147,7 @@ class AtomicFile {
     while (!bytes.empty()) {
       const auto done = ::write(file_.get(), bytes.data(), bytes.size());
       if (done < 0 && errno == EINTR) continue;
-      if (done < 0) throw fail(str("cannot write at byte ", detail::grouped(size_)));
+      if (done < 0) throw fail(str("cannot write at byte ", grouped(size_)));
       size_ += static_cast<std::uint64_t>(done);
       bytes = bytes.subspan(static_cast<std::size_t>(done));
     }
@@ -187,12 +187,12 @@ class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path path)
       : path_(path.has_filename() ? std::move(path) : path.parent_path()), temporary_(detail::sibling(path_, ".tmp-")) {
-    if (detail::exists(path_) && !detail::is_folder(path_))
+    if (path_exists(path_) && !is_folder(path_))
       throw Error(str(path_.string(), ": is a file, a folder was to be written"));
     recover_folder(path_);
     std::error_code error;
     if (!std::filesystem::create_directory(temporary_, error))  // false without an error: it is there and stays
-      throw detail::system_error(path_, "cannot make the folder", {}, error ? error.value() : EEXIST);
+      throw system_error(path_, "cannot make the folder", {}, error ? error.value() : EEXIST);
   }
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
@@ -211,13 +211,13 @@ class AtomicFolder {
     const auto aside = detail::sibling(path_, ".old-");
     if (std::filesystem::exists(std::filesystem::symlink_status(path_, ignored)))
       detail::exchange_folders(temporary_, path_, aside);
-    else if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw detail::system_error(path_, "cannot replace");
+    else if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw system_error(path_, "cannot replace");
     committed_ = true;
     detail::sync_path(detail::parent_of(path_));
     std::filesystem::remove_all(temporary_, ignored);  // the old folder; what remains is the next writer's to remove
     std::filesystem::remove_all(aside, ignored);
   } catch (const std::filesystem::filesystem_error& error) {
-    throw detail::system_error(path_, "cannot write the folder", {}, error.code().value());
+    throw system_error(path_, "cannot write the folder", {}, error.code().value());
   }
 
  private:

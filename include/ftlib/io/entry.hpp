@@ -19,7 +19,7 @@ inline TensorEntry entry(std::string name, const Stored<Cpu>& tensor) {
   return {std::move(name), tensor.type, tensor.shape, tensor.data};
 }
 template <Scalar T> TensorEntry entry(std::string name, View<const T> x) {
-  if (!x.contiguous()) throw Error(str("entry ", detail::quote(name), ": a strided tensor of shape ", x.shape));
+  if (!x.contiguous()) throw Error(str("entry ", quote(name), ": a strided tensor of shape ", x.shape));
   return {std::move(name), dtype_of<T>, x.shape, x.data};
 }
 

@@ -1,6 +1,6 @@
 // io/file.hpp: reading a whole file, and the words of io's errors: the system's text, byte numbers, quoted names.
 #pragma once
-#include <ftlib/core/error.hpp>
+#include <ftlib/core/message.hpp>  // quote, printable
 
 #include <fcntl.h>     // ::open
 #include <sys/stat.h>  // ::fstat
@@ -23,30 +23,6 @@ namespace ft::inline FTLIB_ABI {
 static_assert(std::endian::native == std::endian::little,
               "ftlib reads little-endian files without swapping, and so runs on little-endian machines only");
 
-namespace detail {
-
-/// 101202240 as "101,202,240".
-inline std::string grouped(std::uint64_t n) {
-  std::string digits = std::to_string(n);
-  for (auto i = static_cast<std::ptrdiff_t>(digits.size()) - 3; i > 0; i -= 3)
-    digits.insert(static_cast<std::size_t>(i), 1, ',');
-  return digits;
-}
-
-/// Text from a file, fit for a message: control bytes as \xNN, cut after `limit` bytes.
-inline std::string printable(std::string_view text, std::size_t limit = 120) {
-  static constexpr char hex[] = "0123456789abcdef";
-  std::string out;
-  for (const char c : text.substr(0, limit)) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) out += {'\\', 'x', hex[byte >> 4], hex[byte & 15]};
-    else out += c;
-  }
-  if (text.size() > limit) out += "...";
-  return out;
-}
-inline std::string quote(std::string_view name) { return "'" + printable(name) + "'"; }
-
 /// "path: what: No such file or directory", from errno.
 inline Error system_error(const std::filesystem::path& path, std::string_view what, std::string_view hint = {},
                           int code = errno) {
@@ -57,10 +33,12 @@ inline bool is_folder(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::is_directory(path, ignored);
 }
-inline bool exists(const std::filesystem::path& path) {
+inline bool path_exists(const std::filesystem::path& path) {
   std::error_code ignored;
   return std::filesystem::exists(path, ignored);
 }
+
+namespace detail {
 
 /// An open file, closed when it goes.
 class FileDescriptor {
@@ -108,16 +86,16 @@ inline OpenFile open_to_read(const std::filesystem::path& path) {
 inline std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const auto file = detail::open_to_read(path);
   if (file.size > max_bytes)
-    throw Error(str(path.string(), ": has ", detail::grouped(file.size), " bytes, at most ", detail::grouped(max_bytes),
+    throw Error(str(path.string(), ": has ", grouped(file.size), " bytes, at most ", grouped(max_bytes),
                     " are read"));
   std::string bytes(static_cast<std::size_t>(file.size), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
     const auto got = ::read(file.descriptor.get(), bytes.data() + done, bytes.size() - done);
     if (got < 0 && errno == EINTR) continue;
-    if (got < 0) throw detail::system_error(path, str("cannot read at byte ", detail::grouped(done)));
+    if (got < 0) throw system_error(path, str("cannot read at byte ", grouped(done)));
     if (got == 0)
-      throw Error(str(path.string(), ": ended at byte ", detail::grouped(done), " of ", detail::grouped(bytes.size()),
+      throw Error(str(path.string(), ": ended at byte ", grouped(done), " of ", grouped(bytes.size()),
                       " while it was read"),
                   "another program is changing it.");
     done += static_cast<std::size_t>(got);

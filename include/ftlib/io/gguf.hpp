@@ -372,16 +372,16 @@ class GgufFile {
   /// Throws Error naming file and key where it is missing or another type.
   template <class T> T get(std::string_view key) const {
     const GgufValue* value = find(key);
-    if (!value) throw Error(str(name_, ": key ", detail::quote(key), " is missing"));
+    if (!value) throw Error(str(name_, ": key ", quote(key), " is missing"));
     if (auto result = as<T>(*value)) return *std::move(result);
     if constexpr (detail::GgufVector<T>::value) {
       const auto* array = std::get_if<GgufArray>(value);
-      throw Error(str(name_, ": key ", detail::quote(key), " is ", array ? "an array of " : "",
+      throw Error(str(name_, ": key ", quote(key), " is ", array ? "an array of " : "",
                       detail::gguf_type_name(array ? array->type() : type_of(*value)),
                       ", not an array whose elements are each ", detail::gguf_wanted<typename T::value_type>(),
                       " of the range that was asked for"));
     } else {
-      throw Error(str(name_, ": key ", detail::quote(key), " is of type ", detail::gguf_type_name(type_of(*value)),
+      throw Error(str(name_, ": key ", quote(key), " is of type ", detail::gguf_type_name(type_of(*value)),
                       ", not ", detail::gguf_wanted<T>(), " of the range that was asked for"));
     }
   }
@@ -397,7 +397,7 @@ class GgufFile {
   const TensorInfo& info(std::string_view name) const {
     const auto found = tensor_index_.find(name);
     if (found == tensor_index_.end())
-      throw Error(str(name_, ": tensor ", detail::quote(name), " is not in the file, which has ", tensors_.size()));
+      throw Error(str(name_, ": tensor ", quote(name), " is not in the file, which has ", tensors_.size()));
     return tensors_[found->second];
   }
   /// A tensor as it lies in the file, sharing the mapping. Throws Error for a type of ggml that is no DType.
@@ -406,7 +406,7 @@ class GgufFile {
     const auto* type = detail::ggml_type(tensor.ggml_type);
     if (!type || !type->type)
       throw Error(
-          str(name_, ": tensor ", detail::quote(name), " at byte ", detail::grouped(tensor.begin), " has ggml type ",
+          str(name_, ": tensor ", quote(name), " at byte ", grouped(tensor.begin), " has ggml type ",
               type ? std::string(type->name) : std::to_string(tensor.ggml_type), ", which is not read"),
           "F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K are: take such a file.");
     return {*type->type, tensor.shape, bytes_.data() + tensor.begin, owner_};
@@ -467,9 +467,9 @@ class GgufFile {
   [[gnu::cold]] void read_key(detail::GgufCursor& in) {
     const uint64_t start = in.position();
     std::string key(in.string("a key"));
-    const std::string what = "key " + detail::quote(key);
+    const std::string what = "key " + quote(key);
     if (!key_index_.emplace(key, metadata_.size()).second)
-      throw Error(str(name_, ": ", what, " at byte ", detail::grouped(start), " is there a second time"));
+      throw Error(str(name_, ": ", what, " at byte ", grouped(start), " is there a second time"));
     const GgufType type = in.type("the type of " + what);
     metadata_.emplace_back(std::move(key), read_value(in, type, what));
   }
@@ -521,8 +521,8 @@ class GgufFile {
     const uint64_t start = in.position();
     TensorInfo tensor;
     tensor.name = in.string("a tensor's name");
-    const std::string what = "tensor " + detail::quote(tensor.name);
-    const std::string where = str(name_, ": ", what, " at byte ", detail::grouped(start));
+    const std::string what = "tensor " + quote(tensor.name);
+    const std::string where = str(name_, ": ", what, " at byte ", grouped(start));
     if (!tensor_index_.emplace(tensor.name, tensors_.size()).second) throw Error(where + " is there a second time");
 
     const auto rank = in.number<uint32_t>("the dimension count of " + what);
@@ -530,7 +530,7 @@ class GgufFile {
     std::array<int64_t, 4> sizes{};
     for (uint32_t i = 0; i < rank; ++i) {
       const auto size = in.number<uint64_t>("the dimensions of " + what);
-      if (!std::in_range<int64_t>(size)) throw Error(str(where, " has a dimension of ", detail::grouped(size)));
+      if (!std::in_range<int64_t>(size)) throw Error(str(where, " has a dimension of ", grouped(size)));
       sizes[rank - 1 - i] = static_cast<int64_t>(size);
     }
     tensor.shape = Shape(std::span<const int64_t>(sizes).first(rank));
@@ -556,17 +556,17 @@ class GgufFile {
   [[gnu::cold]] void place_tensors(uint64_t data_begin) {
     std::vector<const TensorInfo*> order;
     for (TensorInfo& tensor : tensors_) {
-      const std::string where = str(name_, ": tensor ", detail::quote(tensor.name));
+      const std::string where = str(name_, ": tensor ", quote(tensor.name));
       if (tensor.begin % alignment_ != 0)
         throw Error(
-            str(where, " has offset ", detail::grouped(tensor.begin), ", no multiple of the alignment ", alignment_));
+            str(where, " has offset ", grouped(tensor.begin), ", no multiple of the alignment ", alignment_));
       if (data_begin > bytes_.size() || tensor.begin > bytes_.size() - data_begin)
-        throw Error(str(where, " begins beyond the file's end at byte ", detail::grouped(bytes_.size())),
+        throw Error(str(where, " begins beyond the file's end at byte ", grouped(bytes_.size())),
                     "the copy is cut short; compare its size with the publisher's.");
       tensor.begin += data_begin;
       if (tensor.bytes > bytes_.size() - tensor.begin)
-        throw Error(str(where, " ends at byte ", detail::grouped(tensor.begin + tensor.bytes), ", the file at ",
-                        detail::grouped(bytes_.size())),
+        throw Error(str(where, " ends at byte ", grouped(tensor.begin + tensor.bytes), ", the file at ",
+                        grouped(bytes_.size())),
                     "the copy is cut short; compare its size with the publisher's.");
       order.push_back(&tensor);
     }
@@ -575,8 +575,8 @@ class GgufFile {
     });
     for (std::size_t i = 1; i < order.size(); ++i)
       if (order[i]->begin < order[i - 1]->begin + order[i - 1]->bytes)
-        throw Error(str(name_, ": tensors ", detail::quote(order[i - 1]->name), " and ", detail::quote(order[i]->name),
-                        " both claim byte ", detail::grouped(order[i]->begin)));
+        throw Error(str(name_, ": tensors ", quote(order[i - 1]->name), " and ", quote(order[i]->name),
+                        " both claim byte ", grouped(order[i]->begin)));
   }
 
   std::span<const std::byte> bytes_;
@@ -612,7 +612,7 @@ class GgufFile {
   number(uint64_t{metadata.size()});
   std::set<std::string_view> seen;
   for (const auto& [key, value] : metadata) {
-    if (!seen.insert(key).second) throw Error(str(file_name, ": key ", detail::quote(key), " is given twice"));
+    if (!seen.insert(key).second) throw Error(str(file_name, ": key ", quote(key), " is given twice"));
     if (key == "general.alignment") {
       const auto* asked = std::get_if<uint32_t>(&value);
       if (!asked || *asked == 0 || (*asked & (*asked - 1)) != 0)
@@ -642,9 +642,9 @@ class GgufFile {
   std::vector<int64_t> sizes;
   for (const auto& tensor : tensors) {
     if (!seen.insert(tensor.name).second)
-      throw Error(str(file_name, ": tensor name ", detail::quote(tensor.name), " is given twice"));
+      throw Error(str(file_name, ": tensor name ", quote(tensor.name), " is given twice"));
     if (tensor.shape.rank() > 4)
-      throw Error(str(file_name, ": tensor ", detail::quote(tensor.name), " ", tensor.shape, " has more than 4 axes"));
+      throw Error(str(file_name, ": tensor ", quote(tensor.name), " ", tensor.shape, " has more than 4 axes"));
     sizes.push_back(detail::entry_bytes(tensor, file_name));
     string(tensor.name);
     number(static_cast<uint32_t>(tensor.shape.rank()));

@@ -1,6 +1,7 @@
 // io/json.hpp: JSON that says what is wrong with it: parsing with file, line and column, typed access by key.
 #pragma once
 #include <ftlib/io/file.hpp>
+#include <ftlib/io/json_fwd.hpp>
 
 #include <cmath>              // std::abs, std::trunc
 #include <concepts>           // std::integral
@@ -8,8 +9,6 @@
 #include <vector>             // std::vector
 
 namespace ft::inline FTLIB_ABI {
-
-using Json = nlohmann::json;
 
 inline constexpr int max_json_depth = 128;  // Python's and Rust's readers stop near there too
 inline constexpr std::uint64_t max_json_bytes = std::uint64_t{256} << 20;  // a large tokenizer.json has 34 MB
@@ -170,7 +169,7 @@ inline Json read_json(const std::filesystem::path& path, std::uint64_t max_bytes
 /// `where` (the file), the key, what was expected and what was found; a number that T cannot hold is one as well.
 template <class T> T at(const Json& object, std::string_view key, std::string_view where) {
   const Json* value = detail::json_find(object, key, where);
-  if (!value) throw Error(str(where, ": key ", detail::quote(key), " is missing"));
+  if (!value) throw Error(str(where, ": key ", quote(key), " is missing"));
   return detail::json_as<T>(*value, key, where);
 }
 

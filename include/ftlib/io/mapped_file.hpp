@@ -33,7 +33,7 @@ class MappedFile {
       throw Error(name_ + ": is larger than the address space");
     const auto size = static_cast<std::size_t>(file.size);
     void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor.get(), 0);
-    if (start == MAP_FAILED) throw detail::system_error(path, str("cannot map its ", detail::grouped(size), " bytes"));
+    if (start == MAP_FAILED) throw system_error(path, str("cannot map its ", grouped(size), " bytes"));
     bytes_ = {static_cast<const std::byte*>(start), size};
   }
 

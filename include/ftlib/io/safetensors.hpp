@@ -50,7 +50,7 @@ class SafetensorsFile {
   const TensorInfo& info(std::string_view name) const {
     const auto found = tensors_.find(name);
     if (found == tensors_.end())
-      throw Error(str(name_, ": tensor ", detail::quote(name), " is not in the file, which has ", names_.size()));
+      throw Error(str(name_, ": tensor ", quote(name), " is not in the file, which has ", names_.size()));
     return found->second;
   }
 
@@ -65,8 +65,8 @@ class SafetensorsFile {
     const TensorInfo& tensor = info(name);
     const auto type = dtype_from(tensor.dtype);
     if (!type)
-      throw Error(str(name_, ": tensor ", detail::quote(name), " has type ", tensor.dtype, " at byte ",
-                      detail::grouped(tensor.begin), "; F64, F32, F16 and BF16 can be read as weights"),
+      throw Error(str(name_, ": tensor ", quote(name), " has type ", tensor.dtype, " at byte ",
+                      grouped(tensor.begin), "; F64, F32, F16 and BF16 can be read as weights"),
                   "leave the tensor out, or convert the file.");
     return {*type, tensor.shape, bytes_.data() + tensor.begin, owner_};
   }
@@ -120,12 +120,12 @@ class SafetensorsFile {
     uint64_t length = 0;
     std::memcpy(&length, bytes_.data(), 8);
     if (length > max_header_bytes)
-      throw Error(str(name_, ": claims a header of ", detail::grouped(length), " bytes, at most ",
-                      detail::grouped(max_header_bytes), " are allowed"),
+      throw Error(str(name_, ": claims a header of ", grouped(length), " bytes, at most ",
+                      grouped(max_header_bytes), " are allowed"),
                   "this is no safetensors file, or a damaged one.");
     if (length > bytes_.size() - 8)
-      throw Error(str(name_, ": the header ends at byte ", detail::grouped(length + 8), ", the file at ",
-                      detail::grouped(bytes_.size())),
+      throw Error(str(name_, ": the header ends at byte ", grouped(length + 8), ", the file at ",
+                      grouped(bytes_.size())),
                   "the copy is cut short; compare its size with the publisher's.");
     data_begin_ = length + 8;
     const std::string_view text(reinterpret_cast<const char*>(bytes_.data() + 8), static_cast<std::size_t>(length));
@@ -146,10 +146,10 @@ class SafetensorsFile {
   }
 
   [[gnu::cold]] TensorInfo read_tensor(const std::string& name, const Json& value) const {
-    const std::string where = str(name_, ": tensor ", detail::quote(name));
+    const std::string where = str(name_, ": tensor ", quote(name));
     TensorInfo tensor{name, at<std::string>(value, "dtype", where), {}, 0, 0};
     const int64_t bits = bits_of(tensor.dtype);
-    if (bits == 0) throw Error(str(where, " has unknown type ", detail::quote(tensor.dtype)));
+    if (bits == 0) throw Error(str(where, " has unknown type ", quote(tensor.dtype)));
 
     const auto sizes = at<std::vector<int64_t>>(value, "shape", where);
     const auto count = detail::checked_count(sizes);
@@ -164,13 +164,13 @@ class SafetensorsFile {
     if (offsets.size() != 2 || offsets[0] > offsets[1])
       throw Error(str(where, " has data_offsets that are not [begin, end] with begin <= end"));
     if (offsets[1] > bytes_.size() - data_begin_)
-      throw Error(str(where, " ends at byte ", detail::grouped(offsets[1]), " of the data, which has ",
-                      detail::grouped(bytes_.size() - data_begin_)),
+      throw Error(str(where, " ends at byte ", grouped(offsets[1]), " of the data, which has ",
+                      grouped(bytes_.size() - data_begin_)),
                   "the copy is cut short; compare its size with the publisher's.");
     if (offsets[1] - offsets[0] != static_cast<uint64_t>(*total_bits / 8))
       throw Error(str(where, " ", tensor.shape, " ", tensor.dtype, " takes ",
-                      detail::grouped(static_cast<uint64_t>(*total_bits / 8)), " bytes, its offsets span ",
-                      detail::grouped(offsets[1] - offsets[0])));
+                      grouped(static_cast<uint64_t>(*total_bits / 8)), " bytes, its offsets span ",
+                      grouped(offsets[1] - offsets[0])));
     tensor.begin = data_begin_ + offsets[0];
     tensor.end = data_begin_ + offsets[1];
     return tensor;
@@ -186,14 +186,14 @@ class SafetensorsFile {
     uint64_t position = data_begin_;
     for (const TensorInfo* tensor : order) {
       if (tensor->begin != position)
-        throw Error(str(name_, ": tensor ", detail::quote(tensor->name), " begins at byte ",
-                        detail::grouped(tensor->begin), ", the one before it ends at ", detail::grouped(position)));
+        throw Error(str(name_, ": tensor ", quote(tensor->name), " begins at byte ",
+                        grouped(tensor->begin), ", the one before it ends at ", grouped(position)));
       position = tensor->end;
       names_.push_back(tensor->name);
     }
     if (position != bytes_.size())
-      throw Error(str(name_, ": the tensors end at byte ", detail::grouped(position), ", the file at ",
-                      detail::grouped(bytes_.size())));
+      throw Error(str(name_, ": the tensors end at byte ", grouped(position), ", the file at ",
+                      grouped(bytes_.size())));
   }
 
   std::span<const std::byte> bytes_;
@@ -212,13 +212,13 @@ class SafetensorsModel {
   /// `path` is a file, or a folder with `stem`.safetensors or else `stem`.safetensors.index.json.
   [[gnu::cold]] static SafetensorsModel open(const std::filesystem::path& path, const std::string& stem = "model") {
     SafetensorsModel model;
-    if (!detail::is_folder(path)) {
+    if (!is_folder(path)) {
       model.add(SafetensorsFile::open(path));
       return model;
     }
     const auto single = path / (stem + ".safetensors"), index = path / (stem + ".safetensors.index.json");
-    if (detail::exists(single)) model.add(SafetensorsFile::open(single));
-    else if (detail::exists(index)) model.open_shards(path, index);
+    if (path_exists(single)) model.add(SafetensorsFile::open(single));
+    else if (path_exists(index)) model.open_shards(path, index);
     else
       throw Error(str(path.string(), ": has neither ", single.filename().string(), " nor ", index.filename().string()),
                   "weights in pickle files (.bin, .pt) are not read; convert them to safetensors.");
@@ -231,7 +231,7 @@ class SafetensorsModel {
   const SafetensorsFile& file_of(std::string_view name) const {
     const auto found = file_of_.find(name);
     if (found == file_of_.end())
-      throw Error(str(files_.front().file_name(), ": tensor ", detail::quote(name), " is not in the model, which has ",
+      throw Error(str(files_.front().file_name(), ": tensor ", quote(name), " is not in the model, which has ",
                       names_.size(), " in ", files_.size(), files_.size() == 1 ? " file" : " files"));
     return files_[found->second];
   }
@@ -248,7 +248,7 @@ class SafetensorsModel {
       const auto [at, fresh] = file_of_.emplace(name, files_.size());
       if (!fresh)
         throw Error(
-            str(file.file_name(), ": tensor ", detail::quote(name), " is also in ", files_[at->second].file_name()));
+            str(file.file_name(), ": tensor ", quote(name), " is also in ", files_[at->second].file_name()));
       names_.push_back(name);
     }
     files_.push_back(std::move(file));
@@ -263,26 +263,26 @@ class SafetensorsModel {
       const auto file = detail::json_as<std::string>(shard, name, where);
       // A shard lies beside its index: a path would let a downloaded index read any file.
       if (file.empty() || file == "." || file == ".." || file.find_first_of(std::string_view("/\\\0", 3)) != file.npos)
-        throw Error(str(where, ": tensor ", detail::quote(name), " is said to be in ", detail::quote(file),
+        throw Error(str(where, ": tensor ", quote(name), " is said to be in ", quote(file),
                         ", which is no plain file name"));
       shards.insert(file);
     }
     for (const auto& shard : shards) {
-      if (!detail::exists(folder / shard))
-        throw Error(str(where, ": names shard ", detail::quote(shard), ", which is not in the folder"),
+      if (!path_exists(folder / shard))
+        throw Error(str(where, ": names shard ", quote(shard), ", which is not in the folder"),
                     "fetch all files of the model.");
       add(SafetensorsFile::open(folder / shard));
       for (const auto& name : files_.back().names()) {
         const auto found = weight_map.find(name);
         if (found == weight_map.end() || found->get_ref<const std::string&>() != shard)
-          throw Error(str(files_.back().file_name(), ": tensor ", detail::quote(name), " is in this shard, the index ",
+          throw Error(str(files_.back().file_name(), ": tensor ", quote(name), " is in this shard, the index ",
                           found == weight_map.end() ? "does not name it" : "says otherwise"));
       }
     }
     for (const auto& [name, shard] : weight_map.items())
       if (!contains(name))
-        throw Error(str(where, ": tensor ", detail::quote(name), " is not in its shard ",
-                        detail::quote(shard.get_ref<const std::string&>())));
+        throw Error(str(where, ": tensor ", quote(name), " is not in its shard ",
+                        quote(shard.get_ref<const std::string&>())));
   }
 
   std::vector<SafetensorsFile> files_;
@@ -310,11 +310,11 @@ class SafetensorsModel {
     for (const auto& tensor : entries) {
       const auto word = SafetensorsFile::word_for(tensor.type);
       if (!word)
-        throw Error(str(file_name, ": tensor ", detail::quote(tensor.name), " is ", tensor.type,
+        throw Error(str(file_name, ": tensor ", quote(tensor.name), " is ", tensor.type,
                         ", which safetensors files do not hold"),
                     "convert it to float32, float16 or bfloat16 first.");
       if (!seen.insert(tensor.name).second)
-        throw Error(str(file_name, ": tensor name ", detail::quote(tensor.name), " is given twice or reserved"));
+        throw Error(str(file_name, ": tensor name ", quote(tensor.name), " is given twice or reserved"));
       sizes.push_back(detail::entry_bytes(tensor, file_name));
       const std::vector<int64_t> shape(tensor.shape.begin(), tensor.shape.end());
       header +=
@@ -328,7 +328,7 @@ class SafetensorsModel {
   header += '}';
   header.append((8 - header.size() % 8) % 8, ' ');
   if (header.size() > SafetensorsFile::max_header_bytes)
-    throw Error(str(file_name, ": a header of ", detail::grouped(header.size()), " bytes is over the format's limit"));
+    throw Error(str(file_name, ": a header of ", grouped(header.size()), " bytes is over the format's limit"));
 
   AtomicFile file(path);
   const uint64_t length = header.size();
@@ -352,7 +352,7 @@ class SafetensorsModel {
   for (const auto& tensor : entries) {
     const int64_t bytes = detail::entry_bytes(tensor, folder.string());
     if (!seen.insert(tensor.name).second)
-      throw Error(str(folder.string(), ": tensor name ", detail::quote(tensor.name), " is given twice"));
+      throw Error(str(folder.string(), ": tensor name ", quote(tensor.name), " is given twice"));
     if (!shards.back().empty() && bytes > max_shard_bytes - in_shard) {
       shards.emplace_back();
       in_shard = 0;

@@ -4,8 +4,8 @@
 #pragma once
 #include <ftlib/autograd/recompute.hpp>     // recompute
 #include <ftlib/io/safetensors.hpp>         // SafetensorsFile, write_safetensors
-#include <ftlib/models/kit/config.hpp>      // ConfigReader
 #include <ftlib/models/kit/tensor_map.hpp>  // Weights
+#include <ftlib/models/mmjit_config.hpp>    // MMJiTConfig, PackedText
 #include <ftlib/nn/linear.hpp>              // Linear
 #include <ftlib/ops/activation.hpp>         // silu, swiglu
 #include <ftlib/ops/attention.hpp>          // attention
@@ -28,114 +28,6 @@
 #include <vector>      // std::vector
 
 namespace ft::inline FTLIB_ABI {
-
-/// How the network learns the time, and of the caption as a whole.
-enum class Conditioning {
-  none,       // as published: not at all; how noisy a picture is can be seen
-  adaln_zero  // each block's image stream is shifted, scaled and gated by SiLU(time + pooled caption): arXiv:2212.09748
-};
-
-/// In the words of the published config.json; the defaults are MiniT2I-B/16's.
-struct MMJiTConfig {
-  int64_t image_size = 512;  // height and width, in pixels
-  int64_t in_channels = 3;
-  int64_t patch_size = 16;         // a patch is a token
-  int64_t pca_channels = 128;      // between the two maps of the patch embedding
-  int64_t hidden_size = 768;       // of both streams
-  int64_t txt_input_size = 1024;   // of the text encoder's hidden states
-  int64_t txt_preamble_depth = 2;  // blocks that see text alone
-  int64_t depth_double = 17;       // blocks that see both
-  int64_t num_heads = 12;
-  int64_t head_dim = 64;
-  double mlp_ratio = 8.0 / 3;
-  int64_t prompt_length = 256;  // mask_token fills shorter captions up to it; 1: each caption has its own length
-  float rope_theta = 10000;
-  float noise_scale = 2;  // of the noise that pictures are mixed with: 1 at 256 pixels, 2 at 512, as published
-  Conditioning conditioning = Conditioning::none;
-
-  int64_t side() const { return image_size / patch_size; }  // of a picture, in patches
-  int64_t patch_values() const { return in_channels * patch_size * patch_size; }
-  int64_t picture_values() const { return in_channels * image_size * image_size; }
-  int64_t mlp_size() const { return (static_cast<int64_t>(static_cast<double>(hidden_size) * mlp_ratio) + 7) / 8 * 8; }
-
-  /// Throws Error, naming `file`, where a field is missing or the sizes do not fit one another.
-  static MMJiTConfig from_json(const Json& json, const std::string& file) {
-    const ConfigReader read{json, file};
-    MMJiTConfig c;
-    c.image_size = read.size("image_size");
-    c.in_channels = read.size("in_channels", 3);
-    c.patch_size = read.size("patch_size");
-    c.pca_channels = read.size("pca_channels");
-    c.hidden_size = read.size("hidden_size");
-    c.txt_input_size = read.size("txt_input_size");
-    c.txt_preamble_depth = at<int64_t>(json, "txt_preamble_depth", file);
-    c.depth_double = read.size("depth_double");
-    c.num_heads = read.size("num_heads");
-    c.head_dim = read.size("head_dim");
-    c.mlp_ratio = at<double>(json, "mlp_ratio", file);
-    c.prompt_length = read.size("prompt_length");
-    c.rope_theta = read.number("rope_theta", 10000);
-    c.noise_scale = read.number("noise_scale", static_cast<float>(c.image_size) / 256);
-    const auto conditioning = value_or<std::string>(json, "conditioning", "none", file);
-    if (conditioning != "none" && conditioning != "adaln_zero")
-      throw Error(str(file, ": conditioning '", conditioning, "' is not known"), "known are none and adaln_zero.");
-    c.conditioning = conditioning == "none" ? Conditioning::none : Conditioning::adaln_zero;
-    read.expect("prediction", "x");
-    for (const char* width : {"txt_hidden_size", "cond_vec_size"})
-      if (const int64_t size = read.size(width, c.hidden_size); size != c.hidden_size)
-        throw Error(str(file, ": ", width, " ", size, " is not hidden_size ", c.hidden_size), "ftlib has one width.");
-    c.check(file);
-    return c;
-  }
-  Json to_json() const {
-    return {{"model_type", "mmjit"},
-            {"image_size", image_size},
-            {"in_channels", in_channels},
-            {"patch_size", patch_size},
-            {"pca_channels", pca_channels},
-            {"hidden_size", hidden_size},
-            {"txt_hidden_size", hidden_size},
-            {"cond_vec_size", hidden_size},
-            {"txt_input_size", txt_input_size},
-            {"txt_preamble_depth", txt_preamble_depth},
-            {"depth_double", depth_double},
-            {"num_heads", num_heads},
-            {"head_dim", head_dim},
-            {"mlp_ratio", mlp_ratio},
-            {"prompt_length", prompt_length},
-            {"rope_theta", rope_theta},
-            {"noise_scale", noise_scale},
-            {"prediction", "x"},
-            {"conditioning", conditioning == Conditioning::none ? "none" : "adaln_zero"}};
-  }
-  /// Throws Error where the sizes do not fit one another.
-  void check(const std::string& file) const {
-    const ConfigReader read{{}, file};
-    read.expect_divides("patch_size", patch_size, "image_size", image_size);
-    read.expect_divides("two axes of rotary pairs, so", 4, "head_dim", head_dim);
-    read.expect_divides("two axes of sines and cosines, so", 4, "hidden_size", hidden_size);
-    if (txt_preamble_depth < 0 || !(mlp_ratio > 0 && mlp_ratio < 1024) || prompt_length < 1 || !(noise_scale > 0))
-      throw Error(str(file, ": txt_preamble_depth ", txt_preamble_depth, ", mlp_ratio ", mlp_ratio, ", prompt_length ",
-                      prompt_length, " or noise_scale ", noise_scale, " makes no sense"));
-  }
-};
-
-/// Captions as a text encoder's hidden states, one after the other, without padding. A caption without rows is a
-/// dropped one.
-struct PackedText {
-  std::vector<float> states;       // (Nt, txt_input_size)
-  std::vector<int64_t> starts{0};  // (B + 1)  caption i is rows [starts[i], starts[i + 1])
-
-  int64_t captions() const { return static_cast<int64_t>(starts.size()) - 1; }
-  /// Appends a caption of hidden states (rows, width); none: a dropped one.
-  void add(std::span<const float> caption, int64_t width) {
-    if (static_cast<int64_t>(caption.size()) % width)
-      throw Error(str("caption: ", caption.size(), " values are no rows of width ", width),
-                  "give the hidden states of the text encoder that the model was made for.");
-    states.insert(states.end(), caption.begin(), caption.end());
-    starts.push_back(starts.back() + static_cast<int64_t>(caption.size()) / width);
-  }
-};
 
 /// Where training from scratch begins; stands where a checkpoint's Weights would. Drawn one after the other from a
 /// seed: norms are 1; adaLN and the last layer 0, so that every block starts as the identity; mask_token and t_embedder

@@ -30,8 +30,8 @@ struct ModelSummary {
       comma = ", ";
     }
     out << "); trainable " << pretty_count(s.trainable) << " ("
-        << detail::printed("%.2f", 100.0 * static_cast<double>(s.trainable) /
-                                       static_cast<double>(std::max<int64_t>(1, s.parameters)))
+        << printed("%.2f",
+                   100.0 * static_cast<double>(s.trainable) / static_cast<double>(std::max<int64_t>(1, s.parameters)))
         << " %)\n";
     if (!s.hint.empty()) out << "hint: " << s.hint << '\n';
     return out;

@@ -34,7 +34,7 @@ inline ChatTemplate recognise_chat_template(std::string_view jinja) {
     if (has("<start_of_turn>")) return ChatTemplate::gemma;
     if (has("<|start_header_id|>")) return ChatTemplate::llama3;
   }
-  throw Error(str("chat: the model's template is not known: ", ft::detail::printable(jinja, 120)),
+  throw Error(str("chat: the model's template is not known: ", printable(jinja, 120)),
               "known are ChatML's, Gemma's and Llama 3's, without tools; use the question-answer form.");
 }
 

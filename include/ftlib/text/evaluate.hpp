@@ -32,8 +32,8 @@ struct Evaluation {
   std::vector<Answer> answers;
 
   friend std::ostream& operator<<(std::ostream& out, const Evaluation& e) {
-    return out << detail::printed("exact match %.1f %%  F1 %.1f %%  perplexity %.3g", 100 * e.exact_match, 100 * e.f1,
-                                  e.perplexity)
+    return out << printed("exact match %.1f %%  F1 %.1f %%  perplexity %.3g", 100 * e.exact_match, 100 * e.f1,
+                          e.perplexity)
                << "  on " << e.n << '\n';
   }
 };

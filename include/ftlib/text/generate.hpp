@@ -1,11 +1,10 @@
 // text/generate.hpp: generation with a KV cache: many prompts in one batch, token by token.
 #pragma once
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
-#include <ftlib/ops/sampling.hpp>               // sample_tokens
+#include <ftlib/ops/sampling.hpp>               // Sampling
 #include <ftlib/text/tokenizer.hpp>             // Tokenizer, StreamDecoder
 
 #include <optional>  // std::optional
-#include <span>      // std::span
 #include <string>    // std::string
 #include <utility>   // std::move
 #include <vector>    // std::vector
@@ -25,84 +24,18 @@ template <Scalar T, Device D> class TokenGenerator {
   /// `ends` are the tokens that end a sequence. Throws Error for an empty prompt or one longer than the model's
   /// context.
   TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model, std::vector<std::vector<int32_t>> prompts,
-                 const GenerateOptions& options, std::vector<int32_t> ends)
-      : ctx_(ctx),
-        model_(model),
-        options_(options),
-        ends_(std::move(ends)),
-        texts_(std::move(prompts)),
-        cache_(make_cache()) {
-    options.sampling.check();
-    for (std::size_t i = 0; i < texts_.size(); ++i) {
-      prompt_sizes_.push_back(texts_[i].size());
-      random_.emplace_back(options.seed + i);
-      if (options.max_new_tokens > 0) active_.push_back(static_cast<int64_t>(i));
-    }
-  }
+                 const GenerateOptions& options, std::vector<int32_t> ends);
 
   /// The next token of every prompt that still runs, as (prompt, token) pairs; empty where all have ended. A token that
   /// ends its sequence is not among them.
-  std::vector<std::pair<int64_t, int32_t>> next() {
-    std::vector<std::pair<int64_t, int32_t>> produced;
-    if (active_.empty()) return produced;
-    const NoGrad off(ctx_);
-    PackedTokens batch;
-    std::vector<int32_t> last;  // the row whose logits are asked, for each prompt
-    for (const int64_t i : active_) {
-      const auto& text = texts_[static_cast<std::size_t>(i)];
-      const auto first = text.begin() + cache_.length(i);
-      batch.ids.insert(batch.ids.end(), first, text.end());
-      batch.starts.push_back(batch.tokens());
-      last.push_back(static_cast<int32_t>(batch.tokens() - 1));
-    }
-    ForwardOptions<T, D> options;
-    options.cache = &cache_;
-    options.slots = active_;
-    const Tensor<T, D> hidden = model_.hidden(ctx_, batch, options);
-    Tensor<T, D> ends(ctx_, {static_cast<int64_t>(last.size()), hidden.cols()});
-    gather_rows(ctx_, ends.view(), hidden.view(), Tensor<int32_t, D>(ctx_, {ends.rows()}, last).view());
-    std::vector<double> uniform;  // from each prompt's own numbers, so that its text does not depend on the batch
-    if (options_.sampling.temperature > 0)
-      for (const int64_t i : active_) uniform.push_back(random_[static_cast<std::size_t>(i)].uniform());
-    std::vector<std::span<const int32_t>> history;
-    for (const int64_t i : active_) history.emplace_back(texts_[static_cast<std::size_t>(i)]);
-    const auto logits = convert<float>(ctx_, linear(ctx_, ends, model_.head()));
-    const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
-
-    std::vector<int64_t> running;
-    for (std::size_t row = 0; row < active_.size(); ++row) {
-      const auto i = static_cast<std::size_t>(active_[row]);
-      const int32_t token = chosen[row];
-      if (std::find(ends_.begin(), ends_.end(), token) != ends_.end()) continue;
-      texts_[i].push_back(token);
-      produced.emplace_back(active_[row], token);
-      if (static_cast<int64_t>(texts_[i].size() - prompt_sizes_[i]) < options_.max_new_tokens)
-        running.push_back(active_[row]);
-    }
-    active_ = std::move(running);
-    return produced;
-  }
+  std::vector<std::pair<int64_t, int32_t>> next();
 
   bool done() const { return active_.empty(); }
   /// Ends prompt i: its text is whole.
   void stop(int64_t i) { std::erase(active_, i); }
 
  private:
-  KvCache<T, D> make_cache() {
-    int64_t longest = 0;
-    for (const auto& prompt : texts_) {
-      if (prompt.empty())
-        throw Error("generate: an empty prompt", "give at least one token, the beginning-of-text token say.");
-      longest = std::max(longest, static_cast<int64_t>(prompt.size()));
-    }
-    if (longest > model_.context_length())
-      throw Error(str("generate: a prompt of ", longest, " tokens; the model reads ", model_.context_length()),
-                  "shorten the prompt.");
-    // The last token is never read again, so the cache needs no room for it.
-    const int64_t capacity = std::min(longest + options_.max_new_tokens, model_.context_length() + 1);
-    options_.max_new_tokens = std::min(options_.max_new_tokens, capacity - longest);
-    return model_.make_cache(ctx_, static_cast<int64_t>(texts_.size()), std::max<int64_t>(1, capacity));
-  }
+  KvCache<T, D> make_cache();
 
   Context<D>& ctx_;
   LanguageModel<T, D>& model_;
@@ -126,28 +59,7 @@ class TextStop {
   bool stopped() const { return stopped_; }
 
  private:
-  std::string release(const std::string& piece, bool last) {
-    if (stopped_) return {};
-    held_ += piece;
-    std::size_t cut = std::string::npos;
-    for (const std::string& s : stop_)
-      if (!s.empty()) cut = std::min(cut, held_.find(s));
-    std::size_t ready = held_.size();
-    if (cut != std::string::npos) {
-      stopped_ = true;
-      ready = cut;
-    } else if (!last) {
-      for (const std::string& s : stop_)
-        for (std::size_t n = std::min(held_.size(), s.size()); n > 0; --n)
-          if (std::string_view(s).substr(0, n) == std::string_view(held_).substr(held_.size() - n)) {
-            ready = std::min(ready, held_.size() - n);
-            break;
-          }
-    }
-    std::string out = held_.substr(0, ready);
-    held_.erase(0, ready);
-    return out;
-  }
+  std::string release(const std::string& piece, bool last);
 
   StreamDecoder decoder_;
   std::vector<std::string> stop_;
@@ -167,12 +79,7 @@ template <Scalar T, Device D> class TextStream {
     using value_type = std::string;
     explicit iterator(TextStream* stream) : stream_(stream) { ++*this; }
     const std::string& operator*() const { return piece_; }
-    iterator& operator++() {
-      auto piece = stream_->next();
-      if (piece) piece_ = std::move(*piece);
-      else stream_ = nullptr;
-      return *this;
-    }
+    iterator& operator++();
     friend bool operator==(const iterator& i, std::nullptr_t) { return i.stream_ == nullptr; }
 
    private:
@@ -183,25 +90,9 @@ template <Scalar T, Device D> class TextStream {
   std::nullptr_t end() const { return nullptr; }
 
   /// The next piece; none where the answer is whole.
-  std::optional<std::string> next() {
-    while (!finished_) {
-      std::string piece;
-      const auto token = tokens_.next();
-      if (!token.empty()) piece = text_.put(token.front().second);
-      if (token.empty() || tokens_.done() || text_.stopped()) {
-        piece += text_.finish();
-        finished_ = true;
-      }
-      if (!piece.empty()) return piece;
-    }
-    return std::nullopt;
-  }
+  std::optional<std::string> next();
   /// All that is still to come, as one text.
-  std::string rest() {
-    std::string all;
-    while (auto piece = next()) all += *piece;
-    return all;
-  }
+  std::string rest();
 
  private:
   TokenGenerator<T, D> tokens_;
@@ -210,3 +101,7 @@ template <Scalar T, Device D> class TextStream {
 };
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/generate.inl.hpp>
+#endif

@@ -1,20 +1,16 @@
 // text/records.hpp: question-answer records: what they hold, and their JSON lines file, read with every fault named.
 #pragma once
 #include <ftlib/io/atomic_file.hpp>
-#include <ftlib/io/json.hpp>  // parse_json
 #include <ftlib/text/unicode.hpp>
 
-#include <algorithm>     // std::find
-#include <cstddef>       // std::size_t
-#include <cstdint>       // std::int64_t
-#include <filesystem>    // std::filesystem::path
-#include <fstream>       // std::ifstream
-#include <ostream>       // std::ostream
-#include <string>        // std::string
-#include <string_view>   // std::string_view
-#include <system_error>  // std::error_code
-#include <utility>       // std::move
-#include <vector>        // std::vector
+#include <cstddef>      // std::size_t
+#include <cstdint>      // std::int64_t
+#include <filesystem>   // std::filesystem::path
+#include <fstream>      // std::ifstream
+#include <ostream>      // std::ostream
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
@@ -37,9 +33,7 @@ struct BadRecord {
   std::string why;
 
   friend bool operator==(const BadRecord&, const BadRecord&) = default;
-  friend std::ostream& operator<<(std::ostream& out, const BadRecord& bad) {
-    return out << bad.file << ':' << bad.line << ": " << bad.why;
-  }
+  friend std::ostream& operator<<(std::ostream& out, const BadRecord& bad);
 };
 
 /// Bytes that a line of a text file may have; a longer one is a bad record and is never held in memory.
@@ -47,65 +41,23 @@ inline constexpr std::size_t max_line_bytes = std::size_t{1} << 20;
 
 /// What makes `text` unfit for a record, or an empty string: "not UTF-8 at byte 7", "a NUL at byte 3". Bytes
 /// count from 1.
-inline std::string text_fault(std::string_view text) {
-  if (const auto nul = text.find('\0'); nul != text.npos) return str("a NUL at byte ", nul + 1);
-  if (const auto good = valid_utf8_prefix(text); good < text.size()) return str("not UTF-8 at byte ", good + 1);
-  return {};
-}
+std::string text_fault(std::string_view text);
 
 /// What is wrong with a record, or an empty string: an empty question or answer, text that text_fault() refuses.
-inline std::string record_fault(const Record& record) {
-  const auto blank = [](std::string_view text) { return text.find_first_not_of(" \t\r\n") == text.npos; };
-  if (blank(record.question)) return "the question is empty";
-  if (record.answers.empty()) return "there is no answer";
-  for (const auto& answer : record.answers)
-    if (blank(answer)) return "the answer is empty";
-  const auto check = [](std::string_view name, std::string_view text) {
-    const std::string fault = text_fault(text);
-    return fault.empty() ? fault : str(name, ": ", fault);
-  };
-  std::string fault = check("question", record.question);
-  for (const auto& answer : record.answers)
-    if (fault.empty()) fault = check("answer", answer);
-  if (fault.empty()) fault = check("context", record.context);
-  if (fault.empty()) fault = check("id", record.id);
-  if (fault.empty()) fault = check("lang", record.lang);
-  if (fault.empty()) fault = check("split", record.split);
-  return fault;
-}
+std::string record_fault(const Record& record);
 
 /// The lines of a text file, without their ends (LF or CRLF) and without a byte order mark at the start of the file.
 class LineReader {
  public:
-  explicit LineReader(const std::filesystem::path& path) : in_(path, std::ios::binary) {
-    std::error_code ignored;
-    if (!in_ || std::filesystem::is_directory(path, ignored))
-      throw Error(str(path.string(), ": cannot be read"), "check the name, and that it is a file you may read.");
-  }
+  explicit LineReader(const std::filesystem::path& path);
 
   /// The next line, cut after max_line_bytes; false at the end of the file.
-  bool next(std::string& line) {
-    line.clear();
-    auto& bytes = *in_.rdbuf();
-    constexpr auto end = std::char_traits<char>::eof();
-    auto c = bytes.sbumpc();
-    if (c == end) return false;
-    ++number_;
-    size_ = 0;
-    for (; c != end && c != '\n'; c = bytes.sbumpc())
-      if (++size_ <= max_line_bytes) line.push_back(static_cast<char>(c));
-    if (number_ == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
-    if (line.ends_with('\r')) line.pop_back();
-    return true;
-  }
+  bool next(std::string& line);
 
   /// The number of the line that next() gave, from 1.
   std::int64_t number() const { return number_; }
   /// Why the line that next() gave cannot be used, or an empty string: too long, not UTF-8, a NUL.
-  std::string fault(std::string_view line) const {
-    if (size_ > max_line_bytes) return str("the line has ", size_, " bytes, more than ", max_line_bytes);
-    return text_fault(line);
-  }
+  std::string fault(std::string_view line) const;
 
  private:
   std::ifstream in_;
@@ -113,118 +65,25 @@ class LineReader {
   std::size_t size_ = 0;
 };
 
-namespace detail {
-
-inline std::string string_member(const Json& object, const char* key) {
-  const auto found = object.find(key);
-  if (found == object.end() || found->is_null()) return {};
-  if (!found->is_string()) throw Error(str("\"", key, "\" is not a string"));
-  return found->get<std::string>();
-}
-
-[[gnu::cold]] inline Record record_from_line(const std::string& line) {
-  const auto object = parse_json(line, "the line");
-  if (!object.is_object()) throw Error("the line is not a JSON object");
-  Record record;
-  const auto id = object.find("id");
-  record.id = id != object.end() && id->is_number_integer() ? id->dump() : string_member(object, "id");
-  record.question = string_member(object, "question");
-  const auto add = [&](const Json& answer) {
-    if (!answer.is_string()) throw Error("an answer is not a string");
-    auto text = answer.get<std::string>();
-    if (std::find(record.answers.begin(), record.answers.end(), text) == record.answers.end())
-      record.answers.push_back(std::move(text));
-  };
-  if (const auto one = object.find("answer"); one != object.end()) add(*one);
-  if (const auto many = object.find("answers"); many != object.end()) {
-    if (!many->is_array()) throw Error("\"answers\" is not a list");
-    for (const auto& answer : *many) add(answer);
-  }
-  record.context = string_member(object, "context");
-  record.lang = string_member(object, "lang");
-  record.split = string_member(object, "split");
-  if (auto fault = record_fault(record); !fault.empty()) throw Error(std::move(fault));
-  return record;
-}
-
-/// Calls `bad(BadRecord)` for what cannot be used; a `bad` that throws makes the first such line fatal.
-template <class Bad> std::vector<Record> read_records(const std::filesystem::path& path, Bad&& bad) {
-  std::vector<Record> records;
-  LineReader lines(path);
-  for (std::string line; lines.next(line);) {
-    std::string why = lines.fault(line);
-    if (why.empty() && line.find_first_not_of(" \t") == line.npos) continue;
-    if (why.empty()) {
-      try {
-        records.push_back(record_from_line(line));
-        if (records.back().id.empty()) records.back().id = std::to_string(lines.number());
-        continue;
-      } catch (const ft::detail::JsonFault& fault) {
-        why = fault.out_of_range ? "a number is too large" : str("not JSON at byte ", fault.position);
-      } catch (const Error& e) {
-        why = e.message();
-      }
-    }
-    bad(BadRecord{path.string(), lines.number(), std::move(why)});
-  }
-  return records;
-}
-
-inline constexpr std::string_view records_hint =
-    "each line is one object: {\"question\": ..., \"answer\": ...}; `qa prepare` makes such a file from others.";
-
-}  // namespace detail
-
 /// The records of a JSON lines file: one object a line with "question", "answer" or "answers", and, if wanted, "id",
 /// "context", "lang", "split"; other members are ignored, blank lines too. A record without an id gets its line's
 /// number. Lines that cannot be used (not JSON, not UTF-8, a NUL, an empty question or answer, over 1 MiB) are added to
 /// `bad`. Throws Error where the file cannot be read or holds no record.
-[[gnu::cold]] inline std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad) {
-  const std::size_t before = bad.size();
-  auto records = detail::read_records(path, [&](BadRecord one) { bad.push_back(std::move(one)); });
-  if (records.empty()) {
-    if (bad.size() > before)
-      throw Error(str(path.string(), ": no record can be used; line ", bad[before].line, ": ", bad[before].why),
-                  std::string(detail::records_hint));
-    throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
-  }
-  return records;
-}
+[[gnu::cold]] std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad);
 
 /// The same, but the first line that cannot be used throws Error, so that nothing is left out silently.
-[[gnu::cold]] inline std::vector<Record> read_records(const std::filesystem::path& path) {
-  auto records = detail::read_records(path, [](const BadRecord& bad) {
-    throw Error(str(bad), "mend the line, or read with a list of bad records, which leaves such lines out.");
-  });
-  if (records.empty()) throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
-  return records;
-}
+[[gnu::cold]] std::vector<Record> read_records(const std::filesystem::path& path);
 
 /// A record as its line in the file, without the line's end. Throws Error where record_fault() finds something.
-[[gnu::cold]] inline std::string to_json_line(const Record& record) {
-  if (const auto fault = record_fault(record); !fault.empty())
-    throw Error(str("record '", record.id, "': ", fault), "read_records() gives only records that can be written.");
-  std::string line;
-  const auto add = [&](std::string_view key, const Json& value) {
-    line += (line.empty() ? "{" : ",") + Json(key).dump() + ':' + value.dump();
-  };
-  if (!record.id.empty()) add("id", record.id);
-  add("question", record.question);
-  if (record.answers.size() == 1) add("answer", record.answers.front());
-  else add("answers", record.answers);
-  if (!record.context.empty()) add("context", record.context);
-  if (!record.lang.empty()) add("lang", record.lang);
-  if (!record.split.empty()) add("split", record.split);
-  return line + '}';
-}
+[[gnu::cold]] std::string to_json_line(const Record& record);
 
 /// Writes the records as a JSON lines file, atomically. Throws Error where a record is unfit (nothing is written then)
 /// or the file cannot be written.
-inline void write_records(const std::filesystem::path& path, const std::vector<Record>& records) {
-  std::string lines;
-  for (const auto& record : records) lines += to_json_line(record) + '\n';
-  write_atomically(path, lines);
-}
+void write_records(const std::filesystem::path& path, const std::vector<Record>& records);
 
 }  // namespace text
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/records.inl.hpp>
+#endif

@@ -2,9 +2,6 @@
 #pragma once
 #include <ftlib/text/unicode.hpp>
 
-#include <algorithm>    // std::max, std::sort, std::set_intersection
-#include <cstddef>      // std::size_t
-#include <iterator>     // std::back_inserter
 #include <string>       // std::string, std::u32string
 #include <string_view>  // std::string_view
 #include <vector>       // std::vector
@@ -19,174 +16,21 @@ enum class Rules { squad, korquad };
 /// KorQuAD's rules for "ko", SQuAD's for every other language.
 inline Rules rules_for(std::string_view lang) { return lang == "ko" ? Rules::korquad : Rules::squad; }
 
-namespace detail {
-
-/// Lower case in the scripts whose capitals a short rule covers: Latin, Greek, Cyrillic, Armenian, Roman numerals,
-/// circled and full-width letters. (Georgian's, Cherokee's and rarer ones stay; answers in them match all the same.)
-inline char32_t lower(char32_t c) {
-  const auto in = [c](char32_t first, char32_t last) { return first <= c && c <= last; };
-  const auto even_is_upper = [&] { return (c & 1) == 0 ? c + 1 : c; };
-  const auto odd_is_upper = [&] { return (c & 1) == 1 ? c + 1 : c; };
-  if (c < 0x80) return in('A', 'Z') ? c + 32 : c;
-  if ((in(0xC0, 0xDE) && c != 0xD7) || in(0x391, 0x3A1) || in(0x3A3, 0x3AB) || in(0x410, 0x42F) || in(0xFF21, 0xFF3A))
-    return c + 32;
-  if (in(0x139, 0x148) || in(0x179, 0x17E)) return odd_is_upper();
-  if ((in(0x100, 0x137) && c != 0x130 && c != 0x131) || in(0x14A, 0x177)) return even_is_upper();
-  if (in(0x1E00, 0x1E95) || in(0x1EA0, 0x1EFF) || in(0x460, 0x481) || in(0x48A, 0x4BF) || in(0x4D0, 0x52F))
-    return even_is_upper();
-  if (in(0x400, 0x40F)) return c + 80;
-  if (in(0x2160, 0x216F)) return c + 16;
-  if (in(0x24B6, 0x24CF)) return c + 26;
-  if (in(0x531, 0x556)) return c + 48;
-  if (in(0x388, 0x38A)) return c + 37;
-  if (in(0x1CD, 0x1DC)) return odd_is_upper();
-  switch (c) {
-    case 0x178:
-      return 0xFF;  // Y with diaeresis
-    case 0x1A0:
-      return 0x1A1;  // O with horn
-    case 0x1AF:
-      return 0x1B0;  // U with horn
-    case 0x218:
-      return 0x219;  // S with comma
-    case 0x21A:
-      return 0x21B;  // T with comma
-    case 0x386:
-      return 0x3AC;  // alpha with tonos
-    case 0x38C:
-      return 0x3CC;  // omicron with tonos
-    case 0x38E:
-      return 0x3CD;  // upsilon with tonos
-    case 0x38F:
-      return 0x3CE;  // omega with tonos
-    case 0x1E9E:
-      return 0xDF;  // sharp s
-    default:
-      return c;
-  }
-}
-
-/// What Python's str.split() splits at.
-inline bool is_space(char32_t c) {
-  return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-         (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
-/// Python's string.punctuation: ASCII's.
-inline bool is_punctuation(char32_t c) {
-  return (c >= 0x21 && c <= 0x2F) || (c >= 0x3A && c <= 0x40) || (c >= 0x5B && c <= 0x60) || (c >= 0x7B && c <= 0x7E);
-}
-
-/// What \w is in Python, where combining marks are none.
-inline bool is_word(const CharacterClasses& classes, char32_t c) {
-  return c == '_' || (classes(c) & (letter_class | number_class)) != 0;
-}
-
-/// The marks that KorQuAD's script turns into spaces before it strips punctuation.
-inline bool is_korquad_mark(char32_t c) {
-  return std::u32string_view(U"'\"<>()\u300A\u300B\u3008\u3009\u2018\u2019").find(c) != std::u32string_view::npos;
-}
-
-/// \b(a|an|the)\b replaced by a space.
-inline std::u32string without_articles(const std::u32string& text) {
-  const CharacterClasses classes;
-  std::u32string out;
-  for (std::size_t i = 0; i < text.size();) {
-    std::size_t end = i;
-    while (end < text.size() && is_word(classes, text[end])) ++end;
-    const auto word = std::u32string_view(text).substr(i, end - i);
-    if (word == U"a" || word == U"an" || word == U"the") out.push_back(U' ');
-    else out.append(word);
-    if (end < text.size()) out.push_back(text[end++]);
-    i = end;
-  }
-  return out;
-}
-
-/// The normalised answer's words.
-inline std::vector<std::u32string> answer_words(std::string_view answer, Rules rules) {
-  const std::string text = replace_broken_utf8(answer);
-  std::u32string kept;
-  for (std::size_t i = 0; i < text.size();) {
-    const auto [c, length] = decode_utf8(text.data() + i);
-    i += length;
-    if (rules == Rules::korquad && is_korquad_mark(c)) kept.push_back(U' ');
-    else if (!is_punctuation(c)) kept.push_back(lower(c));
-  }
-  if (rules == Rules::squad) kept = without_articles(kept);
-  std::vector<std::u32string> words;
-  bool inside = false;
-  for (const char32_t c : kept) {
-    if (!is_space(c)) {
-      if (!inside) words.emplace_back();
-      words.back().push_back(c);
-    }
-    inside = !is_space(c);
-  }
-  return words;
-}
-
-template <class Token> double bag_f1(std::vector<Token> prediction, std::vector<Token> gold) {
-  std::sort(prediction.begin(), prediction.end());
-  std::sort(gold.begin(), gold.end());
-  std::vector<Token> common;  // of each token the smaller count
-  std::set_intersection(prediction.begin(), prediction.end(), gold.begin(), gold.end(), std::back_inserter(common));
-  if (common.empty()) return 0;
-  const double same = static_cast<double>(common.size());
-  const double precision = same / static_cast<double>(prediction.size()),
-               recall = same / static_cast<double>(gold.size());
-  return 2 * precision * recall / (precision + recall);
-}
-
-/// SQuAD's script leaves out the accepted answers of which nothing is left, and if that is all of them, the answer is
-/// "".
-inline std::vector<std::vector<std::u32string>> gold_words(const std::vector<std::string>& golds, Rules rules) {
-  std::vector<std::vector<std::u32string>> words;
-  for (const auto& gold : golds) {
-    words.push_back(answer_words(gold, rules));
-    if (rules == Rules::squad && words.back().empty()) words.pop_back();
-  }
-  if (rules == Rules::squad && words.empty()) words.emplace_back();
-  return words;
-}
-
-}  // namespace detail
-
 /// An answer in the form in which it is compared. SQuAD: lower case, ASCII punctuation and the articles a, an, the
 /// gone. KorQuAD: quotes and brackets to spaces, lower case, ASCII punctuation gone. Both: single spaces, none at the
 /// ends.
-inline std::string normalize_answer(std::string_view answer, Rules rules) {
-  std::string out;
-  for (const auto& word : detail::answer_words(answer, rules)) {
-    if (!out.empty()) out += ' ';
-    for (const char32_t c : word) append_utf8(out, c);
-  }
-  return out;
-}
+std::string normalize_answer(std::string_view answer, Rules rules);
 
 /// Whether the prediction is one of the accepted answers, once both are normalised.
-inline bool exact_match(std::string_view prediction, const std::vector<std::string>& golds, Rules rules) {
-  const auto words = detail::answer_words(prediction, rules);
-  const auto accepted = detail::gold_words(golds, rules);
-  return std::find(accepted.begin(), accepted.end(), words) != accepted.end();
-}
+bool exact_match(std::string_view prediction, const std::vector<std::string>& golds, Rules rules);
 
 /// F1 in [0, 1] of the prediction's bag of tokens against an accepted answer's, the best over the accepted answers.
 /// Tokens are words for SQuAD, characters for KorQuAD. Nothing against nothing is 1 for SQuAD, 0 for KorQuAD.
-inline double f1(std::string_view prediction, const std::vector<std::string>& golds, Rules rules) {
-  const auto characters = [](const std::vector<std::u32string>& words) {
-    std::vector<char32_t> out;
-    for (const auto& word : words) out.insert(out.end(), word.begin(), word.end());
-    return out;
-  };
-  const auto words = detail::answer_words(prediction, rules);
-  double best = 0;
-  for (const auto& gold : detail::gold_words(golds, rules)) {
-    if (rules == Rules::korquad) best = std::max(best, detail::bag_f1(characters(words), characters(gold)));
-    else best = std::max(best, words.empty() && gold.empty() ? 1.0 : detail::bag_f1(words, gold));
-  }
-  return best;
-}
+double f1(std::string_view prediction, const std::vector<std::string>& golds, Rules rules);
 
 }  // namespace text
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/scores.inl.hpp>
+#endif

@@ -1,13 +1,9 @@
 // text/text_encoder.hpp: a frozen language model as a reader of short texts: their hidden states after some block,
 // computed once and kept on disk.
 #pragma once
-#include <ftlib/io/mapped_file.hpp>  // MappedFile
-#include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
+#include <ftlib/io/json_fwd.hpp>     // Json
 #include <ftlib/text/causal_lm.hpp>  // CausalLM
 
-#include <algorithm>   // std::clamp
-#include <cmath>       // std::sqrt
-#include <cstring>     // std::memcpy
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
 #include <map>         // std::map
@@ -25,33 +21,13 @@ struct TextEncoding {
   std::vector<float> mean = {}, scale = {};  // (C) each: states go as (h - mean) scale; empty: as they are
   float limit = 6;                           // and cut to [-limit, limit]
 
-  Json to_json() const {
-    return {{"layer", layer}, {"before", before}, {"mean", mean}, {"scale", scale}, {"limit", limit}};
-  }
+  Json to_json() const;
   /// Throws Error, naming `file`, where a field is missing or makes no sense.
-  static TextEncoding from_json(const Json& json, const std::string& file) {
-    TextEncoding e{at<int64_t>(json, "layer", file), at<std::string>(json, "before", file),
-                   at<std::vector<float>>(json, "mean", file), at<std::vector<float>>(json, "scale", file),
-                   at<float>(json, "limit", file)};
-    if (e.layer < 1 || e.mean.size() != e.scale.size() || !(e.limit > 0))
-      throw Error(str(file, ": layer ", e.layer, ", mean of ", e.mean.size(), ", scale of ", e.scale.size(),
-                      " and limit ", e.limit, " make no sense"));
-    return e;
-  }
+  static TextEncoding from_json(const Json& json, const std::string& file);
 };
 
 /// A 64-bit FNV-1a hash over words of eight bytes and the rest: tells files apart, does not resist forgery.
-inline uint64_t fingerprint(std::span<const std::byte> bytes) {
-  uint64_t hash = 14695981039346656037u;
-  for (; bytes.size() >= 8; bytes = bytes.subspan(8)) {
-    uint64_t word = 0;
-    std::memcpy(&word, bytes.data(), 8);
-    hash = (hash ^ word) * 1099511628211u;
-    hash ^= hash >> 29;
-  }
-  for (const std::byte byte : bytes) hash = (hash ^ static_cast<uint64_t>(byte)) * 1099511628211u;
-  return hash;
-}
+uint64_t fingerprint(std::span<const std::byte> bytes);
 
 /// Texts to hidden states (rows, C), a row a token of the text. Rows of a causal model do not know what follows them.
 template <Scalar T, Device D> class TextEncoder {
@@ -59,18 +35,7 @@ template <Scalar T, Device D> class TextEncoder {
   using States = std::shared_ptr<const std::vector<float>>;
 
   /// Opens what CausalLM opens. Throws Error where the encoding does not fit the model.
-  static TextEncoder open(const std::filesystem::path& path, TextEncoding encoding, int threads = 0) {
-    TextEncoder encoder{CausalLM<T, D>::from_pretrained(path, {.threads = threads}), std::move(encoding)};
-    const auto width = static_cast<std::size_t>(encoder.width());
-    const auto& e = encoder.encoding_;
-    const auto layers = at<int64_t>(encoder.lm_.model().config(), "num_hidden_layers", path.string());
-    if (e.layer > layers || (!e.mean.empty() && e.mean.size() != width))
-      throw Error(str(path.string(), ": has ", layers, " layers and width ", width, ", layer ", e.layer, " and width ",
-                      e.mean.size(), " are asked for"),
-                  "give the language model that the captions were read with.");
-    encoder.before_ = encoder.lm_.encode(e.before);
-    return encoder;
-  }
+  static TextEncoder open(const std::filesystem::path& path, TextEncoding encoding, int threads = 0);
 
   int64_t width() { return at<int64_t>(lm_.model().config(), "hidden_size", lm_.path().string()); }
   const TextEncoding& encoding() const { return encoding_; }
@@ -78,144 +43,27 @@ template <Scalar T, Device D> class TextEncoder {
   /// States of `texts` in their order; equal texts share theirs. With a `cache`, a folder, those that are in it are
   /// read, and the others are added to its file for this model, layer and `before`. Throws Error for an empty text.
   std::vector<States> encode(const std::vector<std::string>& texts, const std::filesystem::path& cache = {},
-                             const std::function<void(int64_t done, int64_t of)>& progress = {}) {
-    std::map<std::string, std::vector<float>> raw;
-    const auto file = cache.empty() ? cache : cache / cache_name();
-    if (!cache.empty() && std::filesystem::exists(file)) read_cache(file, texts, raw);
-    std::vector<std::string> missing;
-    for (const std::string& text : texts)
-      if (raw.emplace(text, std::vector<float>()).second) missing.push_back(text);
-    for (std::size_t begin = 0; begin < missing.size(); begin += texts_at_once) {
-      const auto end = std::min(missing.size(), begin + texts_at_once);
-      compute(std::span(missing).subspan(begin, end - begin), raw);
-      if (progress) progress(static_cast<int64_t>(end), static_cast<int64_t>(missing.size()));
-    }
-    if (!cache.empty() && !missing.empty()) write_cache(file, raw);
-
-    std::map<std::string, States> ready;
-    std::vector<States> result;
-    for (const std::string& text : texts) {
-      States& states = ready[text];
-      if (!states) states = std::make_shared<const std::vector<float>>(standardised(std::move(raw[text])));
-      result.push_back(states);
-    }
-    return result;
-  }
+                             const std::function<void(int64_t done, int64_t of)>& progress = {});
 
   /// Sets mean and scale so that the states of `texts` have mean 0 and deviation 1 in each dimension.
   void standardise(const std::vector<std::string>& texts, const std::filesystem::path& cache = {},
-                   const std::function<void(int64_t done, int64_t of)>& progress = {}) {
-    encoding_.mean.clear();
-    encoding_.scale.clear();
-    const auto limit = std::exchange(encoding_.limit, std::numeric_limits<float>::infinity());
-    const auto width = static_cast<std::size_t>(this->width());
-    std::vector<double> sum(width), squares(width);
-    double rows = 0;
-    for (const States& states : encode(texts, cache, progress)) {
-      for (std::size_t i = 0; i < states->size(); ++i) {
-        const auto v = static_cast<double>((*states)[i]);
-        sum[i % width] += v;
-        squares[i % width] += v * v;
-      }
-      rows += static_cast<double>(states->size() / width);
-    }
-    encoding_.limit = limit;
-    for (std::size_t c = 0; c < width; ++c) {
-      const double mean = sum[c] / rows;
-      encoding_.mean.push_back(static_cast<float>(mean));
-      encoding_.scale.push_back(static_cast<float>(1 / std::sqrt(std::max(1e-12, squares[c] / rows - mean * mean))));
-    }
-  }
+                   const std::function<void(int64_t done, int64_t of)>& progress = {});
 
  private:
   static constexpr std::size_t texts_at_once = 128;
 
   TextEncoder(CausalLM<T, D> lm, TextEncoding encoding) : lm_(std::move(lm)), encoding_(std::move(encoding)) {}
 
-  void compute(std::span<const std::string> texts, std::map<std::string, std::vector<float>>& raw) {
-    const NoGrad off(lm_.context());
-    PackedTokens batch;
-    for (const std::string& text : texts) {
-      const auto own = lm_.tokenizer().encode(" " + text, {.special = Special::as_text});
-      if (text.empty() || own.empty()) throw Error("text encoder: a text is empty", "give each picture a caption.");
-      auto ids = before_;
-      ids.insert(ids.end(), own.begin(), own.end());
-      batch.add(ids);
-    }
-    batch.targets.clear();
-    const auto states =
-        convert<float>(lm_.context(), lm_.model().hidden(lm_.context(), batch, {.layers = encoding_.layer}))
-            .to_host(lm_.context());
-    const auto C = static_cast<std::size_t>(width()), skip = before_.size();
-    for (std::size_t i = 0; i < texts.size(); ++i) {
-      const auto begin = static_cast<std::size_t>(batch.starts[i]) + skip,
-                 end = static_cast<std::size_t>(batch.starts[i + 1]);
-      for (std::size_t k = begin * C; k < end * C; ++k)  // as a cache gives them back
-        raw[texts[i]].push_back(static_cast<float>(half(states[k])));
-    }
-  }
+  void compute(std::span<const std::string> texts, std::map<std::string, std::vector<float>>& raw);
 
-  std::vector<float> standardised(std::vector<float> states) const {
-    const std::size_t width = encoding_.mean.size();
-    for (std::size_t i = 0; i < states.size(); ++i) {
-      if (width) states[i] = (states[i] - encoding_.mean[i % width]) * encoding_.scale[i % width];
-      states[i] = std::clamp(states[i], -encoding_.limit, encoding_.limit);
-    }
-    return states;
-  }
+  std::vector<float> standardised(std::vector<float> states) const;
 
   /// The key: the model's bytes, and what is read in which layer.
-  std::string cache_name() {
-    if (cache_name_.empty()) {
-      uint64_t hash = fingerprint(std::as_bytes(std::span(encoding_.before)));
-      std::vector<std::filesystem::path> files{lm_.path()};
-      if (std::filesystem::is_directory(lm_.path())) {
-        files.clear();
-        for (const auto& file : std::filesystem::directory_iterator(lm_.path()))
-          if (file.path().extension() == ".safetensors" || file.path().extension() == ".json")
-            files.push_back(file.path());
-        std::sort(files.begin(), files.end());
-      }
-      for (const auto& file : files) hash = 31 * hash + fingerprint(MappedFile::open(file)->bytes());
-      char text[64];
-      std::snprintf(text, sizeof text, "text-states-%016llx-%lld.safetensors", static_cast<unsigned long long>(hash),
-                    static_cast<long long>(encoding_.layer));
-      cache_name_ = text;
-    }
-    return cache_name_;
-  }
+  std::string cache_name();
   /// A cache holds a tensor a text, (rows, C), under the text itself, as f16.
   void read_cache(const std::filesystem::path& path, const std::vector<std::string>& texts,
-                  std::map<std::string, std::vector<float>>& raw) {
-    const auto file = SafetensorsFile::open(path);
-    for (const std::string& text : texts) {
-      if (!file.contains(text) || raw.contains(text)) continue;
-      const Stored<Cpu> stored = file.tensor(text);
-      if (stored.shape.rank() != 2 || stored.shape[0] < 1 || stored.shape[1] != width())
-        throw Error(str(path.string(), ": ", detail::quote(text), " is ", stored.shape, ", rows of ", width(),
-                        " were expected"),
-                    "remove the file; it is made anew.");
-      std::vector<float> values(static_cast<std::size_t>(stored.shape.count()));
-      dequantise_row(stored.type, stored.data, 0, stored.shape.count(), values.data());
-      raw.emplace(text, std::move(values));
-    }
-  }
-  void write_cache(const std::filesystem::path& path, const std::map<std::string, std::vector<float>>& raw) {
-    std::optional<SafetensorsFile> old;
-    if (std::filesystem::exists(path)) old = SafetensorsFile::open(path);
-    std::vector<TensorEntry> entries;
-    std::vector<std::vector<half>> bytes;
-    for (const auto& [text, values] : raw) {
-      auto& stored = bytes.emplace_back();
-      for (const float v : values) stored.emplace_back(v);
-      entries.push_back({text, DType::f16, {static_cast<int64_t>(values.size()) / width(), width()}, stored.data()});
-    }
-    if (old)
-      for (const std::string& name : old->names())
-        if (!raw.contains(name)) entries.push_back(entry(name, old->tensor(name)));
-    std::filesystem::create_directories(path.parent_path());
-    write_safetensors(path, entries);
-  }
+                  std::map<std::string, std::vector<float>>& raw);
+  void write_cache(const std::filesystem::path& path, const std::map<std::string, std::vector<float>>& raw);
 
   CausalLM<T, D> lm_;
   TextEncoding encoding_;
@@ -224,3 +72,7 @@ template <Scalar T, Device D> class TextEncoder {
 };
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/text_encoder.inl.hpp>
+#endif

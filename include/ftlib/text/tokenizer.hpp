@@ -281,7 +281,7 @@ class Tokenizer {
         if (!in_range(id, -1)) fail("bos, eos, pad or unk is ", id, " in a vocabulary of ", count);
       for (const AddedToken& token : added)
         if (!in_range(token.id, 0))
-          fail("added token ", detail::quote(token.content), " has id ", token.id, " in a vocabulary of ", count);
+          fail("added token ", quote(token.content), " has id ", token.id, " in a vocabulary of ", count);
     }
 
     /// What stands in the text for an added token.
@@ -305,8 +305,7 @@ class Tokenizer {
         const Spec::Type type = spec.types.empty() ? Spec::Type::normal : spec.types[i];
         if (type == Spec::Type::byte && !byte_level) {
           const int byte = byte_of(spelling);
-          if (byte < 0)
-            throw Error(str(spec.name, ": token ", id, " ", detail::quote(spelling), " is marked as a byte"));
+          if (byte < 0) throw Error(str(spec.name, ": token ", id, " ", quote(spelling), " is marked as a byte"));
           byte_ids[static_cast<std::size_t>(byte)] = id;
           flags[i] |= byte_flag;
           table.add(std::string(1, static_cast<char>(static_cast<std::uint8_t>(byte))));
@@ -342,7 +341,7 @@ class Tokenizer {
           both = table.find(text);
         }
         if (left < 0 || right < 0 || both < 0)
-          throw Error(str(spec.name, ": merge ", i, " ", detail::quote(merge), " is not of tokens of the vocabulary"),
+          throw Error(str(spec.name, ": merge ", i, " ", quote(merge), " is not of tokens of the vocabulary"),
                       "the file's tokens and merges do not belong together.");
         merges.insert(left, right, {static_cast<std::uint32_t>(i), both});
       }

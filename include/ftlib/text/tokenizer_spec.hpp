@@ -85,7 +85,7 @@ class TokenizerJson {
 
   [[gnu::cold]] TokenizerSpec read() {
     const Json model = section(json_, "model");
-    if (type(model) != "BPE") throw unsupported("model of type " + detail::quote(type(model)), "");
+    if (type(model) != "BPE") throw unsupported("model of type " + quote(type(model)), "");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (!value_or<std::string>(model, key, "", spec_.name).empty()) throw unsupported("model with", key);
     read_pre_tokenizer(find(json_, "pre_tokenizer"));
@@ -110,12 +110,12 @@ class TokenizerJson {
   }
   const Json& section(const Json& object, std::string_view key) const {
     const Json& found = find(object, key);
-    if (!found.is_object()) throw Error(str(spec_.name, ": key ", detail::quote(key), " is missing, or no object"));
+    if (!found.is_object()) throw Error(str(spec_.name, ": key ", quote(key), " is missing, or no object"));
     return found;
   }
   std::string type(const Json& object) const { return at<std::string>(object, "type", spec_.name); }
   static std::string dump(const Json& json) {
-    return detail::printable(json.dump(-1, ' ', false, Json::error_handler_t::replace), 400);
+    return printable(json.dump(-1, ' ', false, Json::error_handler_t::replace), 400);
   }
   Error unsupported(std::string_view what, std::string_view quote) const {
     return Error(str(spec_.name, ": ", what, quote.empty() ? "" : " ", quote, " is not known to this library"),
@@ -128,7 +128,7 @@ class TokenizerJson {
     if (type(json) != "Sequence") return {&json};
     std::vector<const Json*> result;
     const Json& items = find(json, list);
-    if (!items.is_array()) throw Error(str(spec_.name, ": key ", detail::quote(list), " is missing, or no array"));
+    if (!items.is_array()) throw Error(str(spec_.name, ": key ", quote(list), " is missing, or no array"));
     for (const Json& item : items)
       for (const Json* step : steps(item, list)) result.push_back(step);
     return result;
@@ -218,8 +218,7 @@ class TokenizerJson {
     const auto limit = static_cast<std::int32_t>(std::min<std::size_t>(4 * entries.size() + 65536, 1u << 30));
     for (const auto& [token, id] : entries)
       if (id < 0 || id >= limit)
-        throw Error(
-            str(spec_.name, ": token ", detail::quote(token), " has id ", id, " in a vocabulary of ", entries.size()));
+        throw Error(str(spec_.name, ": token ", quote(token), " has id ", id, " in a vocabulary of ", entries.size()));
     std::int32_t size = 0;
     for (const auto& entry : entries) size = std::max(size, entry.second + 1);
     spec_.tokens.resize(static_cast<std::size_t>(size));
@@ -229,8 +228,8 @@ class TokenizerJson {
       const auto id = static_cast<std::size_t>(entries[i].second);
       if (i < in_vocab) {
         if (spec_.types[id] != TokenizerSpec::Type::unused)
-          throw Error(str(spec_.name, ": tokens ", detail::quote(spec_.tokens[id]), " and ",
-                          detail::quote(entries[i].first), " have the same id ", id));
+          throw Error(str(spec_.name, ": tokens ", quote(spec_.tokens[id]), " and ", quote(entries[i].first),
+                          " have the same id ", id));
         spec_.types[id] = TokenizerSpec::Type::normal;
       }
       spec_.tokens[id] = std::move(entries[i].first);
@@ -247,8 +246,7 @@ class TokenizerJson {
     }
     if (const auto unk = value_or<std::string>(model, "unk_token", "", spec_.name); !unk.empty()) {
       spec_.unk = id_of(unk);
-      if (spec_.unk < 0)
-        throw Error(str(spec_.name, ": the unk_token ", detail::quote(unk), " is not in the vocabulary"));
+      if (spec_.unk < 0) throw Error(str(spec_.name, ": the unk_token ", quote(unk), " is not in the vocabulary"));
     }
     spec_.fuse_unk = value_or<bool>(model, "fuse_unk", false, spec_.name);
     spec_.ignore_merges = value_or<bool>(model, "ignore_merges", false, spec_.name);
@@ -316,7 +314,7 @@ class TokenizerJson {
       if (token.content == content) return token.id;
     const auto found = std::find(spec_.tokens.begin(), spec_.tokens.end(), content);
     if (found == spec_.tokens.end())
-      throw Error(str(spec_.name, ": token ", detail::quote(content), " is named but not in the vocabulary"));
+      throw Error(str(spec_.name, ": token ", quote(content), " is named but not in the vocabulary"));
     return static_cast<std::int32_t>(found - spec_.tokens.begin());
   }
 
@@ -350,7 +348,7 @@ inline PreTokenizer pre_tokenizer_of(std::string_view pre, std::string_view name
   if (pre == "smollm") return {.pattern = Pattern::gpt2, .digits = PreTokenizer::Digits::each};
   if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") return {.pattern = Pattern::llama3};
   throw Error(
-      str(name, ": tokenizer.ggml.pre is ", detail::quote(pre), ", a pre-tokenizer this library does not know"),
+      str(name, ": tokenizer.ggml.pre is ", quote(pre), ", a pre-tokenizer this library does not know"),
       "gpt-2, smollm and llama-bpe are known; take the model's Hugging Face folder if it has a tokenizer.json.");
 }
 
@@ -385,9 +383,8 @@ inline PreTokenizer pre_tokenizer_of(std::string_view pre, std::string_view name
     spec.strip_space = file.get_or<bool>(key("add_space_prefix"), true);
     if (spec.strip_space) spec.space_prefix = TokenizerSpec::SpacePrefix::always;
   } else {
-    throw Error(
-        str(spec.name, ": tokenizer.ggml.model is ", detail::quote(model), ", which this library does not know"),
-        "gpt2 (byte-level BPE) and llama (SentencePiece BPE) are known.");
+    throw Error(str(spec.name, ": tokenizer.ggml.model is ", quote(model), ", which this library does not know"),
+                "gpt2 (byte-level BPE) and llama (SentencePiece BPE) are known.");
   }
   spec.add_eos = file.get_or<bool>(key("add_eos_token"), false);
   spec.chat_template = file.get_or<std::string>("tokenizer.chat_template", "");

@@ -1,0 +1,163 @@
+// image/flow.inl.hpp: the bodies of image/flow.hpp.
+#pragma once
+#include <ftlib/image/flow.hpp>
+#include <ftlib/models/mmjit.hpp>  // MMJiT
+
+#include <algorithm>  // std::copy_n
+#include <cmath>      // std::exp
+
+namespace ft::inline FTLIB_ABI {
+
+FTLIB_INLINE float draw_time(Random& random, const FlowOptions& options) {
+  const double x = double{options.time_mu} + double{options.time_sigma} * random.normal();
+  return static_cast<float>(1 / (1 + std::exp(-x)));
+}
+
+FTLIB_INLINE void draw_noise(Random random, std::span<float> noise) {
+  for (float& e : noise) e = static_cast<float>(random.normal());
+}
+
+namespace detail {
+/// Host values as pictures (B, ch, S, S) on the device.
+template <Scalar T, Device D>
+Tensor<T, D> pictures(Context<D>& ctx, const MMJiT<T, D>& net, const std::vector<float>& values) {
+  const auto& c = net.config();
+  return upload_floats<T>(
+      ctx, {static_cast<int64_t>(values.size()) / c.picture_values(), c.in_channels, c.image_size, c.image_size},
+      values);
+}
+
+/// What the network is asked, and what it should say: weight x_pred = weight x.
+struct Mixed {
+  std::vector<float> times;   // (B)
+  std::vector<float> z;       // (B, ch, S, S)  t x + (1 - t) s e
+  std::vector<float> weight;  // (B, ch, S, S)  1 / max(1 - t, eps)
+  std::vector<float> target;  // (B, ch, S, S)  weight x
+  PackedText text;            // with those captions dropped that are
+};
+/// Draws what the batch leaves open. Each picture has counters of its own, so threads do not change the numbers.
+template <Device D>
+Mixed mix(Context<D>& ctx, const MMJiTConfig& config, const FlowBatch& batch, const FlowOptions& options) {
+  const auto B = static_cast<std::size_t>(batch.tokens()), M = static_cast<std::size_t>(config.picture_values()),
+             W = static_cast<std::size_t>(config.txt_input_size);
+  const bool drawn = batch.times.empty();
+  const uint64_t each = 2 * M + 3, first = drawn ? ctx.random().reserve(B * each) : 0, seed = ctx.random().seed();
+  Mixed m{batch.times, batch.noise, std::vector<float>(B * M), std::vector<float>(B * M), {}};
+  m.times.resize(B);
+  m.z.resize(B * M);
+  std::vector<char> dropped(B);
+  const auto draw_some = [&](int64_t begin, int64_t end) {
+    for (auto b = static_cast<std::size_t>(begin); b < static_cast<std::size_t>(end); ++b) {
+      if (drawn) {
+        Random random(seed, first + b * each);
+        dropped[b] = random.uniform() < double{options.caption_drop} ? 1 : 0;
+        m.times[b] = draw_time(random, options);
+        draw_noise(random, std::span(m.z).subspan(b * M, M));
+      }
+      const float t = m.times[b], weight = 1 / std::max(1 - t, options.eps);
+      for (std::size_t i = b * M; i < (b + 1) * M; ++i) {
+        m.z[i] = t * batch.pictures[i] + (1 - t) * config.noise_scale * m.z[i];
+        m.weight[i] = weight;
+        m.target[i] = weight * batch.pictures[i];
+      }
+    }
+  };
+  if constexpr (std::same_as<D, Cpu>) parallel_for(ctx.pool(), static_cast<int64_t>(B), 1, draw_some);
+  else draw_some(0, static_cast<int64_t>(B));  // the context of a GPU has no threads
+  for (std::size_t b = 0; b < B; ++b) {
+    const auto begin = static_cast<std::size_t>(batch.text.starts[b]),
+               end = static_cast<std::size_t>(batch.text.starts[b + 1]);
+    m.text.add(std::span(batch.text.states).subspan(begin * W, dropped[b] ? 0 : (end - begin) * W),
+               config.txt_input_size);
+  }
+  return m;
+}
+}  // namespace detail
+
+template <Scalar T, Device D>
+Tensor<T, D> flow_loss(Context<D>& ctx, MMJiT<T, D>& net, const FlowBatch& batch, const FlowOptions& options,
+                       bool recompute) {
+  const int64_t B = batch.tokens(), M = net.config().picture_values(), W = net.config().txt_input_size;
+  const auto holds = [](const std::vector<float>& values, int64_t count) {
+    return static_cast<int64_t>(values.size()) == count;
+  };
+  const bool open = batch.times.empty() && batch.noise.empty();
+  if (B < 1 || !holds(batch.pictures, B * M) || !holds(batch.text.states, batch.text.starts.back() * W) ||
+      !(open || (holds(batch.times, B) && holds(batch.noise, B * M))))
+    throw Error(str("flow_loss: ", B, " captions of ", batch.text.states.size(), " values, pictures of ",
+                    batch.pictures.size(), ", ", batch.times.size(), " times and noise of ", batch.noise.size(),
+                    " do not fit a model of pictures of ", M, " and captions of width ", W),
+                "each picture has a caption, and all have a time and noise or none.");
+  const detail::Mixed m = detail::mix(ctx, net.config(), batch, options);
+  const auto x = net.forward(ctx, detail::pictures(ctx, net, m.z), m.times, m.text, recompute);
+  const auto weighted = mul(ctx, x, detail::pictures(ctx, net, m.weight));
+  return scale(ctx, mean_squared_error(ctx, weighted, detail::pictures(ctx, net, m.target)), static_cast<float>(B));
+}
+
+template <Scalar T, Device D>
+std::vector<float> denoise(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& captions, std::vector<float> noise,
+                           const DrawOptions& options, const std::function<void(const DrawStep&)>& on_step) {
+  const auto B = static_cast<std::size_t>(captions.captions());
+  if (options.steps < 1) throw Error(str("draw: ", options.steps, " steps"), "it must be 1 or more.");
+  if (!(options.from >= 0 && options.from < options.to && options.to <= 1))
+    throw Error(str("draw: from time ", options.from, " to ", options.to), "times run from 0, noise, to 1, picture.");
+  if (noise.size() != B * static_cast<std::size_t>(net.config().picture_values()))
+    throw Error(
+        str("draw: ", noise.size(), " values of noise are not ", B, " pictures of ", net.config().picture_values()),
+        "give one caption and one seed for each picture.");
+  const NoGrad off(ctx);
+  PackedText both = captions;  // and as many dropped ones
+  for (std::size_t b = 0; b < B; ++b) both.add({}, net.config().txt_input_size);
+
+  const auto velocity = [&](const std::vector<float>& z, float t) {
+    const bool guided = options.guidance != 1 && t >= options.guide_from && t <= options.guide_to;
+    std::vector<float> input = z;
+    if (guided) input.insert(input.end(), z.begin(), z.end());
+    const auto x = net.forward(ctx, detail::pictures(ctx, net, input), std::vector<float>(guided ? 2 * B : B, t),
+                               guided ? both : captions)
+                       .to_host(ctx);
+    std::vector<float> v(z.size());
+    for (std::size_t i = 0; i < v.size(); ++i) {
+      const auto caption = static_cast<float>(x[i]);
+      const float dropped = guided ? static_cast<float>(x[i + v.size()]) : caption;
+      v[i] = (dropped + (guided ? options.guidance : 1) * (caption - dropped) - z[i]) / std::max(1 - t, options.eps);
+    }
+    return v;
+  };
+
+  std::vector<float> z = std::move(noise);
+  if (options.from == 0)
+    for (float& e : z) e *= net.config().noise_scale;
+  const auto time = [&](int64_t step) {
+    return options.from + (options.to - options.from) * (static_cast<float>(step) / static_cast<float>(options.steps));
+  };
+  std::vector<float> ahead(z.size()), seen(z.size());
+  for (int64_t step = 0; step < options.steps; ++step) {
+    const bool last = step + 1 == options.steps;
+    const float t = time(step), next = last ? options.to : time(step + 1);
+    auto v = velocity(z, t);
+    for (std::size_t i = 0; i < z.size(); ++i) {
+      seen[i] = z[i] + (1 - t) * v[i];
+      ahead[i] = z[i] + (next - t) * v[i];
+    }
+    if (options.solver == Solver::heun && !last) {
+      const auto w = velocity(ahead, next);
+      for (std::size_t i = 0; i < z.size(); ++i) ahead[i] = z[i] + (next - t) / 2 * (v[i] + w[i]);
+    }
+    std::swap(z, ahead);
+    if (on_step) on_step({step + 1, options.steps, next < 1 ? seen : z, z});
+  }
+  return z;
+}
+
+template <Scalar T, Device D>
+std::vector<float> draw(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& captions,
+                        const std::vector<uint64_t>& seeds, const DrawOptions& options,
+                        const std::function<void(const DrawStep&)>& on_step) {
+  const auto M = static_cast<std::size_t>(net.config().picture_values());
+  std::vector<float> noise(seeds.size() * M);
+  for (std::size_t b = 0; b < seeds.size(); ++b) draw_noise(Random(seeds[b]), std::span(noise).subspan(b * M, M));
+  return denoise(ctx, net, captions, std::move(noise), options, on_step);
+}
+
+}  // namespace ft::inline FTLIB_ABI

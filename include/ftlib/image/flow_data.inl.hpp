@@ -1,0 +1,55 @@
+// image/flow_data.inl.hpp: the bodies of image/flow_data.hpp.
+#pragma once
+#include <ftlib/image/flow_data.hpp>
+
+#include <numeric>  // std::iota
+
+namespace ft::inline FTLIB_ABI {
+
+FTLIB_INLINE FlowData::FlowData(std::vector<FlowExample> examples, const MMJiTConfig& config,
+                                std::optional<uint64_t> fixed, const FlowOptions& options)
+    : examples_(std::move(examples)), width_(config.txt_input_size), fixed_(fixed), options_(options) {
+  if (examples_.empty()) throw Error("flow data: there is no picture");
+  for (const FlowExample& e : examples_)
+    if (static_cast<int64_t>(e.picture.size()) != config.picture_values() || !e.caption ||
+        static_cast<int64_t>(e.caption->size()) % width_)
+      throw Error(str("flow data: '", e.id, "' has ", e.picture.size(), " values and a caption of ",
+                      e.caption ? e.caption->size() : 0, "; the model asks for ", config.in_channels, " x ",
+                      config.image_size, " x ", config.image_size, " and rows of ", width_),
+                  "prepare the pictures for this model's size, and the captions by its text encoder.");
+}
+
+FTLIB_INLINE std::vector<std::vector<std::size_t>> FlowData::plan(int64_t batch_pictures, uint64_t seed,
+                                                                  int64_t epoch) const {
+  std::vector<std::size_t> order(size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  Random(seed, static_cast<uint64_t>(epoch) << 40).shuffle(order);
+  std::vector<std::vector<std::size_t>> batches;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    if (i % static_cast<std::size_t>(batch_pictures) == 0) batches.emplace_back();
+    batches.back().push_back(order[i]);
+  }
+  return batches;
+}
+
+FTLIB_INLINE FlowBatches FlowData::batch(const std::vector<std::size_t>& items, int64_t micro_pictures) const {
+  FlowBatches batch;
+  for (const std::size_t item : items) {
+    const FlowExample& e = examples_[item];
+    if (batch.micro.empty() || batch.micro.back().tokens() >= micro_pictures) batch.micro.emplace_back();
+    FlowBatch& micro = batch.micro.back();
+    micro.pictures.insert(micro.pictures.end(), e.picture.begin(), e.picture.end());
+    micro.text.add(*e.caption, width_);
+    if (fixed_) {
+      Random random(*fixed_, uint64_t{item} << 32);
+      micro.times.push_back(draw_time(random, options_));
+      micro.noise.resize(micro.pictures.size());
+      draw_noise(random, std::span(micro.noise).last(e.picture.size()));
+    }
+    batch.names.push_back(e.id);
+  }
+  batch.targets = batch.tokens = static_cast<int64_t>(items.size());
+  return batch;
+}
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,177 @@
+// text/records.inl.hpp: the bodies of text/records.hpp.
+#pragma once
+#include <ftlib/io/json.hpp>  // parse_json
+#include <ftlib/text/records.hpp>
+
+#include <algorithm>     // std::find
+#include <system_error>  // std::error_code
+#include <utility>       // std::move
+
+namespace ft::inline FTLIB_ABI {
+
+namespace text {
+
+FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const BadRecord& bad) {
+  return out << bad.file << ':' << bad.line << ": " << bad.why;
+}
+
+FTLIB_INLINE std::string text_fault(std::string_view text) {
+  if (const auto nul = text.find('\0'); nul != text.npos) return str("a NUL at byte ", nul + 1);
+  if (const auto good = valid_utf8_prefix(text); good < text.size()) return str("not UTF-8 at byte ", good + 1);
+  return {};
+}
+
+FTLIB_INLINE std::string record_fault(const Record& record) {
+  const auto blank = [](std::string_view text) { return text.find_first_not_of(" \t\r\n") == text.npos; };
+  if (blank(record.question)) return "the question is empty";
+  if (record.answers.empty()) return "there is no answer";
+  for (const auto& answer : record.answers)
+    if (blank(answer)) return "the answer is empty";
+  const auto check = [](std::string_view name, std::string_view text) {
+    const std::string fault = text_fault(text);
+    return fault.empty() ? fault : str(name, ": ", fault);
+  };
+  std::string fault = check("question", record.question);
+  for (const auto& answer : record.answers)
+    if (fault.empty()) fault = check("answer", answer);
+  if (fault.empty()) fault = check("context", record.context);
+  if (fault.empty()) fault = check("id", record.id);
+  if (fault.empty()) fault = check("lang", record.lang);
+  if (fault.empty()) fault = check("split", record.split);
+  return fault;
+}
+
+FTLIB_INLINE LineReader::LineReader(const std::filesystem::path& path) : in_(path, std::ios::binary) {
+  std::error_code ignored;
+  if (!in_ || std::filesystem::is_directory(path, ignored))
+    throw Error(str(path.string(), ": cannot be read"), "check the name, and that it is a file you may read.");
+}
+
+FTLIB_INLINE bool LineReader::next(std::string& line) {
+  line.clear();
+  auto& bytes = *in_.rdbuf();
+  constexpr auto end = std::char_traits<char>::eof();
+  auto c = bytes.sbumpc();
+  if (c == end) return false;
+  ++number_;
+  size_ = 0;
+  for (; c != end && c != '\n'; c = bytes.sbumpc())
+    if (++size_ <= max_line_bytes) line.push_back(static_cast<char>(c));
+  if (number_ == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+  if (line.ends_with('\r')) line.pop_back();
+  return true;
+}
+
+FTLIB_INLINE std::string LineReader::fault(std::string_view line) const {
+  if (size_ > max_line_bytes) return str("the line has ", size_, " bytes, more than ", max_line_bytes);
+  return text_fault(line);
+}
+
+namespace detail {
+
+FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
+  const auto found = object.find(key);
+  if (found == object.end() || found->is_null()) return {};
+  if (!found->is_string()) throw Error(str("\"", key, "\" is not a string"));
+  return found->get<std::string>();
+}
+
+[[gnu::cold]] FTLIB_INLINE Record record_from_line(const std::string& line) {
+  const auto object = parse_json(line, "the line");
+  if (!object.is_object()) throw Error("the line is not a JSON object");
+  Record record;
+  const auto id = object.find("id");
+  record.id = id != object.end() && id->is_number_integer() ? id->dump() : string_member(object, "id");
+  record.question = string_member(object, "question");
+  const auto add = [&](const Json& answer) {
+    if (!answer.is_string()) throw Error("an answer is not a string");
+    auto text = answer.get<std::string>();
+    if (std::find(record.answers.begin(), record.answers.end(), text) == record.answers.end())
+      record.answers.push_back(std::move(text));
+  };
+  if (const auto one = object.find("answer"); one != object.end()) add(*one);
+  if (const auto many = object.find("answers"); many != object.end()) {
+    if (!many->is_array()) throw Error("\"answers\" is not a list");
+    for (const auto& answer : *many) add(answer);
+  }
+  record.context = string_member(object, "context");
+  record.lang = string_member(object, "lang");
+  record.split = string_member(object, "split");
+  if (auto fault = record_fault(record); !fault.empty()) throw Error(std::move(fault));
+  return record;
+}
+
+/// Calls `bad(BadRecord)` for what cannot be used; a `bad` that throws makes the first such line fatal.
+template <class Bad> std::vector<Record> read_records(const std::filesystem::path& path, Bad&& bad) {
+  std::vector<Record> records;
+  LineReader lines(path);
+  for (std::string line; lines.next(line);) {
+    std::string why = lines.fault(line);
+    if (why.empty() && line.find_first_not_of(" \t") == line.npos) continue;
+    if (why.empty()) {
+      try {
+        records.push_back(record_from_line(line));
+        if (records.back().id.empty()) records.back().id = std::to_string(lines.number());
+        continue;
+      } catch (const ft::detail::JsonFault& fault) {
+        why = fault.out_of_range ? "a number is too large" : str("not JSON at byte ", fault.position);
+      } catch (const Error& e) {
+        why = e.message();
+      }
+    }
+    bad(BadRecord{path.string(), lines.number(), std::move(why)});
+  }
+  return records;
+}
+
+inline constexpr std::string_view records_hint =
+    "each line is one object: {\"question\": ..., \"answer\": ...}; `qa prepare` makes such a file from others.";
+
+}  // namespace detail
+
+FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad) {
+  const std::size_t before = bad.size();
+  auto records = detail::read_records(path, [&](BadRecord one) { bad.push_back(std::move(one)); });
+  if (records.empty()) {
+    if (bad.size() > before)
+      throw Error(str(path.string(), ": no record can be used; line ", bad[before].line, ": ", bad[before].why),
+                  std::string(detail::records_hint));
+    throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
+  }
+  return records;
+}
+
+FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path) {
+  auto records = detail::read_records(path, [](const BadRecord& bad) {
+    throw Error(str(bad), "mend the line, or read with a list of bad records, which leaves such lines out.");
+  });
+  if (records.empty()) throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
+  return records;
+}
+
+FTLIB_INLINE std::string to_json_line(const Record& record) {
+  if (const auto fault = record_fault(record); !fault.empty())
+    throw Error(str("record '", record.id, "': ", fault), "read_records() gives only records that can be written.");
+  std::string line;
+  const auto add = [&](std::string_view key, const Json& value) {
+    line += (line.empty() ? "{" : ",") + Json(key).dump() + ':' + value.dump();
+  };
+  if (!record.id.empty()) add("id", record.id);
+  add("question", record.question);
+  if (record.answers.size() == 1) add("answer", record.answers.front());
+  else add("answers", record.answers);
+  if (!record.context.empty()) add("context", record.context);
+  if (!record.lang.empty()) add("lang", record.lang);
+  if (!record.split.empty()) add("split", record.split);
+  return line + '}';
+}
+
+FTLIB_INLINE void write_records(const std::filesystem::path& path, const std::vector<Record>& records) {
+  std::string lines;
+  for (const auto& record : records) lines += to_json_line(record) + '\n';
+  write_atomically(path, lines);
+}
+
+}  // namespace text
+
+}  // namespace ft::inline FTLIB_ABI
