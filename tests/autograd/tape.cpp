@@ -154,6 +154,23 @@ TEST_CASE("autograd/tape: a tensor of another tape is refused, by op and by back
   CHECK_THROWS_WITH_AS(scale(ctx, x, 2), doctest::Contains("another tape"), Error);
 }
 
+TEST_CASE("autograd/tape: a tensor of another context's tape is refused, though each tape is its context's first") {
+  Context<Cpu> teacher({.threads = 1}), student({.threads = 1});
+  Tape<Cpu> theirs(teacher), ours(student);
+  Floats x(teacher, {2}, Values{1, 2}), z(student, {2}, Values{3, 4});
+  theirs.watch(x);
+  const auto far = silu(teacher, silu(teacher, x));  // slots that our tape does not have
+  ours.watch(z);
+  CHECK_THROWS_WITH_AS(mul(student, z, far), doctest::Contains("mul: an input was recorded on another tape"), Error);
+  CHECK_THROWS_WITH_AS(ours.gradient(far), doctest::Contains("not recorded on this tape"), Error);
+  CHECK_THROWS_WITH_AS(ours.backward(far, far.detached()), doctest::Contains("not recorded on this tape"), Error);
+  ours.backward(sum(student, mul(student, z, far.detached())));
+  CHECK(ours.gradient(z).to_host(student) == far.to_host(teacher));
+  Floats forged = z.detached();
+  forged.set_node(z.node() + 1000);  // of this tape, and none of its slots
+  CHECK_THROWS_WITH_AS(ours.gradient(forged), doctest::Contains("not recorded on this tape"), Error);
+}
+
 TEST_CASE("autograd/tape: what backward cannot do is refused") {
   Context<Cpu> ctx({.threads = 1});
   Tape<Cpu> tape(ctx);
@@ -263,6 +280,24 @@ TEST_CASE("autograd/recompute: trains parameters where the input wants no gradie
   }
   CHECK(w.grad.to_host(ctx) == plain);
   CHECK(recompute(ctx, x, block).node() == 0);
+}
+
+TEST_CASE("autograd/recompute: the second run sees the session as the first did, and what is there now stays") {
+  Context<Cpu> ctx({.threads = 1, .seed = 3});
+  const auto three = std::make_shared<float>(3.0f), five = std::make_shared<float>(5.0f);
+  const auto block = [&](const Floats& in) { return scale(ctx, in, *static_cast<float*>(ctx.overlay().get())); };
+  Floats x(ctx, {2}, Values{1, 2});
+  Tape<Cpu> tape(ctx);
+  tape.watch(x);
+  ctx.exchange_overlay(three);
+  const auto y = recompute(ctx, x, block);
+  ctx.exchange_overlay(five);
+  ctx.random() = random_of(3, 1, 0);
+  const uint64_t seed = ctx.random().seed();
+  tape.backward(sum(ctx, y));
+  CHECK(tape.gradient(x).to_host(ctx) == Values{3, 3});
+  CHECK(ctx.overlay() == five);
+  CHECK(ctx.random().seed() == seed);
 }
 
 TEST_CASE("autograd/recompute: a block that uses another recorded tensor is refused") {

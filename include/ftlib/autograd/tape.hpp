@@ -8,6 +8,7 @@
 #include <ftlib/autograd/parameter.hpp>
 #include <ftlib/tensor/copy.hpp>  // accumulate
 
+#include <atomic>            // std::atomic
 #include <functional>        // std::function
 #include <initializer_list>  // std::initializer_list
 #include <utility>           // std::exchange
@@ -16,6 +17,13 @@
 namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> class Gradients;
+
+namespace detail {
+/// Serial numbers of tapes, unique in the process: a tensor of another model's tape is told from this one's. Of 40
+/// bits, which at a thousand tapes a second last 35 years. One of the library's few mutable globals.
+inline std::atomic<uint64_t> tape_serials{0};
+inline uint64_t next_tape_serial() { return tape_serials.fetch_add(1, std::memory_order_relaxed) + 1; }
+}  // namespace detail
 
 /// Something that a gradient may flow to: a recorded tensor, or a trainable parameter.
 struct TapeInput {
@@ -36,9 +44,12 @@ struct TapeInput {
 ///     tape.backward(loss);              // parameters' gradients have been added to
 ///
 /// Tapes nest (recompute does that); the innermost records. Memory that a rule holds is freed as soon as it has run.
+/// A tape holds its context for the thread that made it: what another one begins or records meanwhile is an Error.
 template <Device D> class Tape {
  public:
-  explicit Tape(Context<D>& ctx) : ctx_(ctx), serial_(ctx.next_tape_serial()), outer_(ctx.exchange_tape(this)) {}
+  /// Throws Error where another thread uses the context.
+  explicit Tape(Context<D>& ctx)
+      : ctx_(ctx), guard_(ctx), serial_(detail::next_tape_serial()), outer_(ctx.exchange_tape(this)) {}
   ~Tape() { ctx_.exchange_tape(outer_); }
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -97,15 +108,17 @@ template <Device D> class Tape {
   }
 
   /// Used by record(): true where one of the inputs wants a gradient. Throws where a tensor of another tape is among
-  /// them.
+  /// them, of this context or of any other, and where another thread than the tape's records.
   bool wants(const char* op, std::initializer_list<TapeInput> inputs) const {
+    ctx_.owner().check();
     bool any = false;
     for (const TapeInput& input : inputs) {
       any |= input.parameter;
       if (input.node == 0) continue;
-      if (input.node >> 32 != serial_)
+      if (!here(input.node))
         throw Error(str(op, ": an input was recorded on another tape"),
-                    "inside recompute, pass it as an input; else use x.detached() where no gradient is meant.");
+                    "inside recompute, pass it as an input; one tape serves one context: models that train together "
+                    "share theirs; else use x.detached() where no gradient is meant.");
       any = true;
     }
     return any;
@@ -161,12 +174,20 @@ template <Device D> class Tape {
   };
 
   uint64_t new_node() {
+    if (slots_.size() == index_of(~uint64_t{0}))
+      throw Error(str("tape: more than ", slots_.size(), " results on one tape"), "differentiate in smaller parts.");
     slots_.emplace_back();
-    return (uint64_t{serial_} << 32) | slots_.size();
+    return serial_ << index_bits | slots_.size();
+  }
+  // A node is the tape's serial number and, in the lower bits, one more than the number of its slot.
+  static constexpr int index_bits = 24;
+  static constexpr uint64_t index_of(uint64_t node) { return node & ((uint64_t{1} << index_bits) - 1); }
+  bool here(uint64_t node) const {
+    return node >> index_bits == serial_ && index_of(node) - 1 < slots_.size();  // index 0 wraps
   }
   Slot& slot(uint64_t node, const char* what) {
-    if (node >> 32 != serial_) throw Error(str(what, ": the tensor was not recorded on this tape"));
-    return slots_[(node & 0xffffffffu) - 1];
+    if (!here(node)) throw Error(str(what, ": the tensor was not recorded on this tape"));
+    return slots_[index_of(node) - 1];
   }
   void flush() {
     for (Pending& p : pending_) slots_[p.slot].gradient.add(ctx_, slots_[p.slot].gradient.tensor, p.share.tensor);
@@ -174,7 +195,8 @@ template <Device D> class Tape {
   }
 
   Context<D>& ctx_;
-  uint32_t serial_;
+  ContextGuard<D> guard_;
+  uint64_t serial_;
   Tape* outer_;
   bool ran_ = false;
   std::vector<Slot> slots_;
@@ -232,7 +254,7 @@ template <Scalar T, Device D> class Gradients {
     if (!gradient.has()) {
       gradient = std::move(dx);
     } else {  // added once the rule has filled it
-      tape_.pending_.push_back({static_cast<std::size_t>((x.node & 0xffffffffu) - 1), {}});
+      tape_.pending_.push_back({static_cast<std::size_t>(Tape<D>::index_of(x.node) - 1), {}});
       tape_.pending_.back().share = std::move(dx);
     }
   }
@@ -281,16 +303,17 @@ template <Device D> void no_backward(Context<D>& ctx, const char* op, std::initi
     throw Error(str(op, ": has no backward"), "call it under NoGrad, or on x.detached().");
 }
 
-/// Nothing is recorded while it lives.
+/// Nothing is recorded while it lives. Throws Error where another thread uses the context.
 template <Device D> class NoGrad {
  public:
-  explicit NoGrad(Context<D>& ctx) : ctx_(ctx), outer_(ctx.exchange_tape(nullptr)) {}
+  explicit NoGrad(Context<D>& ctx) : ctx_(ctx), guard_(ctx), outer_(ctx.exchange_tape(nullptr)) {}
   ~NoGrad() { ctx_.exchange_tape(outer_); }
   NoGrad(const NoGrad&) = delete;
   NoGrad& operator=(const NoGrad&) = delete;
 
  private:
   Context<D>& ctx_;
+  ContextGuard<D> guard_;
   Tape<D>* outer_;
 };
 template <Device D> NoGrad(Context<D>&) -> NoGrad<D>;

@@ -1,18 +1,12 @@
-// core/parallel.hpp: a small pool of threads for loops. Static shares, so the same thread count gives the same sums.
+// core/parallel.hpp: who runs the loops: a pool of threads, or a host's own. Static shares, so the same thread count
+// gives the same sums.
 #pragma once
 #include <ftlib/core/error.hpp>
 
-#include <algorithm>           // std::min, std::max
-#include <atomic>              // std::atomic
-#include <concepts>            // std::invocable
-#include <condition_variable>  // std::condition_variable
-#include <cstdint>             // std::int64_t
-#include <exception>           // std::exception_ptr
-#include <memory>              // std::addressof
-#include <mutex>               // std::mutex
-#include <thread>              // std::thread
-#include <type_traits>         // std::remove_cvref_t
-#include <vector>              // std::vector
+#include <concepts>     // std::invocable
+#include <cstdint>      // std::int64_t
+#include <memory>       // std::addressof, std::unique_ptr
+#include <type_traits>  // std::remove_cvref_t
 
 namespace ft::inline FTLIB_ABI {
 
@@ -37,110 +31,54 @@ template <class R, class... Args> class FunctionRef<R(Args...)> {
   R (*call_)(void*, Args...);
 };
 
-/// Runs a function once on each of `size()` threads, the caller being thread 0. One job at a time; a job that starts
-/// another runs it alone on its own thread. The first exception of a job is thrown to the caller.
-class ThreadPool {
+/// What runs the loops of a Context<Cpu>: a ThreadPool, or a host's own threads behind this interface. Several contexts
+/// may share one, each in a thread of its own.
+class Executor {
  public:
-  explicit ThreadPool(int threads = 0) {
-    const int n = threads > 0 ? threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-    for (int i = 1; i < n; ++i) workers_.emplace_back([this, i] { work(i); });
-  }
-  ~ThreadPool() {
-    {
-      const std::lock_guard lock(mutex_);
-      stop_ = true;
-      ticket_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
-    for (auto& worker : workers_) worker.join();
-  }
-  ThreadPool(const ThreadPool&) = delete;
-  ThreadPool& operator=(const ThreadPool&) = delete;
+  Executor() = default;
+  Executor(const Executor&) = delete;
+  Executor& operator=(const Executor&) = delete;
+  virtual ~Executor() = default;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
-
-  /// job(thread, threads) on every thread; returns when all are done.
-  void run(FunctionRef<void(int, int)> job) {
-    if (workers_.empty() || busy_.exchange(true, std::memory_order_acquire)) {
-      job(0, 1);
-      return;
-    }
-    job_ = &job;
-    error_ = nullptr;
-    left_.store(static_cast<int>(workers_.size()), std::memory_order_relaxed);
-    {
-      const std::lock_guard lock(mutex_);
-      ticket_.fetch_add(1, std::memory_order_release);
-    }
-    wake_.notify_all();
-    invoke(0);
-    for (int spins = 0; left_.load(std::memory_order_acquire) > 0;)
-      if (++spins > spin_limit) std::this_thread::yield();
-    busy_.store(false, std::memory_order_release);
-    if (error_) std::rethrow_exception(error_);
-  }
-
- private:
-  static constexpr int spin_limit = 4000;  // some microseconds: kernels follow one another at about this distance
-
-  void invoke(int thread) noexcept {
-    try {
-      (*job_)(thread, size());
-    } catch (...) {
-      const std::lock_guard lock(error_mutex_);
-      if (!error_) error_ = std::current_exception();
-    }
-  }
-
-  void work(int thread) {
-    uint64_t seen = 0;
-    for (;;) {
-      for (int spins = 0; ticket_.load(std::memory_order_acquire) == seen && spins < spin_limit; ++spins) relax();
-      if (ticket_.load(std::memory_order_acquire) == seen) {
-        std::unique_lock lock(mutex_);
-        wake_.wait(lock, [&] { return ticket_.load(std::memory_order_acquire) != seen; });
-      }
-      ++seen;
-      if (stop_) return;
-      invoke(thread);
-      left_.fetch_sub(1, std::memory_order_acq_rel);
-    }
-  }
-
-  static void relax() {
-#if defined(__x86_64__) || defined(__i386__)
-    __builtin_ia32_pause();
-#endif
-  }
-
-  std::vector<std::thread> workers_;
-  std::mutex mutex_, error_mutex_;
-  std::condition_variable wake_;
-  std::atomic<uint64_t> ticket_{0};
-  std::atomic<int> left_{0};
-  std::atomic<bool> busy_{false};
-  std::atomic<bool> stop_{false};
-  const FunctionRef<void(int, int)>* job_ = nullptr;
-  std::exception_ptr error_;
+  /// The most threads that a job gets, the caller's among them; it does not change.
+  virtual int size() const = 0;
+  /// Calls job(thread, threads) for each `thread` in [0, threads), `threads` being at most size(), and returns when all
+  /// have returned; one exception of theirs is thrown to the caller. The calls run at the same time, as they may wait
+  /// for one another: where no other thread is free, `threads` is 1. Called from any thread, and from inside a job.
+  virtual void run(FunctionRef<void(int, int)> job) = 0;
 };
 
+/// Threads that sleep until there is a job. One job at a time, the caller being thread 0: a job that comes meanwhile,
+/// from inside the first or from another thread, is run alone by the thread that brings it. So where contexts share a
+/// pool, which sums are cut where depends on the moment, and two runs agree to rounding, not to the bit.
+///
+/// After fork() the child has none of these threads: there, each job is run alone by the thread that brings it.
+class ThreadPool final : public Executor {
+ public:
+  /// `threads` in all; 0 means one for each core that this thread is bound to (sched_getaffinity: taskset, a
+  /// container's cpuset). Throws Error for a negative number, and where the system refuses a thread, after ending those
+  /// it gave.
+  explicit ThreadPool(int threads = 0);
+  ~ThreadPool() override;
+
+  int size() const override { return size_; }
+  void run(FunctionRef<void(int, int)> job) override;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;  // null where there is one thread
+  int size_;
+};
+
+/// Cores that the calling thread may run on; at least 1.
+int available_cores();
+
 /// body(begin, end) over shares of [0, count); serial where there are fewer than `grain` items for a second thread.
-inline void parallel_for(ThreadPool& pool, std::int64_t count, std::int64_t grain,
-                         FunctionRef<void(std::int64_t, std::int64_t)> body) {
-  if (count <= 0) return;
-  const std::int64_t shares =
-      std::min<std::int64_t>(pool.size(), std::max<std::int64_t>(1, count / std::max<std::int64_t>(1, grain)));
-  if (shares == 1) {
-    body(0, count);
-    return;
-  }
-  pool.run([&](int thread, int threads) {
-    if (threads == 1) {  // nested: this thread does it all
-      body(0, count);
-    } else if (thread < shares) {
-      body(count * thread / shares, count * (thread + 1) / shares);
-    }
-  });
-}
+void parallel_for(Executor& pool, std::int64_t count, std::int64_t grain,
+                  FunctionRef<void(std::int64_t, std::int64_t)> body);
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/core/parallel.inl.hpp>
+#endif

@@ -69,4 +69,14 @@ class Random {
   uint64_t seed_, position_;
 };
 
+/// The stream of one micro-batch: a function of the run's seed, the step and the micro-batch's number in it (of all
+/// ranks together), so that what dropout and noise draw there depends on nothing that was drawn before: not on the
+/// number of ranks, nor on evaluations in between, nor on where a run was resumed. Its key is a word of Philox, from
+/// counters that no stream with this seed uses.
+inline Random random_of(uint64_t seed, int64_t step, int64_t micro) {
+  if (step < 0 || micro < 0) throw Error(str("random: step ", step, ", micro-batch ", micro, ": neither is negative"));
+  const auto w = philox(seed, static_cast<uint64_t>(step), ~static_cast<uint64_t>(micro));
+  return Random((uint64_t{w[0]} << 32) | w[1]);
+}
+
 }  // namespace ft::inline FTLIB_ABI

@@ -1,62 +1,31 @@
-// train/signals.hpp: SIGINT and SIGTERM as a request to stop in order.
+// train/signals.hpp: SIGINT, SIGTERM and SIGUSR1 as a request to stop in order.
 #pragma once
 #include <ftlib/core/version.hpp>
 
-#include <atomic>   // std::atomic
-#include <csignal>  // sigaction, std::signal (POSIX)
-
 namespace ft::inline FTLIB_ABI {
 
-namespace detail {
-// A signal handler can reach nothing but what is global; these two are the library's only mutable globals, and they
-// are touched only while a StopOnSignal lives.
-inline std::atomic<int> stop_signal{0};
-inline std::atomic<int> stop_listeners{0};
-static_assert(std::atomic<int>::is_always_lock_free, "a signal handler may use nothing else");
-
-extern "C" inline void ftlib_note_stop_signal(int signal) {
-  stop_signal.store(signal);
-  std::signal(SIGINT, SIG_DFL);  // async-signal-safe, as is a lock-free store
-  std::signal(SIGTERM, SIG_DFL);
-}
-}  // namespace detail
-
-/// While it lives, the first SIGINT or SIGTERM only sets a flag, so that a loop can save and end; the second has its
-/// default action again, and ends a program that hangs. Signals are taken also where the program was started with them
-/// ignored, as a shell does for `program &`. The handlers of before are put back at the end. One may be made inside the
-/// life of another (a trainer's inside the application's): both see the same signal.
+/// While one lives, the first SIGINT (Ctrl-C), SIGTERM or SIGUSR1 (which Slurm and Open MPI send ahead of a job's end)
+/// only sets a flag, so that a loop can save and end. A second one goes where it would have gone: to the handler that
+/// the program had, else to the default action, which ends a program that hangs. Signals are taken also where the
+/// program was started with them ignored, as a shell does for `program &`.
+///
+/// The process has one set of handlers, so a request is seen by all that live, in any thread (a trainer's and the
+/// application's, two trainers'). The first to begin installs them, the last to end puts back what was there, in
+/// whatever order they end; a handler that the program installs meanwhile stays, and may call the one that it found.
 class StopOnSignal {
  public:
-  StopOnSignal() : outermost_(detail::stop_listeners.fetch_add(1) == 0) {
-    if (!outermost_) return;
-    detail::stop_signal.store(0);
-    struct sigaction action {};
-    action.sa_handler = detail::ftlib_note_stop_signal;
-    action.sa_flags = SA_RESTART;  // a write that is under way is not cut short
-    sigemptyset(&action.sa_mask);
-    sigaddset(&action.sa_mask, SIGINT);
-    sigaddset(&action.sa_mask, SIGTERM);
-    sigaction(SIGINT, &action, &old_int_);
-    sigaction(SIGTERM, &action, &old_term_);
-  }
-  ~StopOnSignal() {
-    if (outermost_) {
-      sigaction(SIGINT, &old_int_, nullptr);
-      sigaction(SIGTERM, &old_term_, nullptr);
-    }
-    detail::stop_listeners.fetch_sub(1);
-  }
+  StopOnSignal();
+  ~StopOnSignal();
   StopOnSignal(const StopOnSignal&) = delete;
   StopOnSignal& operator=(const StopOnSignal&) = delete;
 
   bool requested() const { return signal() != 0; }
-  /// The signal that came; 0 before one did.
-  int signal() const { return detail::stop_signal.load(); }
-
- private:
-  bool outermost_;
-  struct sigaction old_int_ {};
-  struct sigaction old_term_ {};
+  /// The signal that came first; 0 before one did.
+  int signal() const;
 };
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/train/signals.inl.hpp>
+#endif
