@@ -41,6 +41,9 @@ for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
         gated = name.name.endswith(".cuda.cuh") or lines[number - 2].strip() == "#if FTLIB_WITH_CUDA"
         if target.endswith(".cuda.cuh") and not gated:
             bad.append(f"{name}:{number}: a CUDA file is included under #if FTLIB_WITH_CUDA only")
+        kernels = target.endswith(".cpu.hpp") and target != "ftlib/tensor/context.cpu.hpp"
+        if kernels and not name.name.endswith(".cpu.hpp") and lines[number - 2].strip() != "#if FTLIB_HEADER_ONLY":
+            bad.append(f"{name}:{number}: the CPU's kernels are included under #if FTLIB_HEADER_ONLY only")
         if not (ROOT.parent / target).exists():
             bad.append(f"{name}:{number}: {target} does not exist")
         if name.name.endswith(".cuda.cuh") and target.endswith(".cpu.hpp"):
@@ -71,17 +74,20 @@ def walk(name, above):
 
 for name in includes:
     walk(name, [])
-# A .cpp that links ftlib::cuda_runtime finds only what src/cuda_runtime.cu has compiled.
-listed = set(re.findall(r"EXTERN template \w+ (\w+)", (ROOT / "cuda_runtime.cuda.cuh").read_text(encoding="utf-8")))
-for path in sorted(ROOT.rglob("*.cuda.cuh")):
-    detail = False
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if re.match(r"namespace (ft::inline FTLIB_ABI::)?detail \{", line):
-            detail = True
-        elif re.match(r"\}  // namespace (ft::inline FTLIB_ABI::)?detail", line):
-            detail = False
-        launcher = re.search(r"\b(\w+)\(Context<Cuda>& ctx", line)
-        if launcher and not detail and launcher.group(1) not in listed:
-            bad.append(f"{path.relative_to(ROOT)}:{number}: {launcher.group(1)} is not in cuda_runtime.cuda.cuh")
+# A program that links a runtime finds only what its list names.
+for device, list_name, entry in [("Cuda", "cuda_runtime.cuda.cuh", r"EXTERN template \w+ (\w+)"),
+                                 ("Cpu", "cpu_runtime.hpp", r"X\(\w*, (\w+),|^template <.* void (\w+)\(")]:
+    listed = {name for names in re.findall(entry, (ROOT / list_name).read_text(encoding="utf-8"), re.M)
+              for name in ([names] if isinstance(names, str) else names)}
+    for path in sorted([*ROOT.rglob("*.cuda.cuh"), *ROOT.rglob("*.cpu.hpp")]):
+        detail = False
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if re.match(r"namespace (ft::inline FTLIB_ABI::)?detail \{", line):
+                detail = True
+            elif re.match(r"\}  // namespace (ft::inline FTLIB_ABI::)?detail", line):
+                detail = False
+            launcher = re.search(rf"\b(\w+)\(Context<{device}>&( ctx)?,", line)
+            if launcher and not detail and launcher.group(1) not in listed:
+                bad.append(f"{path.relative_to(ROOT)}:{number}: {launcher.group(1)} is not in {list_name}")
 print("\n".join(bad) if bad else "includes: all arrows point down")
 sys.exit(1 if bad else 0)

@@ -1,10 +1,7 @@
 // nn/adapter.hpp: Adapter, what may be hung onto a weight to change it without touching it; LoRA and its kin derive.
 #pragma once
 #include <ftlib/ops/linear.hpp>         // linear
-#include <ftlib/tensor/stored.cpu.hpp>  // dequantise
-#if FTLIB_WITH_CUDA
-#include <ftlib/tensor/stored.cuda.cuh>
-#endif
+#include <ftlib/tensor/dequantise.hpp>  // dequantise
 
 #include <functional>  // std::function
 #include <string>      // std::string

@@ -2,7 +2,12 @@
 // rules.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
+#include <ftlib/ops/kinds.hpp>  // Silu, Gelu, GeluTanh, Relu
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/activation.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/activation.cuda.cuh>
 #endif

@@ -1,8 +1,13 @@
 // ops/attention.hpp: softmax attention over packed segments: contract, checks, autograd rule.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
-#include <ftlib/ops/attention.cpu.hpp>
 #include <ftlib/ops/heads.hpp>  // dense_heads
+#include <ftlib/ops/kinds.hpp>  // Mask, Segment, AttentionOptions
+#if FTLIB_HEADER_ONLY
+#include <ftlib/ops/attention.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/attention.cuda.cuh>
 #endif

@@ -2,8 +2,12 @@
 // chunks, so that all logits (Gemma: 1 MiB a token) are never held.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
-#include <ftlib/ops/cross_entropy.cpu.hpp>
 #include <ftlib/ops/linear.hpp>  // detail::project
+#if FTLIB_HEADER_ONLY
+#include <ftlib/ops/cross_entropy.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/cross_entropy.cuda.cuh>
 #endif

@@ -1,7 +1,11 @@
 // ops/dropout.hpp: inverted dropout, whose mask is drawn again in backward instead of kept.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/dropout.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/dropout.cuda.cuh>
 #endif

@@ -2,7 +2,11 @@
 // autograd rules.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/elementwise.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/elementwise.cuda.cuh>
 #endif

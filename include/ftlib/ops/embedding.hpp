@@ -1,7 +1,11 @@
 // ops/embedding.hpp: the embedding look-up: contract, checks, autograd rule.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/embedding.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/embedding.cuda.cuh>
 #endif

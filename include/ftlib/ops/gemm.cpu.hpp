@@ -7,7 +7,6 @@
 #include <algorithm>  // std::min, std::max
 #include <atomic>     // std::atomic
 #include <cstdint>    // std::uintptr_t
-#include <string>     // std::string
 #include <thread>     // std::this_thread::yield
 #include <vector>     // std::vector
 
@@ -193,22 +192,6 @@ void gemm(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K,
   if (M <= detail::gemv_max_rows && detail::has_rows(b))
     detail::gemv(ctx, write, M, N, K, c, c_row_stride, a, detail::rows_of(b), alpha, bias);
   else detail::gemm_blocked(ctx, write, M, N, K, c, c_row_stride, a, b, alpha, bias);
-}
-
-/// A sentence with the compiler's flag to add where this CPU has vector instructions that the build does not use, else
-/// empty.
-inline std::string cpu_flags_hint() {
-#if (defined(__x86_64__) || defined(__i386__)) && !defined(__AVX512F__)
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-    return "this CPU has AVX-512, and this build does not use it: compile with -march=native (or -mavx512f -mavx512vl "
-           "-mavx512bw -mavx512dq -mfma -mf16c) for a faster matrix product.";
-#if !defined(__AVX2__) || !defined(__FMA__)
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-    return "this CPU has AVX2, and this build does not use it: compile with -march=native (or -mavx2 -mfma -mf16c) for "
-           "a matrix product several times as fast.";
-#endif
-#endif
-  return {};
 }
 
 }  // namespace ft::inline FTLIB_ABI

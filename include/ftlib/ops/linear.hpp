@@ -1,8 +1,12 @@
 // ops/linear.hpp: y = x W^T + b, plain and with a low-rank addition (LoRA): contract, checks, autograd rules.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
-#include <ftlib/ops/gemm.cpu.hpp>    // gemm, DenseOperand, StoredOperand
+#include <ftlib/ops/gemm.shared.hpp>  // DenseOperand, StoredOperand
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/linear.cpu.hpp>  // add_column_sums, flat_outer
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/linear.cuda.cuh>
 #endif

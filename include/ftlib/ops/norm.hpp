@@ -2,7 +2,12 @@
 // modulation: contract, checks, autograd rules.
 #pragma once
 #include <ftlib/ops/elementwise.hpp>  // check_same, row_groups
+#include <ftlib/ops/norm.shared.hpp>  // Norm
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/norm.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/norm.cuda.cuh>
 #endif

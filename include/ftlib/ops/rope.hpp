@@ -2,7 +2,12 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/heads.hpp>  // dense_heads
+#include <ftlib/ops/kinds.hpp>  // RopePairing
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/rope.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/rope.cuda.cuh>
 #endif

@@ -1,7 +1,11 @@
 // ops/rows.hpp: rows of tensors in a new order, and the mean of each group of rows: contract, checks, autograd rules.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/rows.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/rows.cuda.cuh>
 #endif

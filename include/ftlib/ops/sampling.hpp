@@ -1,7 +1,12 @@
 // ops/sampling.hpp: choosing the next token of each row of logits: contract and checks.
 #pragma once
-#include <ftlib/autograd/tape.hpp>  // no_backward
+#include <ftlib/autograd/tape.hpp>        // no_backward
+#include <ftlib/ops/sampling.shared.hpp>  // Sampling, SamplingRule
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/sampling.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/sampling.cuda.cuh>
 #endif

@@ -1,7 +1,12 @@
 // ops/softmax.hpp: softmax and log softmax over the last axis: contract, checks, autograd rules.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
+#include <ftlib/ops/kinds.hpp>  // SoftmaxResult
+#if FTLIB_HEADER_ONLY
 #include <ftlib/ops/softmax.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/ops/softmax.cuda.cuh>
 #endif

@@ -1,9 +1,14 @@
 // optim/adamw.hpp: AdamW: its settings, and the optimizer that keeps two moments for each trained parameter.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
-#include <ftlib/optim/adamw.cpu.hpp>     // adamw_update
+#include <ftlib/optim/adamw.shared.hpp>  // AdamWItem
 #include <ftlib/optim/clip.hpp>          // StepCheck
 #include <ftlib/tensor/copy.hpp>         // convert
+#if FTLIB_HEADER_ONLY
+#include <ftlib/optim/adamw.cpu.hpp>  // adamw_update
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/optim/adamw.cuda.cuh>
 #endif

@@ -31,12 +31,11 @@ void for_each_block(Context<Cpu>& ctx, std::span<const View<A>> xs, std::vector<
       body(i, Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>(pieces[i].data, pieces[i].count));
   });
 }
-}  // namespace detail
 
 /// The sum of x^2 over all elements of all `xs` (contiguous), in double, in an order that depends on sizes alone.
 template <Scalar A> double sum_of_squares(Context<Cpu>& ctx, std::span<const View<A>> xs) {
   std::vector<double> sums;
-  detail::for_each_block(ctx, xs, &sums, [&](std::size_t i, const auto& x) {
+  for_each_block(ctx, xs, &sums, [&](std::size_t i, const auto& x) {
     constexpr int64_t lanes = 8;  // partial sums that do not wait for one another
     double partial[lanes] = {};
     int64_t k = 0;
@@ -52,6 +51,7 @@ template <Scalar A> double sum_of_squares(Context<Cpu>& ctx, std::span<const Vie
   for (const double s : sums) sum += s;
   return sum;
 }
+}  // namespace detail
 
 /// v's loss += loss ()
 template <Scalar A> void add_loss(Context<Cpu>&, Verdict* v, View<const A> loss) {
@@ -61,7 +61,7 @@ template <Scalar A> void add_loss(Context<Cpu>&, Verdict* v, View<const A> loss)
 /// The verdict on gradients `xs` (contiguous), which loss_scale has made larger.
 template <Scalar A>
 void judge_gradients(Context<Cpu>& ctx, Verdict* v, std::span<const View<A>> xs, double max_norm, double loss_scale) {
-  detail::judge(*v, std::sqrt(sum_of_squares(ctx, xs)), max_norm, loss_scale);
+  detail::judge(*v, std::sqrt(detail::sum_of_squares(ctx, xs)), max_norm, loss_scale);
 }
 
 /// x *= the verdict's factor for all `xs` (contiguous); nothing where the verdict is not finite.

@@ -1,7 +1,12 @@
 // optim/clip.hpp: what is done to gradients between backward and the optimizer's step.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
-#include <ftlib/optim/clip.cpu.hpp>      // judge_gradients, scale_gradients
+#include <ftlib/optim/clip.shared.hpp>   // Verdict
+#if FTLIB_HEADER_ONLY
+#include <ftlib/optim/clip.cpu.hpp>  // judge_gradients, scale_gradients
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/optim/clip.cuda.cuh>
 #endif

@@ -1,8 +1,12 @@
 // optim/ema.hpp: an exponential moving average of weights beside their training.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
-#include <ftlib/optim/ema.cpu.hpp>       // move_towards
 #include <ftlib/tensor/copy.hpp>         // convert
+#if FTLIB_HEADER_ONLY
+#include <ftlib/optim/ema.cpu.hpp>  // move_towards
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/optim/ema.cuda.cuh>
 #endif

@@ -1,7 +1,11 @@
 // tensor/copy.hpp: fill, copy, conversion and accumulation on any device; not recorded by the tape.
 #pragma once
-#include <ftlib/tensor/copy.cpu.hpp>
 #include <ftlib/tensor/tensor.hpp>
+#if FTLIB_HEADER_ONLY
+#include <ftlib/tensor/copy.cpu.hpp>
+#else
+#include <ftlib/cpu_runtime.hpp>
+#endif
 #if FTLIB_WITH_CUDA
 #include <ftlib/tensor/copy.cuda.cuh>
 #endif

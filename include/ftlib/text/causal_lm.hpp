@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/adapters/peft.hpp>          // attach, save_peft, load_peft
 #include <ftlib/adapters/set.hpp>           // with_adapters, train_all, detach, merge
+#include <ftlib/core/cpu.hpp>               // cpu_flags_hint
 #include <ftlib/models/kit/registry.hpp>    // Checkpoint, make_language_model
 #include <ftlib/text/generate.hpp>          // TokenGenerator, TextStream
 #include <ftlib/text/tokenizer.hpp>         // Tokenizer

@@ -2,10 +2,7 @@
 // constructor: what is missing, extra or of another shape is an error that names it.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>
-#include <ftlib/tensor/stored.cpu.hpp>  // dequantise
-#if FTLIB_WITH_CUDA
-#include <ftlib/tensor/stored.cuda.cuh>
-#endif
+#include <ftlib/tensor/dequantise.hpp>  // dequantise
 
 #include <algorithm>  // std::copy_n
 #include <map>        // std::map

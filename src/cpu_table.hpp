@@ -1,0 +1,20 @@
+// src/cpu_table.hpp: the table that src/cpu_kernels.cpp fills for one instruction set and src/cpu_dispatch.cpp calls
+// through.
+#pragma once
+#include <ftlib/cpu_runtime.hpp>
+
+namespace ft::inline FTLIB_ABI::detail {
+
+#define FTLIB_CPU_DEFAULT(type, value) type
+#define FTLIB_CPU_POINTER(TAG, NAME, ...) void (*NAME##TAG)(Context<Cpu>&, __VA_ARGS__);
+template <class T> struct CpuKernels { FTLIB_CPU_LAUNCHERS(FTLIB_CPU_POINTER, T) };
+template <class T> struct CpuFloatKernels { FTLIB_CPU_FLOAT_LAUNCHERS(FTLIB_CPU_POINTER, T) };
+#undef FTLIB_CPU_POINTER
+
+struct CpuKernelSet : CpuFloatKernels<float> {
+  CpuKernels<float> of_float;
+  CpuKernels<double> of_double;
+};
+extern const CpuKernelSet cpu_kernels_baseline, cpu_kernels_avx2, cpu_kernels_avx512;
+
+}  // namespace ft::inline FTLIB_ABI::detail
