@@ -11,7 +11,9 @@
 
 using namespace cuda_emulation;
 
-struct cublasLtContext {};
+struct cublasLtContext {
+  int device;  // that was current when it was made
+};
 
 namespace {
 struct Operation {
@@ -155,7 +157,7 @@ struct Multiplication {
 
 extern "C" {
 cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
-  *handle = new cublasLtContext;
+  *handle = new cublasLtContext{current_device};
   return CUBLAS_STATUS_SUCCESS;
 }
 cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle) {
@@ -225,12 +227,13 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDe
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasLtMatmul(cublasLtHandle_t, cublasLtMatmulDesc_t operation, const void* alpha, const void* a,
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t operation, const void* alpha, const void* a,
                               cublasLtMatrixLayout_t a_layout, const void* b, cublasLtMatrixLayout_t b_layout,
                               const void* beta, const void* c, cublasLtMatrixLayout_t c_layout, void* d,
                               cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t* algorithm, void* workspace,
                               std::size_t workspace_bytes, cudaStream_t stream) {
   Machine::get().throw_pending();
+  if (handle->device != current_device || !of_current_device(stream)) return CUBLAS_STATUS_EXECUTION_FAILED;
   if (listed) {
     listed->push_back({"cublasLtMatmul", {}, {}, 0});
     return CUBLAS_STATUS_SUCCESS;

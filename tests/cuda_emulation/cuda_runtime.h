@@ -36,6 +36,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
     return cuda_emulation::run(
         {grid, block, shared, reinterpret_cast<const void*>(kernel), call, &parameters, sizeof parameters});
   };
+  if (!cuda_emulation::of_current_device(config->stream)) return cudaErrorInvalidResourceHandle;
   Tuple parameters(static_cast<Parameters>(args)...);
   if (!cuda_emulation::recording(config->stream)) return static_cast<cudaError_t>(run(parameters));
   cuda_emulation::record(config->stream, cuda_emulation::NodeKind::kernel, [=] { return run(parameters); });

@@ -6,6 +6,8 @@
 #include <ftlib/optim/clip.hpp>
 #include <ftlib/tensor/step_graph.hpp>
 
+#include <thread>
+
 #include "../op_suite.hpp"
 
 using namespace ft;
@@ -28,6 +30,92 @@ TEST_CASE("cuda/device: memory is counted, and given back with the last tensor")
   if (cuda_emulation::here) CHECK(cuda_emulation::allocated_bytes() == before + 28);  // it outlives its context
   kept = {};
   CHECK(cuda_emulation::allocated_bytes() == before);
+}
+
+TEST_CASE("cuda/device: memory beyond the limit is an Error that says what is there; what is there stays") {
+  const int64_t mib = int64_t{1} << 20;
+  const int64_t before = cuda_emulation::allocated_bytes();
+  for (const bool keep : {false, true}) {
+    Context<Cuda> ctx({.memory_limit = 4 * mib, .keep_blocks = keep});
+    const auto floats = [&](int64_t bytes) { return Tensor<float, Cuda>::zeros(ctx, {bytes / 4}); };
+    auto a = floats(3 * mib);
+    CHECK_THROWS_WITH_AS(
+        floats(2 * mib),
+        doctest::Contains("cuda: 2097152 bytes do not fit the memory limit of 4194304; 3145728 are in"), Error);
+    CHECK(a.to_host(ctx).back() == 0);
+    a = {};
+    for (int i = 1; i < 8; ++i) floats(i * mib / 2);  // kept blocks of other sizes make room
+    if (cuda_emulation::here) CHECK(cuda_emulation::allocated_bytes() - before <= 4 * mib);
+    a = floats(4 * mib);
+    CHECK_THROWS_AS(floats(64), Error);
+  }
+  CHECK_THROWS_WITH_AS(Context<Cuda>({.memory_limit = -1}), doctest::Contains("a memory limit of -1 bytes"), Error);
+}
+
+TEST_CASE("cuda/device: two devices, in threads that are on neither, on a stream of the host's; the caller's stays") {
+  const auto device_now = [] {
+    int now = -1;
+    cudaGetDevice(&now);
+    return now;
+  };
+  Context<Cpu> cpu({.threads = 1});
+  Random random(2);
+  const HostArray a = activation(random, {5, 24}), w = parameter(random, {7, 24});
+  const auto step = [&](auto& ctx) {  // kernels, products, copies, a recorded step
+    auto x = upload<float>(ctx, a);
+    Parameter p("w", upload<float>(ctx, w));
+    Parameter scale("scale", upload<float>(ctx, HostArray({7}, 2.0)));
+    Tape tape(ctx);
+    tape.watch(x);
+    const auto y = rms_norm(ctx, linear(ctx, x, p), scale, 1e-6f);
+    tape.backward(y, upload<float>(ctx, HostArray({5, 7}, 1.0)));
+    return std::vector{download(ctx, y), download(ctx, tape.gradient(x)), download(ctx, p.grad)};
+  };
+  const auto expected = step(cpu);
+  const auto agrees = [&](const std::vector<HostArray>& got) {
+    for (std::size_t i = 0; i < 3; ++i)
+      if (!(nmse(got[i], expected[i]) <= 1e-9)) return false;
+    return true;
+  };
+  const int last = cuda_emulation::devices - 1;
+  cudaStream_t outside = nullptr;
+  {
+    const detail::DeviceGuard guard(last);
+    REQUIRE(cudaStreamCreateWithFlags(&outside, cudaStreamNonBlocking) == cudaSuccess);
+  }
+  CHECK(device_now() == 0);
+  {
+    Context<Cuda> first({.device = 0}), second({.device = last}), third({.device = last, .stream = outside});
+    CHECK(device_now() == 0);
+    CHECK(second.device() == last);
+    CHECK(third.stream() == outside);
+    for (Context<Cuda>* ctx : {&first, &second, &third, &first}) {
+      CHECK(agrees(step(*ctx)));
+      CHECK(device_now() == 0);
+    }
+    for (const int current : {0, last}) {
+      std::thread([&] {
+        cudaSetDevice(current);
+        CHECK(agrees(step(first)));
+        CHECK(agrees(step(second)));
+        StepGraph<Cuda> graph(true);
+        for (int i = 0; i < 3; ++i) graph.run(second, [&] { CHECK(agrees(step(second))); });
+        CHECK(device_now() == current);
+      }).join();
+    }
+    CHECK(agrees(step(first)));
+    if (cuda_emulation::here) {  // the stand-in refuses what CUDA refuses
+      Tensor<float, Cuda> x(second, {4}, {1, 2, 3, 4});
+      CHECK_THROWS_WITH_AS(fill(first, x.view(), 1.0f), doctest::Contains("memory of device 1 on device 0"),
+                           cuda_emulation::Fault);
+      cudaLaunchConfig_t config{};
+      config.gridDim = config.blockDim = dim3(1);
+      config.stream = second.stream();
+      CHECK(cudaLaunchKernelEx(
+                &config, +[](int) {}, 0) == cudaErrorInvalidResourceHandle);
+    }
+  }
+  CHECK(cudaStreamDestroy(outside) == cudaSuccess);  // it is the host's to end
 }
 
 TEST_CASE("cuda/device: freed blocks wait for whoever asks next, until they are too many") {

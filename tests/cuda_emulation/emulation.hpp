@@ -30,6 +30,9 @@ void set_seed(std::uint64_t seed);
 /// Launches since the program started.
 std::int64_t launches();
 
+/// GPUs that this one computer has. Work of one in memory of the other is a Fault.
+inline constexpr int devices = 2;
+
 /// Bytes allocated and not freed.
 std::int64_t allocated_bytes();
 
@@ -95,7 +98,11 @@ enum class NodeKind { kernel, copy, set, product };
 bool recording(CUstream_st* stream);
 void record(CUstream_st* stream, NodeKind kind, std::function<int()> work);
 
-/// Runs all blocks. Throws Fault; returns a cudaError_t for a configuration that no GPU takes.
+/// Whether the stream is of the calling thread's device, as a launch must have it; the default stream always is.
+bool of_current_device(CUstream_st* stream);
+
+/// Runs all blocks on the calling thread's device. Throws Fault; returns a cudaError_t for a configuration that no GPU
+/// takes.
 int run(const Launch& launch);
 
 }  // namespace cuda_emulation

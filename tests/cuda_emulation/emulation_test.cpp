@@ -245,7 +245,7 @@ TEST_CASE("cuda_emulation: sums of blocks by shuffles and shared memory") {
   const Buffer<float> dx(x), dy(4);
   for (const std::uint64_t seed : {1u, 2u, 3u}) {
     cuda_emulation::set_seed(seed);
-    launch(block_sums, 4, 256, 0, nullptr, dy.data, dx.data, 1000);
+    launch(block_sums, 4, 256, 0, {}, dy.data, dx.data, 1000);
     const auto y = dy.host();
     for (std::size_t b = 0; b < 4; ++b) {
       float sum = 0;
@@ -262,7 +262,7 @@ template <class T, bool transposed> void check_product() {
   for (std::size_t i = 0; i < 128; ++i) b[i] = T(static_cast<float>(i * 53 % 97) / 32 - 1.5f);
   const Buffer<T> da(a), db(b);
   const Buffer<float> dc(16 * 8);
-  launch(multiplies<T, transposed>, 1, 32, 0, nullptr, dc.data, da.data, db.data);
+  launch(multiplies<T, transposed>, 1, 32, 0, {}, dc.data, da.data, db.data);
   const auto c = dc.host();
   for (std::size_t m = 0; m < 16; ++m)
     for (std::size_t n = 0; n < 8; ++n) {
@@ -285,30 +285,30 @@ TEST_CASE("cuda_emulation: tensor cores give the plain product") {
 TEST_CASE("cuda_emulation: loads of matrices are watched as other loads are") {
   const Buffer<ft::half> x(std::vector<ft::half>(32 * 8 + 1));
   const Buffer<unsigned> y(32);
-  launch(loads_matrices<4>, 1, 32, 0, nullptr, y.data, x.data);
-  check_found([&] { launch(loads_matrices<0>, 1, 32, 0, nullptr, y.data, x.data); },
+  launch(loads_matrices<4>, 1, 32, 0, {}, y.data, x.data);
+  check_found([&] { launch(loads_matrices<0>, 1, 32, 0, {}, y.data, x.data); },
               {"race in kernel", "loads_matrices<0>", "reads 4 bytes of shared memory", "tile"});
-  check_found([&] { launch(loads_matrices<1>, 1, 32, 0, nullptr, y.data, x.data); },
+  check_found([&] { launch(loads_matrices<1>, 1, 32, 0, {}, y.data, x.data); },
               {"loads_matrices<1>", "misaligned"});
-  check_found([&] { launch(loads_matrices<2>, 1, 32, 0, nullptr, y.data, x.data); },
+  check_found([&] { launch(loads_matrices<2>, 1, 32, 0, {}, y.data, x.data); },
               {"loads_matrices<2>", "is not of shared memory"});
-  check_found([&] { launch(loads_matrices<3>, 1, 32, 0, nullptr, y.data, x.data); },
+  check_found([&] { launch(loads_matrices<3>, 1, 32, 0, {}, y.data, x.data); },
               {"loads_matrices<3>", "needs all lanes"});
 }
 
 TEST_CASE("cuda_emulation: dynamic shared memory") {
   const Buffer<float> x(iota(100)), y(100);
-  launch(reversed, 1, 100, 100 * sizeof(float), nullptr, y.data, x.data);
+  launch(reversed, 1, 100, 100 * sizeof(float), {}, y.data, x.data);
   auto expected = iota(100);
   std::reverse(expected.begin(), expected.end());
   CHECK(y.host() == expected);
-  check_found([&] { launch(reversed, 1, 100, 99 * sizeof(float), nullptr, y.data, x.data); },
+  check_found([&] { launch(reversed, 1, 100, 99 * sizeof(float), {}, y.data, x.data); },
               {"reversed", "out of bounds of shared memory", "emulation_test.cpp:"});
 }
 
 TEST_CASE("cuda_emulation: functions of a warp and of a block") {
   const Buffer<int> out(std::vector<int>(13 * 32, -1));
-  launch(warp_functions, 1, 32, 0, nullptr, out.data);
+  launch(warp_functions, 1, 32, 0, {}, out.data);
   const auto y = out.host();
   for (int lane = 0; lane < 32; ++lane) {
     const int expected[] = {5,
@@ -326,7 +326,7 @@ TEST_CASE("cuda_emulation: functions of a warp and of a block") {
                             lane < 4 ? 6 : -1};
     for (int n = 0; n < 13; ++n) CHECK_MESSAGE(y[static_cast<std::size_t>(32 * n + lane)] == expected[n], n);
   }
-  launch(votes_of_block, 1, 50, 0, nullptr, out.data);
+  launch(votes_of_block, 1, 50, 0, {}, out.data);
   CHECK(out.host()[0] == 25);
   CHECK(out.host()[1] == 0);
   CHECK(out.host()[2] == 1);
@@ -335,7 +335,7 @@ TEST_CASE("cuda_emulation: functions of a warp and of a block") {
 TEST_CASE("cuda_emulation: atomics of all blocks meet") {
   const Buffer<unsigned> bins(std::vector<unsigned>(4));
   const Buffer<float> x(iota(1002));
-  launch(histogram, 5, 96, 0, nullptr, bins.data, x.data, 1002);
+  launch(histogram, 5, 96, 0, {}, bins.data, x.data, 1002);
   CHECK(bins.host() == std::vector<unsigned>{251, 251, 250, 250});
 }
 
@@ -348,29 +348,29 @@ TEST_CASE("cuda_emulation: the toolkit's 16-bit floats round as ours") {
 
 TEST_CASE("cuda_emulation: a race on shared memory is found, with kernel, threads, place and both lines") {
   const Buffer<float> x(iota(64)), y(64);
-  check_found([&] { launch(forgets_barrier, 1, 64, 0, nullptr, y.data, x.data); },
+  check_found([&] { launch(forgets_barrier, 1, 64, 0, {}, y.data, x.data); },
               {"race in kernel", "forgets_barrier", "thread (", "of block (0, 0, 0)",
                "4 bytes of shared memory at byte ", "tile", "emulation_test.cpp:", "; thread ("});
-  check_found([&] { launch(forgets_second_barrier, 1, 64, 0, nullptr, y.data); },
+  check_found([&] { launch(forgets_second_barrier, 1, 64, 0, {}, y.data); },
               {"race in kernel", "forgets_second_barrier", "total"});
 }
 
 TEST_CASE("cuda_emulation: lanes of a warp are ordered by __syncwarp alone") {
   const Buffer<float> y(64);
-  launch(through_shared<true>, 1, 64, 0, nullptr, y.data);
+  launch(through_shared<true>, 1, 64, 0, {}, y.data);
   CHECK(y.host()[62] == 63);
-  check_found([&] { launch(through_shared<false>, 1, 64, 0, nullptr, y.data); },
+  check_found([&] { launch(through_shared<false>, 1, 64, 0, {}, y.data); },
               {"through_shared<false>", "emulation_test.cpp:"});
 }
 
 TEST_CASE("cuda_emulation: a race on global memory is found, between blocks too") {
   const Buffer<float> y(std::vector<float>(64));
-  check_found([&] { launch(blocks_share_output, 2, 64, 0, nullptr, y.data); },
+  check_found([&] { launch(blocks_share_output, 2, 64, 0, {}, y.data); },
               {"race in kernel", "blocks_share_output", "writes 4 bytes of global memory", "writes it"});
-  check_found([&] { launch(blocks_read_neighbour, 2, 32, 0, nullptr, y.data); },
+  check_found([&] { launch(blocks_read_neighbour, 2, 32, 0, {}, y.data); },
               {"race in kernel", "blocks_read_neighbour", "of block (0, 0, 0)", "of block (1, 0, 0)"});
   const Buffer<unsigned> sum(std::vector<unsigned>(1));
-  check_found([&] { launch(adds_not_atomically, 1, 32, 0, nullptr, sum.data); },
+  check_found([&] { launch(adds_not_atomically, 1, 32, 0, {}, sum.data); },
               {"race in kernel", "adds_not_atomically"});
 }
 
@@ -380,7 +380,7 @@ TEST_CASE("cuda_emulation: what depends on the order of threads differs from see
   for (std::uint64_t seed = 0; seed < 8; ++seed) {
     cuda_emulation::set_seed(seed);
     cudaMemset(y.data, 0, 4);
-    launch(last_one_wins, 1, 128, 0, nullptr, y.data);
+    launch(last_one_wins, 1, 128, 0, {}, y.data);
     results.insert(y.host()[0]);
   }
   CHECK(results.size() > 4);
@@ -388,63 +388,63 @@ TEST_CASE("cuda_emulation: what depends on the order of threads differs from see
 
 TEST_CASE("cuda_emulation: accesses out of bounds are found") {
   const Buffer<float> y(std::vector<float>(33));
-  check_found([&] { launch(guards_with_greater, 1, 64, 0, nullptr, y.data, 33); },
+  check_found([&] { launch(guards_with_greater, 1, 64, 0, {}, y.data, 33); },
               {"guards_with_greater", "thread (33, 0, 0)", "writes 4 bytes", "at byte 132 of an allocation of 132",
                "emulation_test.cpp:"});
-  check_found([&] { launch(reads_before, 1, 1, 0, nullptr, y.data); },
+  check_found([&] { launch(reads_before, 1, 1, 0, {}, y.data); },
               {"reads_before", "reads 4 bytes", "4 bytes before an allocation of 132"});
-  check_found([&] { launch(runs_over_tile, 1, 32, 0, nullptr, y.data, 33); },
+  check_found([&] { launch(runs_over_tile, 1, 32, 0, {}, y.data, 33); },
               {"runs_over_tile", "out of bounds of shared memory", "tile"});
   std::vector<float> on_host(1);
-  check_found([&] { launch(copies_one, 1, 1, 0, nullptr, y.data, on_host.data()); },
+  check_found([&] { launch(copies_one, 1, 1, 0, {}, y.data, on_host.data()); },
               {"copies_one", "which is not memory of the device"});
-  check_found([&] { launch(lends_local, 1, 32, 0, nullptr, y.data); },
+  check_found([&] { launch(lends_local, 1, 32, 0, {}, y.data); },
               {"lends_local", "a local variable of thread (0, 0, 0)"});
 }
 
 TEST_CASE("cuda_emulation: memory that is freed, or that nobody wrote, is not read") {
   const Buffer<float> y(64);
-  check_found([&] { launch(copies_one, 1, 1, 0, nullptr, y.data, y.data + 1); },
+  check_found([&] { launch(copies_one, 1, 1, 0, {}, y.data, y.data + 1); },
               {"copies_one", "global memory that nobody has written"});
   float* gone = nullptr;
   {
     const Buffer<float> x(64);
     gone = x.data;
   }
-  check_found([&] { launch(fills_all, 1, 64, 0, nullptr, gone); }, {"fills_all", "which was freed"});
-  check_found([&] { launch(reads_unwritten, 1, 64, 0, nullptr, y.data); },
+  check_found([&] { launch(fills_all, 1, 64, 0, {}, gone); }, {"fills_all", "which was freed"});
+  check_found([&] { launch(reads_unwritten, 1, 64, 0, {}, y.data); },
               {"reads_unwritten", "thread (63, 0, 0)", "shared memory that nobody has written", "tile"});
 }
 
 TEST_CASE("cuda_emulation: divergent barriers and shuffles are reported, not waited for") {
   const Buffer<float> y(64);
-  check_found([&] { launch(returns_before_barrier, 1, 64, 0, nullptr, y.data); },
+  check_found([&] { launch(returns_before_barrier, 1, 64, 0, {}, y.data); },
               {"returns_before_barrier", "divergent barrier", "which has left the kernel", "emulation_test.cpp:"});
-  check_found([&] { launch(barrier_in_branch, 1, 64, 0, nullptr, y.data); },
+  check_found([&] { launch(barrier_in_branch, 1, 64, 0, {}, y.data); },
               {"barrier_in_branch", "divergent barrier", "waits for thread"});
-  check_found([&] { launch(shuffles_in_branch, 1, 32, 0, nullptr, y.data); },
+  check_found([&] { launch(shuffles_in_branch, 1, 32, 0, {}, y.data); },
               {"shuffles_in_branch", "divergent shuffle", "mask 0xffffffff", "which waits at"});
-  check_found([&] { launch(reads_absent_lane, 1, 32, 0, nullptr, y.data); },
+  check_found([&] { launch(reads_absent_lane, 1, 32, 0, {}, y.data); },
               {"reads_absent_lane", "divergent shuffle", "takes no part"});
-  check_found([&] { launch(leaves_itself_out, 1, 32, 0, nullptr, y.data); }, {"leaves_itself_out", "mask 0xffff"});
+  check_found([&] { launch(leaves_itself_out, 1, 32, 0, {}, y.data); }, {"leaves_itself_out", "mask 0xffff"});
 }
 
 TEST_CASE("cuda_emulation: 16-byte accesses off their alignment are found") {
   const Buffer<float> x(iota(132));
   const Buffer<float4> y(32);
-  launch(loads_vectors, 1, 32, 0, nullptr, y.data, x.data + 4);
+  launch(loads_vectors, 1, 32, 0, {}, y.data, x.data + 4);
   CHECK(y.host()[31].w == 131);
-  check_found([&] { launch(loads_vectors, 1, 32, 0, nullptr, y.data, x.data + 1); },
+  check_found([&] { launch(loads_vectors, 1, 32, 0, {}, y.data, x.data + 1); },
               {"loads_vectors", "aligned to 16 bytes: misaligned", "emulation_test.cpp:"});
 }
 
 TEST_CASE("cuda_emulation: asynchronous copies are there once they are waited for") {
   const Buffer<float> x(iota(128)), y(128);
-  launch(through_pipeline<true>, 1, 32, 0, nullptr, y.data, x.data);
+  launch(through_pipeline<true>, 1, 32, 0, {}, y.data, x.data);
   CHECK(y.host()[0] == 127);
-  check_found([&] { launch(through_pipeline<false>, 1, 32, 0, nullptr, y.data, x.data); },
+  check_found([&] { launch(through_pipeline<false>, 1, 32, 0, {}, y.data, x.data); },
               {"through_pipeline<false>", "shared memory that nobody has written"});
-  check_found([&] { launch(through_pipeline<true>, 1, 24, 0, nullptr, y.data, x.data + 1); },
+  check_found([&] { launch(through_pipeline<true>, 1, 24, 0, {}, y.data, x.data + 1); },
               {"through_pipeline<true>", "asynchronously: misaligned"});
 }
 
@@ -459,10 +459,10 @@ TEST_CASE("cuda_emulation: the host's mistakes are found") {
   CHECK(cudaDeviceSynchronize() == cudaSuccess);
   CHECK(cudaFree(&value) == cudaErrorInvalidValue);
   CHECK_THROWS_AS(cudaDeviceSynchronize(), Fault);
-  CHECK_THROWS_WITH_AS(launch(fills_all, 1, 1025, 0, nullptr, y.data),
+  CHECK_THROWS_WITH_AS(launch(fills_all, 1, 1025, 0, {}, y.data),
                        doctest::Contains("cudaErrorInvalidConfiguration"), ft::Error);
-  CHECK_THROWS_WITH_AS(launch(fills_all, 1, 4, 300000, nullptr, y.data), doctest::Contains("shared memory"), ft::Error);
-  launch(fills_all, 0, 4, 0, nullptr, y.data);
+  CHECK_THROWS_WITH_AS(launch(fills_all, 1, 4, 300000, {}, y.data), doctest::Contains("shared memory"), ft::Error);
+  launch(fills_all, 0, 4, 0, {}, y.data);
   CHECK(y.host()[0] == 0);
 }
 
@@ -472,7 +472,7 @@ TEST_CASE("cuda_emulation: what a recorded stream may not be asked for is found"
   const std::vector<float> host(64);
   const Buffer<float> y(host);
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
-  launch(fills_all, 1, 64, 0, stream, y.data);
+  launch(fills_all, 1, 64, 0, {stream, 0}, y.data);
   CHECK_THROWS_WITH_AS(cudaMemcpyAsync(y.data, host.data(), 256, cudaMemcpyHostToDevice, stream),
                        doctest::Contains("not pinned"), Fault);
   CHECK(cudaStreamSynchronize(stream) == cudaErrorStreamCaptureUnsupported);
@@ -500,7 +500,7 @@ TEST_CASE("cuda_emulation: what a recorded stream may not be asked for is found"
 
 TEST_CASE("cuda_emulation: after a fault the next kernel runs as if nothing had been") {
   const Buffer<float> y(64);
-  CHECK_THROWS_AS(launch(barrier_in_branch, 1, 64, 0, nullptr, y.data), Fault);
-  launch(fills_all, 1, 64, 0, nullptr, y.data);
+  CHECK_THROWS_AS(launch(barrier_in_branch, 1, 64, 0, {}, y.data), Fault);
+  launch(fills_all, 1, 64, 0, {}, y.data);
   CHECK(y.host() == std::vector<float>(64, 1.0f));
 }

@@ -23,6 +23,9 @@ namespace cuda_emulation {
 constexpr int max_threads = 1024;  // of a block
 constexpr std::size_t default_shared_bytes = 48 << 10;
 
+/// cudaSetDevice: the calling thread's.
+inline thread_local constinit int current_device = 0;
+
 /// What list_launches() was given.
 inline std::vector<Listed>* listed = nullptr;
 
@@ -70,7 +73,7 @@ struct Pause {
   ~Pause() { watching = before; }
 };
 
-/// One grid at a time, on the thread that launched it.
+/// One grid at a time, on the thread that launched it; two threads must not launch at once.
 class Machine {
  public:
   static Machine& get() {
@@ -94,6 +97,7 @@ class Machine {
     }
 
     ++launches_;
+    program_.use_thread();
     launch_ = &launch;
     blockDim = launch.block;
     gridDim = launch.grid;
@@ -121,7 +125,7 @@ class Machine {
     const Pause pause;
     Thread& me = *running;
     if (!(mask >> lane() & 1))
-      fault({kernel_and_thread() + at(where) + " names other lanes than itself: mask " + hex(mask)});
+      fault({kernel_and_thread() + "is not among the lanes that it names" + at(where) + ": mask " + hex(mask)});
     me.state = Thread::State::in_warp_op;
     me.warp_op = op;
     me.mask = mask;
@@ -163,6 +167,10 @@ class Machine {
       Memory::Allocation* a = memory_.find(p);
       const auto offset = a ? static_cast<std::size_t>(p - a->begin) : 0;
       if (!a || !a->alive || offset + bytes > a->bytes) stray(a, p, bytes, kind, place);
+      if (a->device != current_device)
+        fault({kernel_and_thread() + verb(kind) + "memory of device " + std::to_string(a->device) + " on device " +
+                   std::to_string(current_device),
+               place});
       check(*a->shadow, offset, bytes, kind, place, first_of_launch_, global);
       return;
     }
@@ -344,7 +352,7 @@ class Machine {
     if (caller.warp_op == WarpOp::sync) join_clocks(first / warp_size, present);
     if (caller.warp_op == WarpOp::joint) {
       if (present != ~0u)
-        fault({kernel_and_thread() + at(caller.where) + " needs all lanes: some have left the kernel"});
+        fault({kernel_and_thread() + "needs all lanes" + at(caller.where) + ": some have left the kernel"});
       std::array<void*, warp_size> brought{};
       for (int l = 0; l < warp_size; ++l) brought[index(l)] = reinterpret_cast<void*>(threads_[index(first + l)].value);
       caller.joint(brought.data());
@@ -355,8 +363,8 @@ class Machine {
       t.result = total;
       if (t.warp_op == WarpOp::shuffle) {
         if (t.source < 0 || t.source >= warp_size || !(present >> t.source & 1))
-          fault({kernel_and_thread() + at(t.where) + ": divergent shuffle: lane " + std::to_string(l) + " reads lane " +
-                 std::to_string(t.source) + ", which takes no part"});
+          fault({kernel_and_thread() + "is in a divergent shuffle" + at(t.where) + ": lane " + std::to_string(l) +
+                 " reads lane " + std::to_string(t.source) + ", which takes no part"});
         t.result = threads_[index(first + t.source)].value;
       }
       t.state = Thread::State::ready;

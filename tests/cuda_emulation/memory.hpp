@@ -95,6 +95,7 @@ class Memory {
     std::size_t bytes;
     bool alive;
     Shadow* shadow;
+    int device;
   };
 
   Memory() {
@@ -104,11 +105,11 @@ class Memory {
   Memory(const Memory&) = delete;
   Memory& operator=(const Memory&) = delete;
 
-  void* allocate(std::size_t bytes) {
+  void* allocate(std::size_t bytes, int device) {
     const std::size_t pages = (bytes + page - 1) / page + 1;
     if (next_ + pages > size / page) return nullptr;
     std::byte* const begin = arena_ + next_ * page;
-    allocations_.push_back({begin, bytes, true, new Shadow(bytes)});
+    allocations_.push_back({begin, bytes, true, new Shadow(bytes), device});
     for (std::size_t i = 0; i < pages; ++i) owners_[next_ + i] = static_cast<std::uint32_t>(allocations_.size());
     next_ += pages;
     used_ += bytes;

@@ -28,15 +28,20 @@ class Program {
     std::string name;
   };
 
-  /// Must be made by the thread that runs kernels: the thread-local block is that one's.
   Program() {
+    use_thread();
+    read_symbols();
+  }
+  /// The calling thread runs kernels from here on: the thread-local block is its own.
+  void use_thread() {
+    if (here_ == &here_of_thread()) return;
+    here_ = &here_of_thread();
     dl_iterate_phdr(
         [](dl_phdr_info* info, std::size_t, void* self) {
           static_cast<Program*>(self)->read_segments(*info);
           return 1;  // the first is the program itself
         },
         this);
-    read_symbols();
   }
 
   bool holds(const std::byte* p) const { return p >= begin_ && p < end_; }
@@ -135,6 +140,12 @@ class Program {
     return at < next->begin + next->size ? &*next : nullptr;
   }
 
+  static const char& here_of_thread() {
+    static thread_local char mark = 0;
+    return mark;
+  }
+
+  const char* here_ = nullptr;  // of the thread that the thread-local block is of
   std::byte *base_ = nullptr, *begin_ = nullptr, *end_ = nullptr, *local_begin_ = nullptr;
   std::size_t local_bytes_ = 0;
   std::vector<Symbol> locals_, functions_;

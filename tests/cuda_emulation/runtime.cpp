@@ -161,8 +161,8 @@ cudaError_t set(void* to, int value, std::size_t bytes) {
   std::memset(to, value, bytes);
   return cudaSuccess;
 }
-cudaError_t allocate(void** p, std::size_t bytes) {
-  *p = Machine::get().memory().allocate(listed ? 0 : bytes);
+cudaError_t allocate(void** p, std::size_t bytes, int device) {
+  *p = Machine::get().memory().allocate(listed ? 0 : bytes, device);
   return *p ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 cudaError_t release(void* p) {
@@ -174,6 +174,7 @@ cudaError_t release(void* p) {
 }
 /// A stream's handle, and what is recorded of it.
 struct Stream {
+  int device = current_device;
   bool recording = false;
   Graph graph;
 };
@@ -193,11 +194,13 @@ cudaError_t ordered(cudaStream_t stream, NodeKind kind, std::function<int()> wor
 }
 struct Event {
   std::chrono::steady_clock::time_point time;
+  int device = current_device;
 };
 /// Handles that nobody looks into.
 template <class Handle> Handle handle() { return reinterpret_cast<Handle>(std::uintptr_t{16}); }
 }  // namespace
 
+bool of_current_device(CUstream_st* stream) { return !stream || of(stream)->device == current_device; }
 bool recording(CUstream_st* stream) { return stream && of(stream)->recording; }
 void record(CUstream_st* stream, NodeKind kind, std::function<int()> work) {
   of(stream)->graph.nodes.emplace_back(kind, std::move(work));
@@ -208,10 +211,11 @@ GraphCounts graphs() { return counts; }
 using namespace cuda_emulation;
 
 extern "C" {
-cudaError_t cudaMalloc(void** p, std::size_t bytes) { return allocate(p, bytes); }
+cudaError_t cudaMalloc(void** p, std::size_t bytes) { return allocate(p, bytes, current_device); }
 cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t stream) {
-  return recording(stream) ? cudaErrorStreamCaptureUnsupported
-                           : allocate(p, bytes);  // graphs get their memory elsewhere
+  return recording(stream)
+             ? cudaErrorStreamCaptureUnsupported
+             : allocate(p, bytes, stream ? of(stream)->device : current_device);  // graphs get their memory elsewhere
 }
 cudaError_t cudaFree(void* p) { return release(p); }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
@@ -259,7 +263,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   if (!stream || recording(stream)) return cudaErrorIllegalState;
-  *of(stream) = {.recording = true, .graph = {}};
+  of(stream)->recording = true;
+  of(stream)->graph = {};
   return cudaSuccess;
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
@@ -288,7 +293,8 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t made, cudaGraph_t graph, cudaGra
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) { return cudaGraphDestroy(reinterpret_cast<cudaGraph_t>(made)); }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t) {
+cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
+  if (!of_current_device(stream)) return cudaErrorInvalidResourceHandle;
   for (const auto& [kind, work] : reinterpret_cast<Graph*>(made)->nodes)
     if (const int result = work(); result != cudaSuccess) return static_cast<cudaError_t>(result);
   return cudaSuccess;
@@ -303,7 +309,9 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
   delete reinterpret_cast<Event*>(event);
   return cudaSuccess;
 }
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t) {
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  if (reinterpret_cast<Event*>(event)->device != (stream ? of(stream)->device : current_device))
+    return cudaErrorInvalidResourceHandle;
   reinterpret_cast<Event*>(event)->time = std::chrono::steady_clock::now();
   return cudaSuccess;
 }
@@ -329,20 +337,26 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorInvalidConfiguration";
     case cudaErrorInvalidDevice:
       return "cudaErrorInvalidDevice";
+    case cudaErrorInvalidResourceHandle:
+      return "cudaErrorInvalidResourceHandle";
     default:
       return "another cudaError_t";
   }
 }
 const char* cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
+  *count = devices;
   return cudaSuccess;
 }
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  *device = current_device;
   return cudaSuccess;
 }
-cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; }
+cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device >= devices) return cudaErrorInvalidDevice;
+  current_device = device;
+  return cudaSuccess;
+}
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:

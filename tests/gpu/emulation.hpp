@@ -7,6 +7,7 @@
 namespace cuda_emulation {
 
 inline constexpr bool here = false;
+inline constexpr int devices = 1;  // that each test may rely on
 using Fault = std::runtime_error;
 
 inline void set_seed(std::uint64_t) {}

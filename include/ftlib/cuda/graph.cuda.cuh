@@ -1,7 +1,7 @@
 // cuda/graph.cuda.cuh: work that is recorded and launched as one CUDA graph, and the memory that such work needs.
 #pragma once
-#include <ftlib/cuda/launch.cuda.cuh>         // check_cuda
 #include <ftlib/cuda/block_cache.cuda.cuh>  // BlockCache
+#include <ftlib/cuda/launch.cuda.cuh>       // check_cuda
 
 #include <algorithm>  // std::find_if
 #include <cstring>    // std::memcpy
@@ -16,11 +16,13 @@ namespace ft::inline FTLIB_ABI::detail {
 /// graph keeps, and host memory that it copies from is copied first.
 class CudaGraph {
  public:
-  explicit CudaGraph(cudaStream_t stream) : stream_(stream) {
+  explicit CudaGraph(DeviceStream stream) : stream_(stream) {
+    const DeviceGuard guard(stream_.device);
     check_cuda(cudaStreamCreateWithFlags(&aside_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   }
   /// Waits for the device.
   ~CudaGraph() {
+    const DeviceGuard guard(stream_.device);
     cudaDeviceSynchronize();
     if (graph_) cudaGraphExecDestroy(graph_);
     blocks_.clear([](void* block) { cudaFree(block); });
@@ -33,6 +35,7 @@ class CudaGraph {
   /// What the stream is asked for from here on is recorded. Waits for the launch before, which may still read what it
   /// copies from the host; whoever has read a value since does not wait.
   void begin() {
+    const DeviceGuard guard(stream_.device);
     check_cuda(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     for (HostBlock& block : host_) block.used = 0;
     // relaxed: for allocate() and keep(), which ask CUDA for memory in between
@@ -40,6 +43,7 @@ class CudaGraph {
   }
   /// Ends the recording, and launches it.
   void launch() {
+    const DeviceGuard guard(stream_.device);
     const Recorded recorded(stream_);
     cudaGraphExecUpdateResultInfo info;
     if (graph_ && cudaGraphExecUpdate(graph_, recorded.graph, &info) != cudaSuccess) {
@@ -63,6 +67,7 @@ class CudaGraph {
     const std::size_t size = BlockCache::size_of(bytes);
     void* block = blocks_.take(size);
     if (block) return block;
+    const DeviceGuard guard(stream_.device);
     const cudaError_t result = cudaMallocAsync(&block, size, aside_);  // its own stream would record it
     if (result == cudaErrorMemoryAllocation) {
       (void)cudaGetLastError();
@@ -79,6 +84,7 @@ class CudaGraph {
     const std::size_t size = (bytes + 15) / 16 * 16;
     auto block = std::find_if(host_.begin(), host_.end(), [&](const HostBlock& b) { return b.size - b.used >= size; });
     if (block == host_.end()) {
+      const DeviceGuard guard(stream_.device);
       HostBlock made{nullptr, std::max(size, std::size_t{1} << 20), 0};
       check_cuda(cudaMallocHost(&made.data, made.size), "cudaMallocHost");
       block = host_.insert(host_.end(), made);
@@ -101,7 +107,8 @@ class CudaGraph {
     Recorded& operator=(const Recorded&) = delete;
   };
 
-  cudaStream_t stream_, aside_ = nullptr;
+  DeviceStream stream_;
+  cudaStream_t aside_ = nullptr;
   cudaGraphExec_t graph_ = nullptr;
   BlockCache blocks_;
   std::vector<HostBlock> host_;

@@ -1,6 +1,6 @@
-// cuda/launch.cuda.cuh: the one door through which kernels are launched, and the one check of what CUDA calls return.
+// cuda/launch.cuda.cuh: the one door through which kernels are launched.
 #pragma once
-#include <ftlib/core/error.hpp>
+#include <ftlib/cuda/device.cuda.cuh>
 #if FTLIB_CUDA_RUNTIME
 #include <ftlib/cuda/kernel_words.cuda.cuh>
 #endif
@@ -17,15 +17,6 @@ extern __shared__ uint4 ftlib_dynamic_shared[];
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
-/// Throws Error, with the name of the call, where it failed.
-inline void check_cuda(cudaError_t result, const char* call) {
-  if (result == cudaSuccess) return;
-  throw Error(str("cuda: ", call, ": ", cudaGetErrorName(result), ", ", cudaGetErrorString(result)),
-              result == cudaErrorMemoryAllocation
-                  ? "use a smaller batch, or recompute activations."
-                  : "an earlier kernel may be at fault: CUDA_LAUNCH_BLOCKING=1 shows which.");
-}
-
 constexpr std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 /// A grid of `blocks` blocks; throws Error where that is more than CUDA can count.
 inline dim3 grid_of(std::int64_t blocks) {
@@ -34,12 +25,14 @@ inline dim3 grid_of(std::int64_t blocks) {
 }
 }  // namespace detail
 
-/// Calls kernel(arguments...) with every thread of `grid` blocks of `block` threads, in the order of `stream`, and
-/// returns at once. Does nothing for an empty grid. Throws Error where CUDA refuses the sizes.
+/// Calls kernel(arguments...) with every thread of `grid` blocks of `block` threads, on the device and in the order of
+/// `stream` (Context<Cuda>::stream()), and returns at once. Does nothing for an empty grid. Throws Error where CUDA
+/// refuses the sizes.
 template <class... Parameters>
-void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, cudaStream_t stream,
+void launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, std::size_t shared_bytes, detail::DeviceStream stream,
             std::type_identity_t<Parameters>... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  const detail::DeviceGuard guard(stream.device);
   if (shared_bytes > (std::size_t{48} << 10))  // more than every GPU grants without being asked
     detail::check_cuda(
         cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -1,7 +1,7 @@
 // ops/gemm.cuda.cuh: the matrix product on the GPU, by cuBLASLt; a weight that is stored in another type is brought
 // into the compute type first, a part at a time.
 #pragma once
-#include <ftlib/ops/gemm.shared.hpp>         // DenseOperand, StoredOperand
+#include <ftlib/ops/gemm.shared.hpp>     // DenseOperand, StoredOperand
 #include <ftlib/tensor/stored.cuda.cuh>  // dequantise
 #include <ftlib/tensor/tensor.hpp>       // Tensor
 
@@ -60,6 +60,7 @@ class Cublas {
   /// `alpha` and `beta` are doubles for a product of doubles, else floats.
   void multiply(Context<Cuda>& ctx, const Product& product, const void* alpha, const void* beta, const void* a,
                 const void* b, void* d, const void* bias) {
+    const DeviceGuard guard(ctx.device());
     auto found = plans_.find(product.key());
     if (found == plans_.end()) found = plans_.emplace(product.key(), Plan(handle_.get(), product)).first;
     const Plan& plan = found->second;

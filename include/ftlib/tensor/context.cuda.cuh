@@ -1,11 +1,11 @@
 // tensor/context.cuda.cuh: the GPU's context: a stream, and memory from CUDA's own pool, given and taken in its order.
 #pragma once
-#include <ftlib/cuda/launch.cuda.cuh>         // check_cuda
 #include <ftlib/cuda/block_cache.cuda.cuh>  // BlockCache
-#include <ftlib/tensor/device.hpp>            // ContextBase
 #include <ftlib/cuda/graph.cuda.cuh>        // CudaGraph
+#include <ftlib/cuda/launch.cuda.cuh>       // check_cuda, DeviceGuard
+#include <ftlib/tensor/device.hpp>          // ContextBase
 
-#include <algorithm>  // std::max
+#include <algorithm>  // std::max, std::min
 #include <atomic>     // std::atomic
 #include <cstdlib>    // std::getenv
 #include <cstring>    // std::memcmp
@@ -26,15 +26,19 @@ namespace detail {
 /// to CUDA's pool, which makes others of them. While work is recorded, memory is the graph's.
 class CudaStream : public std::enable_shared_from_this<CudaStream> {
  public:
-  CudaStream(int device, bool keep_blocks) : keep_blocks_(keep_blocks) {
+  /// `outside`: a stream that somebody else destroys, or null for one of its own. `limit`: of bytes; 0: none.
+  CudaStream(int device, bool keep_blocks, cudaStream_t outside, int64_t limit)
+      : stream_{outside, device}, own_(!outside), limit_(limit), keep_blocks_(keep_blocks) {
     int devices = 0;
     if (cudaGetDeviceCount(&devices) != cudaSuccess || device < 0 || device >= devices) {
       (void)cudaGetLastError();
       throw Error(str("cuda: there is no device ", device, "; found ", devices),
                   "it takes an NVIDIA GPU and its driver (nvidia-smi lists them); the CPU works everywhere.");
     }
-    check_cuda(cudaSetDevice(device), "cudaSetDevice");
-    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+    if (limit < 0) throw Error(str("context: a memory limit of ", limit, " bytes"), "0 means no limit.");
+    const DeviceGuard guard(device);
+    if (own_)
+      check_cuda(cudaStreamCreateWithFlags(&stream_.stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
     check_cuda(cudaDeviceGetDefaultMemPool(&pool_, device), "cudaDeviceGetDefaultMemPool");
     uint64_t keep = ~uint64_t{0};  // bytes that the pool may hold without giving them back
     check_cuda(cudaMemPoolSetAttribute(pool_, cudaMemPoolAttrReleaseThreshold, &keep), "cudaMemPoolSetAttribute");
@@ -43,12 +47,17 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
   }
   ~CudaStream() {
     give_back_kept();
-    cudaStreamDestroy(stream_);
+    const DeviceGuard guard(stream_.device);
+    if (own_) cudaStreamDestroy(stream_);
   }
   CudaStream(const CudaStream&) = delete;
   CudaStream& operator=(const CudaStream&) = delete;
 
   std::shared_ptr<void> allocate(std::size_t bytes) {
+    if (limit_ && (bytes > static_cast<std::size_t>(limit_) || static_cast<int64_t>(bytes) > limit_ - now_))
+      throw Error(
+          str("cuda: ", bytes, " bytes do not fit the memory limit of ", limit_, "; ", now_.load(), " are in use"),
+          "raise memory_limit, use a smaller batch, or recompute activations.");
     void* const data = graph_ ? graph_->allocate(bytes) : from_pool(bytes);
     if (!data)
       throw Error(str("cuda: cannot allocate ", bytes, " bytes; ", now_.load(), " are in use"),
@@ -92,17 +101,19 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
   }
   void reset_peak() { peak_ = now_.load(); }
 
-  cudaStream_t get() const { return stream_; }
+  DeviceStream get() const { return stream_; }
   int multiprocessors() const { return multiprocessors_; }
 
  private:
   /// Null where the device has no more.
   void* from_pool(std::size_t bytes) {
+    const DeviceGuard guard(stream_.device);
     const std::lock_guard lock(mutex_);
     if (keep_blocks_) bytes = BlockCache::size_of(bytes);
     void* data = blocks_.take(bytes);
     if (data) return data;
-    const int64_t most = peak_ + peak_ / 4 + (int64_t{64} << 20);
+    int64_t most = peak_ + peak_ / 4 + (int64_t{64} << 20);
+    if (limit_) most = std::min(most, limit_);
     if (now_ + static_cast<int64_t>(blocks_.bytes() + bytes) > most) give_back_kept();
     cudaError_t result = cudaMallocAsync(&data, bytes, stream_);
     if (result == cudaErrorMemoryAllocation) {  // kept blocks and other streams' serve once they are given back
@@ -125,16 +136,20 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
   void give_back(void* data, std::size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
     if (!keep_blocks_) {
+      const DeviceGuard guard(stream_.device);
       cudaFreeAsync(data, stream_);
       return;
     }
     blocks_.put(data, BlockCache::size_of(bytes));
   }
   void give_back_kept() noexcept {
+    const DeviceGuard guard(stream_.device);
     blocks_.clear([this](void* block) { cudaFreeAsync(block, stream_); });
   }
 
-  cudaStream_t stream_ = nullptr;
+  DeviceStream stream_;
+  bool own_;
+  int64_t limit_;
   cudaMemPool_t pool_ = nullptr;
   int multiprocessors_ = 0;
   std::atomic<int64_t> now_{0}, peak_{0};
@@ -154,15 +169,24 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   struct Options {
     int device = 0;
     uint64_t seed = 0;
+    /// Bytes that tensors, and blocks kept for the next ones, may take of the device's memory; 0: no limit. What would
+    /// go beyond is an Error, and what was there before stays.
+    int64_t memory_limit = 0;
+    /// A stream of the host's, of `device`, that outlives the context and its tensors; null: one of its own.
+    cudaStream_t stream = nullptr;
     /// Keep freed memory at hand. Without, each tensor is an allocation of CUDA's, as compute-sanitizer wants it.
     bool keep_blocks = std::getenv("FTLIB_NO_CUDA_CACHE") == nullptr;
   };
   Context() : Context(Options{}) {}
   explicit Context(const Options& options)
-      : ContextBase(options.seed), stream_(std::make_shared<detail::CudaStream>(options.device, options.keep_blocks)) {}
+      : ContextBase(options.seed),
+        stream_(std::make_shared<detail::CudaStream>(options.device, options.keep_blocks, options.stream,
+                                                     options.memory_limit)) {}
   ~Context() { stream_->keep_nothing(); }
 
-  cudaStream_t stream() const { return stream_->get(); }
+  /// For launch(), or as a cudaStream_t: then under a DeviceGuard(device()), as CUDA wants the stream's device current.
+  detail::DeviceStream stream() const { return stream_->get(); }
+  int device() const { return stream().device; }
   /// How many blocks can run side by side is a multiple of this.
   int multiprocessors() const { return stream_->multiprocessors(); }
   MemoryUse memory() const { return stream_->use(); }
@@ -170,6 +194,7 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   /// Waits until all that was asked for is done.
   void synchronize() {
     launch_recorded();
+    const detail::DeviceGuard guard(device());
     detail::check_cuda(cudaStreamSynchronize(stream()), "cudaStreamSynchronize");
   }
 
@@ -177,7 +202,7 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   std::shared_ptr<void> allocate(std::size_t bytes) {
     const std::size_t size = std::max<std::size_t>(bytes, 1);  // an empty tensor is a tensor
     const std::shared_ptr<void> data = stream_->allocate(size);
-    if (poison()) detail::check_cuda(cudaMemsetAsync(data.get(), 0xff, size, stream()), "cudaMemsetAsync");
+    if (poison()) set(data.get(), 0xff, size);
     return data;
   }
   /// The values in the device's memory, for a kernel that needs a list. The host does not wait. What was uploaded a
@@ -217,12 +242,13 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   /// What an op keeps from one call to the next (a library's handle, a workspace), made when it is first asked for.
   template <class Part> Part& part() {
     auto& found = parts_[std::type_index(typeid(Part))];
-    if (!found) found = std::make_shared<Part>();
+    if (!found) {
+      const detail::DeviceGuard guard(device());
+      found = std::make_shared<Part>();
+    }
     return *static_cast<Part*>(found.get());
   }
-  void zero(void* to, std::size_t bytes) {
-    if (bytes) detail::check_cuda(cudaMemsetAsync(to, 0, bytes, stream()), "cudaMemsetAsync");
-  }
+  void zero(void* to, std::size_t bytes) { set(to, 0, bytes); }
 
   /// For StepGraph: what is asked for from record() on runs when it is launched, by reading a value at the latest.
   using Graph = std::shared_ptr<detail::CudaGraph>;
@@ -233,7 +259,14 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
 
  private:
   void copy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
-    if (bytes) detail::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, stream()), "cudaMemcpyAsync");
+    if (!bytes) return;
+    const detail::DeviceGuard guard(device());
+    detail::check_cuda(cudaMemcpyAsync(to, from, bytes, kind, stream()), "cudaMemcpyAsync");
+  }
+  void set(void* to, int value, std::size_t bytes) {
+    if (!bytes) return;
+    const detail::DeviceGuard guard(device());
+    detail::check_cuda(cudaMemsetAsync(to, value, bytes, stream()), "cudaMemsetAsync");
   }
 
   struct Upload {
