@@ -1,4 +1,4 @@
-// io/file.hpp: reading a whole file, and the words of io's errors: the system's text, byte numbers, quoted names.
+// io/file.hpp: reading a whole file, folders, and the words of io's errors: the system's text, byte numbers, names.
 #pragma once
 #include <ftlib/core/message.hpp>  // quote, printable
 
@@ -6,7 +6,7 @@
 #include <sys/stat.h>  // ::fstat
 #include <unistd.h>    // ::read, ::close
 
-#include <algorithm>     // std::min
+#include <algorithm>     // std::min, std::sort
 #include <bit>           // std::endian
 #include <cerrno>        // errno
 #include <cstddef>       // std::size_t
@@ -17,6 +17,7 @@
 #include <string_view>   // std::string_view
 #include <system_error>  // std::generic_category
 #include <utility>       // std::exchange
+#include <vector>        // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -29,13 +30,49 @@ inline Error system_error(const std::filesystem::path& path, std::string_view wh
   return Error(str(path.string(), ": ", what, ": ", std::generic_category().message(code)), std::string(hint));
 }
 
+// std::filesystem's own functions throw what is no ft::Error, or hide what went wrong; these are for the library.
+
+namespace detail {
+inline std::filesystem::file_type type_of(const std::filesystem::path& path) {
+  std::error_code error;
+  const auto type = std::filesystem::status(path, error).type();
+  if (type == std::filesystem::file_type::none) throw system_error(path, "cannot look for it", {}, error.value());
+  return type;
+}
+}  // namespace detail
+
+/// Whether there is a folder, or anything, at `path`; a link counts as what it points to. Throws Error where the system
+/// cannot say: no permission, a name that is too long.
 inline bool is_folder(const std::filesystem::path& path) {
-  std::error_code ignored;
-  return std::filesystem::is_directory(path, ignored);
+  return detail::type_of(path) == std::filesystem::file_type::directory;
 }
 inline bool path_exists(const std::filesystem::path& path) {
-  std::error_code ignored;
-  return std::filesystem::exists(path, ignored);
+  return detail::type_of(path) != std::filesystem::file_type::not_found;
+}
+
+/// What is in a folder, by name. Throws Error where it cannot be read.
+inline std::vector<std::filesystem::path> files_in(const std::filesystem::path& folder) {
+  std::vector<std::filesystem::path> files;
+  std::error_code error;
+  for (std::filesystem::directory_iterator at(folder, error), end; !error && at != end; at.increment(error))
+    files.push_back(at->path());
+  if (error) throw system_error(folder, "cannot list the folder", {}, error.value());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+/// Makes a folder and those above it, as far as they are not there. Throws Error.
+inline void make_folders(const std::filesystem::path& folder) {
+  std::error_code error;
+  std::filesystem::create_directories(folder, error);
+  if (error) throw system_error(folder, "cannot make the folder", {}, error.value());
+}
+
+/// Copies a file to where there is none. Throws Error, naming the source.
+inline void duplicate_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+  std::error_code error;
+  std::filesystem::copy_file(from, to, error);
+  if (error) throw system_error(from, str("cannot copy to ", to.string()), {}, error.value());
 }
 
 namespace detail {
@@ -86,8 +123,7 @@ inline OpenFile open_to_read(const std::filesystem::path& path) {
 inline std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const auto file = detail::open_to_read(path);
   if (file.size > max_bytes)
-    throw Error(str(path.string(), ": has ", grouped(file.size), " bytes, at most ", grouped(max_bytes),
-                    " are read"));
+    throw Error(str(path.string(), ": has ", grouped(file.size), " bytes, at most ", grouped(max_bytes), " are read"));
   std::string bytes(static_cast<std::size_t>(file.size), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
@@ -95,9 +131,9 @@ inline std::string read_file(const std::filesystem::path& path, std::uint64_t ma
     if (got < 0 && errno == EINTR) continue;
     if (got < 0) throw system_error(path, str("cannot read at byte ", grouped(done)));
     if (got == 0)
-      throw Error(str(path.string(), ": ended at byte ", grouped(done), " of ", grouped(bytes.size()),
-                      " while it was read"),
-                  "another program is changing it.");
+      throw Error(
+          str(path.string(), ": ended at byte ", grouped(done), " of ", grouped(bytes.size()), " while it was read"),
+          "another program is changing it.");
     done += static_cast<std::size_t>(got);
   }
   return bytes;

@@ -199,7 +199,7 @@ template <Scalar T, Device D> class MMJiT {
     const auto file = SafetensorsFile::open(path);
     const auto found = file.metadata().find("config");
     const auto beside = path.parent_path() / "config.json";
-    if (found == file.metadata().end() && !std::filesystem::exists(beside))
+    if (found == file.metadata().end() && !path_exists(beside))
       throw Error(str(path.string(), ": has no 'config' in its metadata, and there is no ", beside.string()),
                   "this is no picture model, or its config.json was not copied with it.");
     const auto config =

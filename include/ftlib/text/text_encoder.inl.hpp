@@ -55,7 +55,7 @@ auto TextEncoder<T, D>::encode(const std::vector<std::string>& texts, const std:
                                const std::function<void(int64_t done, int64_t of)>& progress) -> std::vector<States> {
   std::map<std::string, std::vector<float>> raw;
   const auto file = cache.empty() ? cache : cache / cache_name();
-  if (!cache.empty() && std::filesystem::exists(file)) read_cache(file, texts, raw);
+  if (!cache.empty() && path_exists(file)) read_cache(file, texts, raw);
   std::vector<std::string> missing;
   for (const std::string& text : texts)
     if (raw.emplace(text, std::vector<float>()).second) missing.push_back(text);
@@ -138,12 +138,9 @@ template <Scalar T, Device D> std::string TextEncoder<T, D>::cache_name() {
   if (cache_name_.empty()) {
     uint64_t hash = fingerprint(std::as_bytes(std::span(encoding_.before)));
     std::vector<std::filesystem::path> files{lm_.path()};
-    if (std::filesystem::is_directory(lm_.path())) {
-      files.clear();
-      for (const auto& file : std::filesystem::directory_iterator(lm_.path()))
-        if (file.path().extension() == ".safetensors" || file.path().extension() == ".json")
-          files.push_back(file.path());
-      std::sort(files.begin(), files.end());
+    if (is_folder(lm_.path())) {
+      files = files_in(lm_.path());
+      std::erase_if(files, [](const auto& f) { return f.extension() != ".safetensors" && f.extension() != ".json"; });
     }
     for (const auto& file : files) hash = 31 * hash + fingerprint(MappedFile::open(file)->bytes());
     char text[64];
@@ -174,7 +171,7 @@ template <Scalar T, Device D>
 void TextEncoder<T, D>::write_cache(const std::filesystem::path& path,
                                     const std::map<std::string, std::vector<float>>& raw) {
   std::optional<SafetensorsFile> old;
-  if (std::filesystem::exists(path)) old = SafetensorsFile::open(path);
+  if (path_exists(path)) old = SafetensorsFile::open(path);
   std::vector<TensorEntry> entries;
   std::vector<std::vector<half>> bytes;
   for (const auto& [text, values] : raw) {
@@ -185,7 +182,7 @@ void TextEncoder<T, D>::write_cache(const std::filesystem::path& path,
   if (old)
     for (const std::string& name : old->names())
       if (!raw.contains(name)) entries.push_back(entry(name, old->tensor(name)));
-  std::filesystem::create_directories(path.parent_path());
+  make_folders(path.parent_path());
   write_safetensors(path, entries);
 }
 

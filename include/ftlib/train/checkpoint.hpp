@@ -95,9 +95,9 @@ void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::
 
 /// True where `folder` holds a checkpoint; finishes what a killed save had left half done.
 inline bool has_checkpoint(const std::filesystem::path& folder) {
-  if (!std::filesystem::exists(folder.parent_path())) return false;
+  if (!path_exists(folder.parent_path())) return false;
   recover_folder(folder);
-  return std::filesystem::exists(folder / "state.json");
+  return path_exists(folder / "state.json");
 }
 
 /// Restores what save_checkpoint wrote and returns its `state`.

@@ -22,7 +22,7 @@ class MetricsLog {
   /// run has left half-written, is cut off with all that follows. Lines without a "step" stay. Makes the file where
   /// there is none.
   static MetricsLog resume(const std::filesystem::path& path, int64_t last_step) {
-    if (std::filesystem::exists(path)) {
+    if (path_exists(path)) {
       const std::uintmax_t keep = bytes_until(path, last_step);
       std::error_code failure;
       std::filesystem::resize_file(path, keep, failure);

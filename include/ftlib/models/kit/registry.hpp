@@ -50,11 +50,11 @@ struct Checkpoint {
 
   /// `path` is a folder with config.json and safetensors files, or a .gguf file.
   [[gnu::cold]] static Checkpoint open(const std::filesystem::path& path) {
-    if (!std::filesystem::exists(path))
+    if (!path_exists(path))
       throw Error(str(path.string(), ": there is no such file or folder"),
                   "give a Hugging Face folder or a .gguf file.");
     Checkpoint checkpoint{path, {}, Weights(path.string()), {}};
-    if (std::filesystem::is_directory(path)) {
+    if (is_folder(path)) {
       checkpoint.config = read_json(path / "config.json");
       const auto tensors = SafetensorsModel::open(path);
       for (const std::string& name : tensors.names()) checkpoint.weights.put(name, tensors.tensor(name));

@@ -86,14 +86,12 @@ FTLIB_INLINE double TensorBoardWriter::now() {
 
 FTLIB_INLINE TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& folder, Clock clock)
     : clock_(std::move(clock)) {
-  std::error_code failure;
-  std::filesystem::create_directories(folder, failure);
-  if (failure) throw Error(str("tensorboard: cannot make folder ", folder.string(), ": ", failure.message()));
+  make_folders(folder);
   // TensorBoard reads a folder's files in the order of their names: time, then a number for files of one second.
   const auto seconds = static_cast<int64_t>(clock_());
   for (int number = 0;; ++number) {
     path_ = folder / str("events.out.tfevents.", seconds, ".ftlib.", number);
-    if (!std::filesystem::exists(path_)) break;
+    if (!path_exists(path_)) break;
   }
   file_.open(path_, std::ios::binary | std::ios::trunc);
   if (!file_) throw Error(str("tensorboard: cannot open ", path_.string()), "the folder must be yours to write.");
