@@ -131,11 +131,10 @@ int main(int argc, char** argv) {
   add_decoding(200);
   add_decoding(1024);
   add_op("rope", {{N, H, hd}}, {}, 6.0 * N * H * hd / 2, []<class T>(Context<Cpu>& ctx, Inputs<T>& in) {
-    static RopeTable<T, Cpu> table(RopeOptions{.head_size = hd, .theta = 1e5f});
-    table.reserve(ctx, N);
+    static Rotary<T, Cpu> rotary(RopeOptions{.head_size = hd, .theta = 1e5f});
     std::vector<int32_t> positions(N);
     std::iota(positions.begin(), positions.end(), 0);
-    return rope(ctx, in.x[0], table, Tensor<int32_t, Cpu>(ctx, {N}, positions));
+    return rope(ctx, in.x[0], rotary.table(ctx, N), Tensor<int32_t, Cpu>(ctx, {N}, positions));
   });
   add_op("rms_norm", {{N, C}}, {{C}}, 4.0 * N * C,
          [](auto& ctx, auto& in) { return rms_norm(ctx, in.x[0], in.w[0], 1e-5f); });

@@ -25,7 +25,7 @@ void step(Lm& lm, int64_t length, int64_t layers) {
   for (int64_t i = 0; i < 1024 / length; ++i)
     batch.add(std::vector<int32_t>(static_cast<std::size_t>(length), static_cast<int32_t>(300 + i)));
   ft::Tape tape(lm.context());
-  auto h = lm.model().hidden(lm.context(), batch, {.layers = layers});
+  auto h = lm.model().hidden_after(lm.context(), batch, {layers}).front();
   tape.backward(h, h.detached());
 }
 

@@ -6,7 +6,7 @@
     make_model_fixtures.py --check                remakes them in a temporary folder and compares, within 2e-5
     make_model_fixtures.py --real MODEL.gguf OUT.json   the same for a real file, which is not committed
 
-Hugging Face folders (llama_tiny, llama_untied, gemma3_tiny) hold
+Hugging Face folders (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny) hold
     config.json, *.safetensors       the model, as transformers 5 writes it; config.v4.json: the same as 4.x wrote it
     adapter_initial, adapter_trained peft folders (README.md left out): LoRA before and after the ten steps
     expected.json                    ids, masks, losses, norms, generated ids, checksums
@@ -32,6 +32,9 @@ Traps these fixtures are made to catch:
  - AdamW: decay on matrices (embedding and LoRA among them) and none on norms; eps outside the root; bias-corrected.
  - LoRA: B = 0, so A's first gradient is exactly zero; alpha / r scales; 'all-linear' leaves lm_head out.
  - repetition_penalty counts the prompt's tokens; positive logits are divided, negative ones multiplied.
+ - qwen2 has biases on q, k and v alone; qwen2_tiny's last layer has a window (use_sliding_window, max_window_layers).
+ - qwen3_tiny: 4 heads of 8 over a width of 20; q and k are normed head by head, with one weight for all heads.
+ - qwen2's and qwen3's q and k rows are not permuted in GGUF.
  - llama's q and k rows are permuted in GGUF, by their own head counts (kv heads for k).
  - llama_untied's rope (llama3): factor 8, original length 32, so that all three bands of frequencies occur.
  - GGUF scalars are float32: eps is 9.99999974e-06 there, 1e-5 in config.json.
@@ -48,7 +51,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
-from reference_gguf import (GEMMA3_BLOCK, LLAMA_BLOCK, chosen_nll, formula_lora, gguf, need, np, open_model,
+from reference_gguf import (BLOCKS, chosen_nll, formula_lora, gguf, need, np, open_model,
                             open_tokenizer, permute, torch, transformers)
 
 peft, safetensors_torch = need("peft", "safetensors.torch")
@@ -91,6 +94,8 @@ def randomise(model, embedding_std):
         for name, p in model.named_parameters():
             if gemma and "post_" in name:
                 p.uniform_(0.2, 2.0)  # what a block adds outweighs the embedding: tied models else repeat their input
+            elif name.endswith("bias"):
+                p.normal_(0, 0.5)
             elif p.dim() == 1:
                 p.uniform_(-0.5, 0.6) if gemma else p.uniform_(0.5, 1.6)
             else:
@@ -117,6 +122,25 @@ def llama_untied():
     return randomise(transformers.LlamaForCausalLM(c), 0.5), {"rope_theta": 10000.0, "rope_scaling": rope}, "24KB"
 
 
+def qwen2_tiny():
+    c = transformers.Qwen2Config(
+        vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        use_sliding_window=True, sliding_window=8, max_window_layers=2,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, attn_implementation="eager")
+    old = {"rope_theta": 1e5, "rope_scaling": None, "layer_types": None}
+    return randomise(transformers.Qwen2ForCausalLM(c), 0.6), old, "10GB"
+
+
+def qwen3_tiny():
+    c = transformers.Qwen3Config(
+        vocab_size=97, hidden_size=20, intermediate_size=36, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, attn_implementation="eager")
+    old = {"rope_theta": 1e6, "rope_scaling": None, "layer_types": None}
+    return randomise(transformers.Qwen3ForCausalLM(c), 0.35), old, "10GB"
+
+
 def gemma3_tiny():
     pattern = 3
     c = transformers.Gemma3TextConfig(
@@ -132,7 +156,7 @@ def gemma3_tiny():
     return randomise(transformers.Gemma3ForCausalLM(c), 0.25), old, "10GB"
 
 
-FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, gemma3_tiny)}
+FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny)}
 
 
 # ---- what transformers says ------------------------------------------------------------------------------------------
@@ -369,8 +393,10 @@ def tensor_kinds(name, architecture):
     T = gguf.GGMLQuantizationType
     if "norm" in name:
         return T.F32
-    if architecture == "llama":
-        if name.startswith("token_embd"):
+    if name.endswith(".bias"):
+        return T.F32
+    if architecture != "gemma3":
+        if name.startswith(("token_embd", "output")):
             return T.Q8_0
         return T.Q4_0 if name in ("blk.1.attn_v.weight", "blk.1.ffn_up.weight") else T.Q4_1
     if name.startswith("token_embd"):
@@ -396,13 +422,17 @@ def write_gguf(path, model, architecture):
     w.add_head_count_kv(c.num_key_value_heads)
     w.add_layer_norm_rms_eps(c.rms_norm_eps)
     symbols = byte_symbols()
-    if architecture == "llama":
+    if architecture != "gemma3":
         w.add_vocab_size(c.vocab_size)
-        w.add_rope_dimension_count(c.head_dim)
+        if architecture == "llama":
+            w.add_rope_dimension_count(c.head_dim)
+        if architecture == "qwen3":
+            w.add_key_length(c.head_dim)
+            w.add_value_length(c.head_dim)
         w.add_rope_freq_base(c.rope_parameters["rope_theta"])
         merged = ["th", "the", "Ġthe", "in", "ing"]
         w.add_tokenizer_model("gpt2")
-        w.add_tokenizer_pre("smollm")
+        w.add_tokenizer_pre("smollm" if architecture == "llama" else "qwen2")
         w.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *symbols, *merged])
         w.add_token_types([3, 3, 3] + [1] * (256 + len(merged)))
         w.add_token_merges(["t h", "th e", "Ġ the", "i n", "in g"])
@@ -427,13 +457,13 @@ def write_gguf(path, model, architecture):
     w.add_pad_token_id(ids["pad"])
     w.add_quantization_version(2)
 
-    state = {k: v.detach().numpy() for k, v in model.state_dict().items() if k != "lm_head.weight"}
-    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
-    block = {v: k for k, v in (LLAMA_BLOCK if architecture == "llama" else GEMMA3_BLOCK).items()}
+    state = {k: v.detach().numpy() for k, v in model.state_dict().items() if k != "lm_head.weight" or not c.tie_word_embeddings}
+    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    block = {v: k for k, v in BLOCKS[architecture].items()}
     for name, value in state.items():
-        stem = name.removesuffix(".weight")
+        stem, kind = name.rsplit(".", 1)
         ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
-        ours += ".weight"
+        ours += f".{kind}"
         kind = tensor_kinds(ours, architecture)
         if architecture == "llama" and ".attn_q." in ours:
             value = permute(value, c.num_attention_heads)
@@ -460,6 +490,22 @@ def llama_q4_1():
     return randomise(transformers.LlamaForCausalLM(c), 0.2), "llama"
 
 
+def qwen2_q4_1():
+    c = transformers.Qwen2Config(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    return randomise(transformers.Qwen2ForCausalLM(c), 0.2), "qwen2"
+
+
+def qwen3_q4_1():
+    c = transformers.Qwen3Config(
+        vocab_size=264, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    return randomise(transformers.Qwen3ForCausalLM(c), 0.4), "qwen3"
+
+
 def gemma3_q4_k():
     c = transformers.Gemma3TextConfig(
         vocab_size=272, hidden_size=256, intermediate_size=64, num_hidden_layers=6, num_attention_heads=2,
@@ -470,7 +516,7 @@ def gemma3_q4_k():
     return randomise(transformers.Gemma3ForCausalLM(c), 0.05), "gemma3"
 
 
-GGUFS = {f.__name__: f for f in (llama_q4_1, gemma3_q4_k)}
+GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k)}
 
 
 def make_gguf(name, out):

@@ -28,18 +28,20 @@ BLOCK = {  # GGUF's name in a block: transformers' name in a layer
     "attn_v": "self_attn.v_proj", "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 LLAMA_BLOCK = BLOCK | {"ffn_norm": "post_attention_layernorm"}
+QWEN_BLOCK = LLAMA_BLOCK | {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 GEMMA3_BLOCK = BLOCK | {
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
     "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm"}
+BLOCKS = {"llama": LLAMA_BLOCK, "qwen2": QWEN_BLOCK, "qwen3": QWEN_BLOCK, "gemma3": GEMMA3_BLOCK}
 
 
 def transformers_name(name, block):
     top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-    parts = name.removesuffix(".weight").split(".")
+    *parts, kind = name.split(".")  # kind: weight or bias
     if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{block[parts[2]]}.weight"
-    return top[parts[0]] + ".weight"
+        return f"model.layers.{parts[1]}.{block[parts[2]]}.{kind}"
+    return f"{top[parts[0]]}.{kind}"
 
 
 def permute(w, heads):
@@ -52,7 +54,7 @@ def unpermute(w, heads):
 
 
 def state_dict(reader, architecture, heads, kv_heads):
-    block = {"llama": LLAMA_BLOCK, "gemma3": GEMMA3_BLOCK}[architecture]
+    block = BLOCKS[architecture]
     state = {}
     for tensor in reader.tensors:
         if tensor.name == "rope_freqs.weight":  # Llama 3's scaling as a table; not a weight of the checkpoint
@@ -94,7 +96,10 @@ def config(reader, architecture):
             query_pre_attn_scalar=common["head_dim"], sliding_window=get("attention.sliding_window"),
             rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": theta},
                              "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}, **common)
-    sys.exit(f"reference_gguf: architecture '{architecture}' is not known here\n  hint: llama and gemma3 are")
+    if architecture in ("qwen2", "qwen3"):
+        kind = transformers.Qwen2Config if architecture == "qwen2" else transformers.Qwen3Config
+        return kind(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
+    sys.exit(f"reference_gguf: architecture '{architecture}' is not known here\n  hint: {', '.join(BLOCKS)} are")
 
 
 def open_model(path):
@@ -107,7 +112,8 @@ def open_model(path):
     state = state_dict(reader, architecture, c.num_attention_heads, c.num_key_value_heads)
     if c.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    kind = {"llama": transformers.LlamaForCausalLM, "gemma3": transformers.Gemma3ForCausalLM}[architecture]
+    kind = {"llama": transformers.LlamaForCausalLM, "qwen2": transformers.Qwen2ForCausalLM,
+            "qwen3": transformers.Qwen3ForCausalLM, "gemma3": transformers.Gemma3ForCausalLM}[architecture]
     model = kind(c).float().eval()
     model.load_state_dict(state, strict=True)
     model.tie_weights()

@@ -26,8 +26,7 @@ template <Scalar T, Device D> struct Loaded {
   std::vector<Parameter<T, D>*> parameters;
 
   explicit Loaded(const std::string& name) {
-    auto checkpoint = Checkpoint::open(models / name);
-    model = make_language_model<T>(ctx, checkpoint.config, checkpoint.weights);
+    model = make_language_model<T>(ctx, Checkpoint::open(models / name));
     model->visit([&](Parameter<T, D>& w) { parameters.push_back(&w); });
   }
 };

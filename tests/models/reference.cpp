@@ -35,8 +35,7 @@ struct Case {
                                          ? data_folder / (name.substr(0, name.size() - 5) + ".expected.safetensors")
                                          : data_folder / name / "expected.safetensors")) {
     ctx.poison(true);
-    auto checkpoint = Checkpoint::open(data_folder / name);
-    model = make_language_model<float>(ctx, checkpoint.config, checkpoint.weights);
+    model = make_language_model<float>(ctx, Checkpoint::open(data_folder / name));
     model->visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
   }
   void train_all() {
@@ -78,7 +77,8 @@ struct Case {
 }  // namespace
 
 TEST_CASE("models: logits, hidden states and losses are transformers'") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny", "llama_q4_1.gguf", "gemma3_q4_k.gguf"}) {
+  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny",
+                                 "llama_q4_1.gguf", "qwen2_q4_1.gguf", "qwen3_q4_1.gguf", "gemma3_q4_k.gguf"}) {
     CAPTURE(name);
     Case c(name);
     const auto& sequences = c.expected["sequences"];
@@ -94,15 +94,17 @@ TEST_CASE("models: logits, hidden states and losses are transformers'") {
     CHECK(all == doctest::Approx(c.expected["loss"]["total_sum"].get<double>()).epsilon(1e-5));
     if (c.expected.contains("hidden")) {
       const auto& sequence = sequences[c.expected["hidden"]["sequence"].get<std::size_t>()];
-      for (int64_t layer = 0; c.arrays.contains(str("hidden.", layer)); ++layer)
-        CHECK(c.difference(c.model->hidden(c.ctx, Case::pack(Json::array({sequence})), {.layers = layer}),
-                           str("hidden.", layer)) <= 1e-4);
+      std::vector<int64_t> layers;
+      for (int64_t layer = 0; c.arrays.contains(str("hidden.", layer)); ++layer) layers.push_back(layer);
+      const auto states = c.model->hidden_after(c.ctx, Case::pack(Json::array({sequence})), layers);
+      for (const int64_t layer : layers)
+        CHECK(c.difference(states[static_cast<std::size_t>(layer)], str("hidden.", layer)) <= 1e-4);
     }
   }
 }
 
 TEST_CASE("models: gradients of every parameter are transformers', recomputed or not") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny"})
+  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"})
     for (const bool recomputed : {false, true}) {
       CAPTURE(name);
       CAPTURE(recomputed);
@@ -121,7 +123,7 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
 }
 
 TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' and peft's") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny"})
+  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"})
     for (const std::string way : {"full", "lora"}) {
       CAPTURE(name);
       CAPTURE(way);

@@ -2,8 +2,10 @@
 // (tools/ops_fixtures.py).
 #include <ftlib/ops/rope.hpp>
 
+#include <array>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "../op_suite.hpp"
 
@@ -24,8 +26,7 @@ struct Rope {
   RopeOptions options() const { return {.head_size = hd, .theta = 100, .rotary_size = rotary ? rotary : hd - hd % 2}; }
   std::vector<HostArray> inputs(Random& random) const { return {activation(random, {N, H, hd})}; }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
-    RopeTable<T, D> table(options());
-    table.reserve(ctx, 101);
+    const auto table = Rotary<T, D>(options()).table(ctx, 101);
     std::vector<int32_t> positions;
     for (int64_t n = 0; n < N; ++n) positions.push_back(position(n));
     return rope(ctx, a.x[0], table, Tensor<int32_t, D>(ctx, {N}, positions), pairing);
@@ -68,8 +69,7 @@ TEST_CASE("ops/rope: tables are those of transformers") {
       options.llama3 = Llama3Scaling{s.at("factor"), s.at("low_freq_factor"), s.at("high_freq_factor"),
                                      s.at("original_max_position_embeddings")};
     }
-    RopeTable<float, Cpu> table(options);
-    table.reserve(ctx, 8192);
+    const auto table = Rotary<float, Cpu>(options).table(ctx, 8192);
     const int64_t half = table.cos.size(1);
     double error = 0;
     for (const auto& row : c.at("rows")) {
@@ -110,26 +110,42 @@ TEST_CASE("ops/rope: on a grid, half of a head's pairs turn by the row and half 
 
 TEST_CASE("ops/rope: a table grows, and what used the shorter one keeps it") {
   Context<Cpu> ctx({.threads = 1});
-  RopeTable<double, Cpu> table(RopeOptions{.head_size = 8});
-  CHECK(table.positions() == 0);
-  table.reserve(ctx, 3);
-  const auto rows = table.positions();
+  Rotary<double, Cpu> rotary(RopeOptions{.head_size = 8});
+  const auto before = rotary.table(ctx, 3);
+  const auto rows = before.positions();
   CHECK(rows >= 3);
-  const auto before = table.cos;
-  table.reserve(ctx, rows);
-  CHECK(table.cos.data() == before.data());
-  table.reserve(ctx, rows + 1);
-  CHECK(table.positions() >= 2 * rows);
-  for (int64_t i = 0; i < before.count(); ++i) CHECK(table.cos.data()[i] == before.data()[i]);
+  CHECK(rotary.table(ctx, rows).cos.data() == before.cos.data());
+  const auto after = rotary.table(ctx, rows + 1);
+  CHECK(after.positions() >= 2 * rows);
+  CHECK(rotary.table(ctx, 1).cos.data() == after.cos.data());
+  for (int64_t i = 0; i < before.cos.count(); ++i) CHECK(after.cos.data()[i] == before.cos.data()[i]);
+}
+
+TEST_CASE("ops/rope: many sessions ask one model's table at once") {
+  Rotary<float, Cpu> rotary(RopeOptions{.head_size = 8});
+  std::vector<std::thread> threads;
+  std::array<bool, 4> right{};
+  for (std::size_t t = 0; t < right.size(); ++t)
+    threads.emplace_back([&, t] {
+      Context<Cpu> ctx({.threads = 1});
+      right[t] = true;
+      for (int64_t n = 1; n < 2000; n += 37) {
+        const auto table = rotary.table(ctx, n);
+        const double angle = static_cast<double>(n - 1);  // of the first pair, whose frequency is 1
+        right[t] &= table.positions() >= n && std::abs(double{table.cos.data()[(n - 1) * 4]} - std::cos(angle)) < 1e-6;
+      }
+    });
+  for (auto& thread : threads) thread.join();
+  for (const bool r : right) CHECK(r);
 }
 
 TEST_CASE("ops/rope: what does not fit is refused") {
   Context<Cpu> ctx({.threads = 1});
-  RopeTable<float, Cpu> table(RopeOptions{.head_size = 8});
+  RopeTable<float, Cpu> table;
   const auto x = Tensor<float, Cpu>::zeros(ctx, {2, 3, 8});
   const Tensor<int32_t, Cpu> positions(ctx, {2}, {0, 1});
   CHECK_THROWS_WITH_AS(rope(ctx, x, table, positions), doctest::Contains("rope: a table of () cosines"), Error);
-  table.reserve(ctx, 10);
+  table = Rotary<float, Cpu>(RopeOptions{.head_size = 8}).table(ctx, 10);
   CHECK_THROWS_WITH_AS(rope(ctx, x.reshaped({2, 24}), table, positions), doctest::Contains("rope: x (2, 24)"), Error);
   CHECK_THROWS_WITH_AS(rope(ctx, x.reshaped({3, 2, 8}), table, positions),
                        doctest::Contains("rope: positions (2) do not fit x (3, 2, 8)"), Error);
@@ -144,6 +160,4 @@ TEST_CASE("ops/rope: what does not fit is refused") {
   CHECK_THROWS_WITH_AS(rope_frequencies({.head_size = 8, .theta = -1}), doctest::Contains("theta -1"), Error);
   CHECK_THROWS_WITH_AS(rope_frequencies({.head_size = 8, .llama3 = Llama3Scaling{.high_freq_factor = 1}}),
                        doctest::Contains("llama3 scaling"), Error);
-  RopeTable<float, Cpu> given(table.cos, table.sin);
-  CHECK_THROWS_WITH_AS(given.reserve(ctx, last + 1), doctest::Contains("outside the table"), Error);
 }

@@ -34,7 +34,7 @@ const std::vector<int32_t> some_tokens{7, 70, 6, 46, 90, 3, 22, 51, 8, 33, 12};
 
 TEST_CASE(
     "generate: greedy tokens are transformers', one prompt or all in a batch, with the repetition penalty or not") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny"})
+  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"})
     for (const bool penalty : {false, true}) {
       CAPTURE(name);
       CAPTURE(penalty);
@@ -80,7 +80,7 @@ TEST_CASE("generate: streams are seeded, stop strings end them, and a batch says
 }
 
 TEST_CASE("adapters: peft's folder gives peft's logits, and what is saved gives the same again") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "gemma3_tiny"}) {
+  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"}) {
     CAPTURE(name);
     Scratch dir;
     auto lm = Lm::from_pretrained(models / name, {.threads = 2});

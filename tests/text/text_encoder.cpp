@@ -28,7 +28,7 @@ TEST_CASE("text encoder: the states of a text's own tokens, after a layer, behin
   auto lm = CausalLM<float, Cpu>::from_pretrained(path);
   PackedTokens batch;
   batch.add(lm.encode("Draw: dog"));
-  const auto all = lm.model().hidden(lm.context(), batch, {.layers = 1}).to_host(lm.context());
+  const auto all = lm.model().hidden_after(lm.context(), batch, {1}).front().to_host(lm.context());
   const auto& own = *states[1];
   for (std::size_t i = 0; i < own.size(); ++i) {
     const float expected = std::clamp(all[all.size() - own.size() + i], -6.0f, 6.0f);

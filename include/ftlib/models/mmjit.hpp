@@ -2,19 +2,19 @@
 // pixels. Patches and text tokens run side by side through double-stream blocks with joint attention. JiT:
 // arXiv:2511.13720, MM-DiT: 2403.03206; tensor names are those of minit2i-torch.
 #pragma once
-#include <ftlib/autograd/recompute.hpp>     // recompute
-#include <ftlib/io/safetensors.hpp>         // SafetensorsFile, write_safetensors
-#include <ftlib/models/kit/tensor_map.hpp>  // Weights
-#include <ftlib/models/mmjit_config.hpp>    // MMJiTConfig, PackedText
-#include <ftlib/nn/linear.hpp>              // Linear
-#include <ftlib/ops/activation.hpp>         // silu, swiglu
-#include <ftlib/ops/attention.hpp>          // attention
-#include <ftlib/ops/elementwise.hpp>        // add, gate_residual
-#include <ftlib/ops/embedding.hpp>          // embedding
-#include <ftlib/ops/norm.hpp>               // rms_norm, add_rms_norm, rms_norm_modulate
-#include <ftlib/ops/rope.hpp>               // rope
-#include <ftlib/ops/rows.hpp>               // take_rows, mean_rows
-#include <ftlib/ops/shape.hpp>              // reshape, split, concat
+#include <ftlib/autograd/recompute.hpp>   // recompute
+#include <ftlib/io/safetensors.hpp>       // SafetensorsFile, write_safetensors
+#include <ftlib/models/kit/weights.hpp>   // Weights
+#include <ftlib/models/mmjit_config.hpp>  // MMJiTConfig, PackedText
+#include <ftlib/nn/linear.hpp>            // Linear
+#include <ftlib/ops/activation.hpp>       // silu, swiglu
+#include <ftlib/ops/attention.hpp>        // attention
+#include <ftlib/ops/elementwise.hpp>      // add, gate_residual
+#include <ftlib/ops/embedding.hpp>        // embedding
+#include <ftlib/ops/norm.hpp>             // rms_norm, add_rms_norm, rms_norm_modulate
+#include <ftlib/ops/rope.hpp>             // rope
+#include <ftlib/ops/rows.hpp>             // take_rows, mean_rows
+#include <ftlib/ops/shape.hpp>            // reshape, split, concat
 
 #include <algorithm>   // std::max
 #include <cmath>       // std::sqrt, std::exp

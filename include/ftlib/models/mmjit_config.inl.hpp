@@ -1,7 +1,7 @@
 // models/mmjit_config.inl.hpp: the bodies of models/mmjit_config.hpp.
 #pragma once
-#include <ftlib/io/json.hpp>            // Json
-#include <ftlib/models/kit/config.hpp>  // ConfigReader
+#include <ftlib/io/json.hpp>                 // Json
+#include <ftlib/models/kit/json_reader.hpp>  // ConfigReader
 #include <ftlib/models/mmjit_config.hpp>
 
 namespace ft::inline FTLIB_ABI {

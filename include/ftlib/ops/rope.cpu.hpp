@@ -21,7 +21,7 @@ void rope_turn(Context<Cpu>& ctx,
   for (int64_t n = 0; n < N; ++n)
     if (position.data[n] < 0 || position.data[n] >= P)
       throw Error(str("rope: position ", position.data[n], " of token ", n, " is outside the table of ", P, " rows"),
-                  "RopeTable::reserve makes the table longer.");
+                  "Rotary::table makes it longer.");
   using Row = Eigen::Array<T, Eigen::Dynamic, 1>;
   using Read = Eigen::Map<const Row>;
   using Assign = Eigen::Map<Row>;

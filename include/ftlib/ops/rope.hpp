@@ -13,6 +13,7 @@
 #endif
 
 #include <cmath>     // std::cos, std::sin, std::pow
+#include <mutex>     // std::mutex
 #include <numbers>   // std::numbers::pi
 #include <optional>  // std::optional
 #include <vector>    // std::vector
@@ -101,33 +102,14 @@ inline std::vector<float> grid_angles(int64_t head_size, float theta, int64_t he
 }
 
 /// Cosine and sine of each (position, pair), (P, R / 2) each. Any two tensors of that form do: rotary positions over
-/// several axes are a table whose row is a place on the grid.
+/// several axes are a table whose row is a place on the grid. Does not change; copies share the tensors.
 template <Scalar T, Device D> struct RopeTable {
   Tensor<T, D> cos, sin;
 
   RopeTable() = default;
   RopeTable(Tensor<T, D> cos_, Tensor<T, D> sin_) : cos(std::move(cos_)), sin(std::move(sin_)) {}
-  /// The table of given angles, (P, R / 2) with R / 2 = pairs.
-  RopeTable(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles) { set(ctx, pairs, angles); }
-  /// The table of text positions 0, 1, ...; empty until reserve().
-  explicit RopeTable(const RopeOptions& options) : options_(options) { rope_frequencies(options); }
-
-  int64_t positions() const { return cos ? cos.size(0) : 0; }
-
-  /// Makes the table cover positions [0, count); at least doubles it where it grows. What was recorded with the shorter
-  /// table keeps that one.
-  void reserve(Context<D>& ctx, int64_t count) {
-    if (count <= positions()) return;
-    if (options_.head_size == 0)
-      throw Error(str("rope: position ", count - 1, " is outside the table of ", positions(), " rows"),
-                  "this table was given as tensors and cannot grow.");
-    const int64_t rows = std::max<int64_t>({count, 2 * positions(), 64});
-    const auto angles = text_angles(options_, rows);
-    set(ctx, static_cast<int64_t>(angles.size()) / rows, angles);
-  }
-
- private:
-  void set(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles) {
+  /// From the angles of `pairs` pairs at each place, (P, pairs).
+  RopeTable(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles) {
     std::vector<T> c, s;
     c.reserve(angles.size());
     s.reserve(angles.size());
@@ -139,13 +121,41 @@ template <Scalar T, Device D> struct RopeTable {
     cos = Tensor<T, D>(ctx, shape, c);
     sin = Tensor<T, D>(ctx, shape, s);
   }
+  int64_t positions() const { return cos ? cos.size(0) : 0; }
+};
 
+/// A model's rotary positions: a table that grows when a longer text comes. All sessions over the model share it and
+/// may ask at once.
+template <Scalar T, Device D> class Rotary {
+ public:
+  /// Throws Error where the options make no sense.
+  explicit Rotary(RopeOptions options) : options_(std::move(options)) { rope_frequencies(options_); }
+  const RopeOptions& options() const { return options_; }
+
+  /// A table of at least `count` positions. Where it must grow it at least doubles, and is uploaded by `ctx`.
+  RopeTable<T, D> table(Context<D>& ctx, int64_t count) {
+    const std::lock_guard lock(mutex_);
+    if (tables_.empty() || count > tables_.back().positions()) {
+      const int64_t before = tables_.empty() ? 0 : tables_.back().positions();
+      const int64_t rows = std::max<int64_t>({count, 2 * before, 64});
+      const auto angles = text_angles(options_, rows);
+      tables_.emplace_back(ctx, static_cast<int64_t>(angles.size()) / rows, angles);
+      ctx.synchronize();  // another session's stream may read it next
+    }
+    return tables_.back();
+  }
+
+ private:
   RopeOptions options_;
+  std::mutex mutex_;
+  // Shorter tables stay, all of them together no larger than the last: a kernel of another session may still read one,
+  // and their memory would go back to the session that made them.
+  std::vector<RopeTable<T, D>> tables_;
 };
 
 /// Turns each pair (a, b) of a head by the angle of its token's position: (a cos - b sin, b cos + a sin); elements past
 /// the rotary size pass. x (N, H, hd), positions (N) -> (N, H, hd). Throws Error where shapes do not fit, and on the
-/// CPU where a position is outside the table: call table.reserve(ctx, largest + 1) first.         arXiv:2104.09864
+/// CPU where a position is outside the table: ask Rotary::table for largest + 1 positions.        arXiv:2104.09864
 template <Scalar T, Device D>
 Tensor<T, D> rope(Context<D>& ctx, const Tensor<T, D>& x_, const RopeTable<T, D>& table,
                   const Tensor<int32_t, D>& positions, RopePairing pairing = RopePairing::half_split) {
@@ -157,7 +167,7 @@ Tensor<T, D> rope(Context<D>& ctx, const Tensor<T, D>& x_, const RopeTable<T, D>
       !table.sin.contiguous() || 2 * table.cos.size(1) > x_.size(2))
     throw Error(str("rope: a table of ", table.cos.shape(), " cosines and ", table.sin.shape(),
                     " sines does not fit x ", x_.shape()),
-                "a table is (positions, rotary size / 2), made by RopeTable::reserve, no wider than half a head.");
+                "a table is (positions, rotary size / 2), made by Rotary::table, no wider than half a head.");
   const Tensor<T, D> x = detail::dense_heads(ctx, x_);
   Tensor<T, D> y(ctx, x.shape());
   rope_turn(ctx, y.view(), x.view(), table.cos.view(), table.sin.view(), positions.view(), pairing, T(1));

@@ -53,8 +53,8 @@ template <Scalar T, Device D> class CausalLM {
     CausalLM lm;
     lm.path_ = path;
     lm.ctx_ = std::make_unique<Context<D>>(options);
-    Checkpoint checkpoint = Checkpoint::open(path);
-    lm.model_ = make_language_model<T>(*lm.ctx_, checkpoint.config, checkpoint.weights);
+    const Checkpoint checkpoint = Checkpoint::open(path);
+    lm.model_ = make_language_model<T>(*lm.ctx_, checkpoint);
     if (checkpoint.gguf) {
       lm.tokenizer_ = Tokenizer::from_gguf(*checkpoint.gguf);
     } else if (std::filesystem::exists(path / "tokenizer.json")) {
@@ -142,7 +142,7 @@ template <Scalar T, Device D> class CausalLM {
 
   [[gnu::cold]] ModelSummary summary() {
     ModelSummary s;
-    s.architecture = model_->config().value("model_type", "");
+    s.architecture = model_->info().model_type;
     for (const Parameter<T, D>* w : parameters()) {
       s.parameters += w->count();
       s.trainable += w->trainable ? w->count() : 0;

@@ -37,7 +37,7 @@ template <Scalar T, Device D> class TextEncoder {
   /// Opens what CausalLM opens. Throws Error where the encoding does not fit the model.
   static TextEncoder open(const std::filesystem::path& path, TextEncoding encoding, int threads = 0);
 
-  int64_t width() { return at<int64_t>(lm_.model().config(), "hidden_size", lm_.path().string()); }
+  int64_t width() { return lm_.model().info().hidden_size; }
   const TextEncoding& encoding() const { return encoding_; }
 
   /// States of `texts` in their order; equal texts share theirs. With a `cache`, a folder, those that are in it are

@@ -41,7 +41,7 @@ TextEncoder<T, D> TextEncoder<T, D>::open(const std::filesystem::path& path, Tex
   TextEncoder encoder{CausalLM<T, D>::from_pretrained(path, {.threads = threads}), std::move(encoding)};
   const auto width = static_cast<std::size_t>(encoder.width());
   const auto& e = encoder.encoding_;
-  const auto layers = at<int64_t>(encoder.lm_.model().config(), "num_hidden_layers", path.string());
+  const auto layers = encoder.lm_.model().info().num_hidden_layers;
   if (e.layer > layers || (!e.mean.empty() && e.mean.size() != width))
     throw Error(str(path.string(), ": has ", layers, " layers and width ", width, ", layer ", e.layer, " and width ",
                     e.mean.size(), " are asked for"),
@@ -114,7 +114,7 @@ void TextEncoder<T, D>::compute(std::span<const std::string> texts, std::map<std
   }
   batch.targets.clear();
   const auto states =
-      convert<float>(lm_.context(), lm_.model().hidden(lm_.context(), batch, {.layers = encoding_.layer}))
+      convert<float>(lm_.context(), lm_.model().hidden_after(lm_.context(), batch, {encoding_.layer}).front())
           .to_host(lm_.context());
   const auto C = static_cast<std::size_t>(width()), skip = before_.size();
   for (std::size_t i = 0; i < texts.size(); ++i) {

@@ -1,135 +1,477 @@
-// models/kit/config.hpp: reading a model's configuration: Hugging Face's config.json, and GGUF's metadata turned into
-// one.
+// models/kit/config.hpp: a model's configuration: a struct whose fields are described once, under the key of
+// config.json and the key of GGUF, and are read from either and written back. What a file says beyond that is computed,
+// refused by its name, or noted: never passed over without a word.
 #pragma once
-#include <ftlib/io/gguf.hpp>   // GgufFile
-#include <ftlib/io/json.hpp>   // Json, at, value_or
-#include <ftlib/ops/rope.hpp>  // RopeOptions
+#include <ftlib/io/gguf.hpp>                    // GgufFile
+#include <ftlib/io/json.hpp>                    // Json, at, value_or
+#include <ftlib/models/kit/language_model.hpp>  // ModelInfo
+#include <ftlib/models/kit/tensor_map.hpp>      // TensorMap
+#include <ftlib/ops/rope.hpp>                   // RopeOptions
 
-#include <string>  // std::string
-#include <vector>  // std::vector
+#include <algorithm>  // std::find
+#include <cmath>      // std::abs
+#include <cstdio>     // std::snprintf
+#include <cstdlib>    // std::strtod
+#include <optional>   // std::optional
+#include <set>        // std::set
+#include <string>     // std::string
+#include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
-/// Reads config.json's fields with the file's name in every message.
-struct ConfigReader {
-  const Json& json;
-  const std::string& file;
+/// A configuration's fields, one call each: `hf` is the key in config.json, `gguf` the key behind "<architecture>." of
+/// GGUF; null where a form has none. Readers assign, and throw Error naming the file and the key where a value is
+/// missing (and no fallback is given), of another type or absurd; the writer reads.
+class ConfigFields {
+ public:
+  virtual ~ConfigFields() = default;
+  /// A whole number of at least `least`.
+  virtual void size(const char* hf, const char* gguf, int64_t& value, std::optional<int64_t> fallback = {},
+                    int64_t least = 1) = 0;
+  virtual void number(const char* hf, const char* gguf, float& value, std::optional<float> fallback = {}) = 0;
+  virtual void flag(const char* hf, const char* gguf, bool& value, bool fallback) = 0;
+  /// Rows of the embedding.
+  virtual void vocabulary(int64_t& rows) = 0;
+  virtual void tied(bool& value, bool fallback) = 0;
+  /// Rotary positions, of the layers of one type where there are several ("full_attention").
+  virtual void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type = nullptr) = 0;
+  /// Theta of the layers with a window, which know no other kind.
+  virtual void local_rope(RopeOptions& rope, int64_t head_dim, float theta) = 0;
+  /// Which layers attend to the window alone; `otherwise` where the file does not say.
+  virtual void sliding(std::vector<bool>& layers, int64_t count, const std::vector<bool>& otherwise) = 0;
+  /// Whoever says something else is a variant that is not computed here.
+  virtual void expect(const char* hf, const char* known) = 0;
+  virtual bool is_gguf() const { return false; }
 
-  /// A positive whole number; Error where it is missing, none, or absurdly large.
-  int64_t size(const char* key) const { return checked(key, at<int64_t>(json, key, file)); }
-  int64_t size(const char* key, int64_t fallback) const {
-    return checked(key, value_or<int64_t>(json, key, fallback, file));
-  }
-  float number(const char* key, float fallback) const { return value_or<float>(json, key, fallback, file); }
-  bool flag(const char* key, bool fallback) const { return value_or<bool>(json, key, fallback, file); }
+  /// Throws Error of the file.
+  [[noreturn]] virtual void fail(const std::string& what) const = 0;
+};
 
-  /// Throws Error where `key` says something else: a variant of the architecture that ftlib does not compute.
-  void expect(const char* key, const std::string& known) const {
-    const auto got = value_or<std::string>(json, key, known, file);
-    if (got != known)
-      throw Error(str(file, ": ", key, " is '", got, "'; ftlib knows '", known, "' for this architecture"));
-  }
-  void expect_none(const char* key) const {
-    if (json.contains(key) && !json[key].is_null())
-      throw Error(str(file, ": ", key, " is set, which ftlib does not compute for this architecture"));
-  }
-  void expect_divides(const char* small, int64_t divisor, const char* large, int64_t number_of) const {
-    if (number_of % divisor)
-      throw Error(str(file, ": ", small, " ", divisor, " does not divide ", large, " ", number_of));
-  }
+/// What all decoders have; architectures derive and describe more. Field names are config.json's.
+struct TransformerConfig : ModelInfo {
+  int64_t intermediate_size = 0, num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
+  float rms_norm_eps = 1e-6f;
+  bool tie_word_embeddings = false;
+  Json others =
+      Json::object();  // keys of config.json that are no matter of computing (ids of tokens, the class's name)
 
-  /// Rotary positions: `rope_parameters` (transformers 5; by layer type where there are several) or `rope_theta` with
-  /// `rope_scaling` (before).
-  [[gnu::cold]] RopeOptions rope(int64_t head_size, float default_theta, const char* layer_type = nullptr) const {
-    RopeOptions rope;
-    rope.head_size = head_size;
-    rope.theta = number("rope_theta", default_theta);
-    const Json* p = object(json, "rope_parameters");
+  virtual ~TransformerConfig() = default;
+  virtual void fields(ConfigFields& f) = 0;
+  virtual TensorMap tensors() const = 0;
+  /// config.json. Throws Error where it cannot be said there.
+  Json to_json();
+
+ protected:
+  /// The common part; call it first. `default_head_dim` 0: the width over the heads.
+  void common(ConfigFields& f, bool tied, int64_t default_head_dim = 0, int64_t default_positions = 2048) {
+    f.vocabulary(vocab_size);
+    f.size("hidden_size", "embedding_length", hidden_size);
+    f.size("intermediate_size", "feed_forward_length", intermediate_size);
+    f.size("num_hidden_layers", "block_count", num_hidden_layers);
+    f.size("num_attention_heads", "attention.head_count", num_attention_heads);
+    f.size("num_key_value_heads", "attention.head_count_kv", num_key_value_heads, num_attention_heads);
+    // GGUF's converters leave the key out where it is the width over the heads, whatever config.json's default.
+    const bool by_width = default_head_dim == 0 || f.is_gguf();
+    f.size("head_dim", "attention.key_length", head_dim,
+           by_width ? std::max<int64_t>(1, hidden_size / num_attention_heads) : default_head_dim);
+    f.size("max_position_embeddings", "context_length", max_position_embeddings, default_positions);
+    f.number("rms_norm_eps", "attention.layer_norm_rms_epsilon", rms_norm_eps, 1e-6f);
+    f.tied(tie_word_embeddings, tied);
+    if (num_attention_heads % num_key_value_heads)
+      f.fail(str("num_key_value_heads ", num_key_value_heads, " does not divide num_attention_heads ",
+                 num_attention_heads));
+  }
+  /// The names that nearly all decoders share.
+  static std::vector<TensorRule> common_tensors() {
+    return {{"model.embed_tokens", "token_embd"},
+            {"model.norm", "output_norm"},
+            {"lm_head", "output"},
+            {"model.layers.{}.input_layernorm", "blk.{}.attn_norm"},
+            {"model.layers.{}.self_attn.q_proj", "blk.{}.attn_q"},
+            {"model.layers.{}.self_attn.k_proj", "blk.{}.attn_k"},
+            {"model.layers.{}.self_attn.v_proj", "blk.{}.attn_v"},
+            {"model.layers.{}.self_attn.o_proj", "blk.{}.attn_output"},
+            {"model.layers.{}.mlp.gate_proj", "blk.{}.ffn_gate"},
+            {"model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"},
+            {"model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"}};
+  }
+};
+
+namespace detail {
+
+inline constexpr int64_t largest_size = int64_t{1}
+                                        << 31;  // no axis of a model is near this: a file that says more lies
+
+/// Whether a key speaks of something that is computed. For keys that nobody has read: then a model with it is another.
+inline bool of_consequence(std::string_view key) {
+  for (const std::string_view word :
+       {"scal",  "multiplier", "rope",         "rotary", "window",   "cap",      "expert", "moe",
+        "norm",  "bias",       "attention",    "attn",   "head",     "mlp",      "layer",  "residual",
+        "logit", "sink",       "quantization", "alibi",  "parallel", "position", "act"})
+    if (key.find(word) != key.npos) return true;
+  return false;
+}
+/// Keys of config.json that are no matter of computing.
+inline bool harmless(std::string_view key) {
+  static const std::set<std::string_view> keys{"model_type",
+                                               "architectures",
+                                               "torch_dtype",
+                                               "dtype",
+                                               "transformers_version",
+                                               "_name_or_path",
+                                               "bos_token_id",
+                                               "eos_token_id",
+                                               "pad_token_id",
+                                               "sep_token_id",
+                                               "unk_token_id",
+                                               "use_cache",
+                                               "initializer_range",
+                                               "attention_dropout",
+                                               "hidden_dropout",
+                                               "resid_pdrop",
+                                               "embd_pdrop",
+                                               "attn_pdrop",
+                                               "classifier_dropout",
+                                               "cache_implementation",
+                                               "output_attentions",
+                                               "output_hidden_states",
+                                               "return_dict",
+                                               "pretraining_tp",
+                                               "is_llama_config",
+                                               "attn_implementation",
+                                               "_attn_implementation",
+                                               "_attn_implementation_autoset",
+                                               "transformers.js_config",
+                                               "task_specific_params",
+                                               "problem_type",
+                                               "id2label",
+                                               "label2id",
+                                               "chunk_size_feed_forward",
+                                               "_flash_attn_2_enabled",
+                                               "unsloth_fixed",
+                                               "unsloth_version",
+                                               "gradient_checkpointing",
+                                               "max_window_layers",
+                                               "_sliding_window_pattern",
+                                               "tokenizer_class"};
+  return keys.count(key) != 0;
+}
+
+/// config.json. Keys are ticked off as they are read; finish() looks at the rest.
+class JsonConfig final : public ConfigFields {
+ public:
+  JsonConfig(const Json& json, std::string file) : json_(json), file_(std::move(file)) {}
+
+  void size(const char* hf, const char*, int64_t& value, std::optional<int64_t> fallback, int64_t least) override {
+    value = hf ? get<int64_t>(hf, fallback) : fallback.value();
+    if (value < least || value > largest_size) fail(str(hf ? hf : "a size", ' ', value, " makes no sense"));
+  }
+  void number(const char* hf, const char*, float& value, std::optional<float> fallback) override {
+    value = hf ? get<float>(hf, fallback) : fallback.value();
+  }
+  void flag(const char* hf, const char*, bool& value, bool fallback) override {
+    value = hf ? get<bool>(hf, std::optional(fallback)) : fallback;
+  }
+  void vocabulary(int64_t& rows) override { size("vocab_size", nullptr, rows, {}, 1); }
+  void tied(bool& value, bool fallback) override { flag("tie_word_embeddings", nullptr, value, fallback); }
+
+  /// `rope_parameters` (transformers 5; by layer type where there are several) or `rope_theta` with `rope_scaling`
+  /// (before).
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type) override {
+    rope = {.head_size = head_dim, .theta = theta};
+    number("rope_theta", nullptr, rope.theta, theta);
+    const Json* p = object(json_, "rope_parameters");
+    const Json* old = object(json_, "rope_scaling");
     if (p && layer_type && object(*p, layer_type)) p = object(*p, layer_type);
-    if (p) rope.theta = value_or<float>(*p, "rope_theta", rope.theta, file);
-    else p = object(json, "rope_scaling");
-    if (!p) return rope;
-    const auto type = value_or<std::string>(*p, "rope_type", value_or<std::string>(*p, "type", "default", file), file);
+    if (p) rope.theta = value_or<float>(*p, "rope_theta", rope.theta, file_);
+    else p = old;
+    if (!p) return;
+    const auto type =
+        value_or<std::string>(*p, "rope_type", value_or<std::string>(*p, "type", "default", file_), file_);
+    std::set<std::string> known{"rope_type", "type", "rope_theta"};
+    const auto number_of = [&](const char* key) {
+      known.insert(key);
+      return at<float>(*p, key, file_);
+    };
     if (type == "linear") {
-      rope.factor = at<float>(*p, "factor", file);
+      rope.factor = number_of("factor");
     } else if (type == "llama3") {
+      known.insert("original_max_position_embeddings");
       rope.llama3 =
-          Llama3Scaling{.factor = at<float>(*p, "factor", file),
-                        .low_freq_factor = at<float>(*p, "low_freq_factor", file),
-                        .high_freq_factor = at<float>(*p, "high_freq_factor", file),
-                        .original_max_position_embeddings = at<int64_t>(*p, "original_max_position_embeddings", file)};
+          Llama3Scaling{.factor = number_of("factor"),
+                        .low_freq_factor = number_of("low_freq_factor"),
+                        .high_freq_factor = number_of("high_freq_factor"),
+                        .original_max_position_embeddings = at<int64_t>(*p, "original_max_position_embeddings", file_)};
     } else if (type != "default") {
-      throw Error(str(file, ": rope type '", type, "' is not known"), "known are default, linear and llama3.");
+      throw Error(str(file_, ": rope type '", type, "' is not known"), "known are default, linear and llama3.");
     }
-    return rope;
+    for (const auto& [key, value] : p->items())
+      if (!known.count(key) && !value.is_null() && !(key == "partial_rotary_factor" && value == 1.0))
+        fail(str("rope ", quote(key), " is set, which is not computed for rope type '", type, "'"));
   }
-  /// Theta of the layers with a window.
-  float local_theta(float fallback) const {
-    const Json* p = object(json, "rope_parameters");
+  void local_rope(RopeOptions& rope, int64_t head_dim, float theta) override {
+    rope = {.head_size = head_dim, .theta = theta};
+    number("rope_local_base_freq", nullptr, rope.theta, theta);
+    const Json* p = object(json_, "rope_parameters");
     if (p) p = object(*p, "sliding_attention");
-    return p ? value_or<float>(*p, "rope_theta", fallback, file) : number("rope_local_base_freq", fallback);
+    if (!p) return;
+    rope.theta = value_or<float>(*p, "rope_theta", rope.theta, file_);
+    if (const auto type = value_or<std::string>(*p, "rope_type", "default", file_); type != "default")
+      fail(str("rope type '", type, "' in the layers with a window is not known"));
   }
-  /// Which layers attend to the window alone: `layer_types`, or all but every `sliding_window_pattern`-th.
-  [[gnu::cold]] std::vector<bool> sliding_layers(int64_t layers, int64_t default_pattern) const {
-    std::vector<bool> sliding;
-    if (json.contains("layer_types")) {
-      for (const auto& type : at<std::vector<std::string>>(json, "layer_types", file))
-        sliding.push_back(type == "sliding_attention");
-      if (static_cast<int64_t>(sliding.size()) != layers)
-        throw Error(str(file, ": layer_types has ", sliding.size(), " entries for ", layers, " layers"));
-      return sliding;
+  /// `layer_types`, or all but every `sliding_window_pattern`-th.
+  [[gnu::cold]] void sliding(std::vector<bool>& layers, int64_t count, const std::vector<bool>& otherwise) override {
+    layers.clear();
+    read_.insert("sliding_window_pattern");
+    if (const Json* types = find("layer_types")) {
+      for (const auto& type : json_as<std::vector<std::string>>(*types, "layer_types", file_)) {
+        if (type != "sliding_attention" && type != "full_attention")
+          fail(str("layer_types holds '", type, "', which is not computed for this architecture"));
+        layers.push_back(type == "sliding_attention");
+      }
+      if (static_cast<int64_t>(layers.size()) != count)
+        fail(str("layer_types has ", layers.size(), " entries for ", count, " layers"));
+      return;
     }
-    const char* key = json.contains("sliding_window_pattern") ? "sliding_window_pattern" : "_sliding_window_pattern";
-    const int64_t pattern = size(key, default_pattern);
-    for (int64_t i = 0; i < layers; ++i) sliding.push_back((i + 1) % pattern != 0);
-    return sliding;
+    layers = otherwise;
+    for (const char* key : {"sliding_window_pattern", "_sliding_window_pattern"})
+      if (find(key)) {
+        int64_t pattern = 0;
+        size(key, nullptr, pattern, {}, 1);
+        for (int64_t i = 0; i < count; ++i) layers[static_cast<std::size_t>(i)] = (i + 1) % pattern != 0;
+        return;
+      }
+  }
+  void expect(const char* hf, const char* known) override {
+    const auto got = get<std::string>(hf, std::optional<std::string>(known));
+    if (got != known) fail(str(hf, " is '", got, "'; ftlib knows '", known, "' for this architecture"));
+  }
+  [[noreturn]] void fail(const std::string& what) const override { throw Error(str(file_, ": ", what)); }
+
+  /// Refuses what was not read and is computed elsewhere, notes what else was not, and keeps what is harmless.
+  [[gnu::cold]] void finish(TransformerConfig& config) const {
+    std::string unknown;
+    for (const auto& [key, value] : json_.items()) {
+      if (read_.count(key)) continue;
+      if (harmless(key)) {
+        config.others[key] = value;
+        continue;
+      }
+      const bool multiplies = key.find("multiplier") != key.npos || key.find("scal") != key.npos;
+      const bool neutral = value.is_null() || value == false || (multiplies && value.is_number() && value == 1.0) ||
+                           (!multiplies && value.is_number() && value == 0.0);
+      if (neutral) continue;
+      if (of_consequence(key))
+        throw Error(
+            str(file_, ": ", key, " is ", printable(value.dump(-1, ' ', false, Json::error_handler_t::replace), 60),
+                ", which ftlib does not compute for this architecture"),
+            "the model is a variant that is not known here; without the key its answers would be wrong.");
+      unknown += str(unknown.empty() ? "" : ", ", key);
+    }
+    if (!unknown.empty())
+      config.notes.push_back(str(file_, ": keys that ftlib does not know are passed over: ", unknown));
   }
 
  private:
-  static constexpr int64_t largest = int64_t{1} << 31;  // no axis of a model is near this: a file that says more lies
-
-  int64_t checked(const char* key, int64_t n) const {
-    if (n < 1 || n > largest) throw Error(str(file, ": ", key, " ", n, " makes no sense"));
-    return n;
+  const Json* find(const char* key) {
+    read_.insert(key);
+    const auto found = json_.find(key);
+    return found != json_.end() && !found->is_null() ? &*found : nullptr;
   }
-  static const Json* object(const Json& from, const char* key) {
+  template <class V> V get(const char* key, const std::optional<V>& fallback) {
+    const Json* found = find(key);
+    if (found) return json_as<V>(*found, key, file_);
+    if (!fallback) throw Error(str(file_, ": key ", quote(key), " is missing"));
+    return *fallback;
+  }
+  const Json* object(const Json& from, const char* key) {
+    if (&from == &json_) read_.insert(key);
     const auto found = from.find(key);
     return found != from.end() && found->is_object() ? &*found : nullptr;
   }
+
+  const Json& json_;
+  std::string file_;
+  std::set<std::string, std::less<>> read_;
 };
 
-/// Reads GGUF metadata "<architecture>.<key>".
-struct GgufConfig {
-  const GgufFile& gguf;
-  std::string architecture;
+/// GGUF's metadata. Every key of the architecture that is not read and is not neutral is refused.
+class GgufConfig final : public ConfigFields {
+ public:
+  GgufConfig(const GgufFile& gguf, std::string architecture)
+      : gguf_(gguf), prefix_(std::move(architecture) + "."), read_{prefix_ + "vocab_size"} {}
+  bool is_gguf() const override { return true; }
 
-  int64_t size(const std::string& key) const { return gguf.get<int64_t>(architecture + "." + key); }
-  int64_t size(const std::string& key, int64_t fallback) const {
-    return gguf.get_or<int64_t>(architecture + "." + key, fallback);
+  void size(const char*, const char* key, int64_t& value, std::optional<int64_t> fallback, int64_t least) override {
+    value = get<int64_t>(key, fallback);
+    if (value < least || value > largest_size) fail(str(prefix_, key ? key : "", ' ', value, " makes no sense"));
   }
-  double number(const std::string& key, double fallback) const {
-    return gguf.get_or<double>(architecture + "." + key, fallback);
+  void number(const char*, const char* key, float& value, std::optional<float> fallback) override {
+    value = get<float>(key, fallback);
+  }
+  void flag(const char*, const char* key, bool& value, bool fallback) override {
+    value = get<bool>(key, std::optional(fallback));
+  }
+  void vocabulary(int64_t& rows) override { rows = gguf_.info("token_embd.weight").shape[0]; }
+  void tied(bool& value, bool) override { value = !gguf_.contains("output.weight"); }
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float theta, const char*) override {
+    rope = {.head_size = head_dim, .theta = get<float>("rope.freq_base", std::optional(theta))};
+    if (const auto turned = get<int64_t>("rope.dimension_count", std::optional(head_dim)); turned != head_dim)
+      fail(str(prefix_, "rope.dimension_count is ", turned, " of heads of ", head_dim,
+               ": partial rotary positions are not computed for this architecture"));
+    const auto type = get<std::string>("rope.scaling.type", std::optional<std::string>("none"));
+    const auto factor = get<float>("rope.scaling.factor", get_or<float>("rope.scale_linear", 1.0f));
+    read_.insert(prefix_ + "rope.scaling.finetuned");
+    if (type == "linear" || type == "none") {
+      rope.factor = factor == 0 ? 1 : factor;  // llama.cpp's rule: a factor without a type is linear
+      read_.insert(prefix_ + "rope.scaling.original_context_length");
+    } else {
+      throw Error(str(gguf_.file_name(), ": ", prefix_, "rope.scaling.type is '", type, "', which is not known"),
+                  "known are none and linear, and Llama 3's table in rope_freqs.weight.");
+    }
+  }
+  void local_rope(RopeOptions& rope, int64_t head_dim, float theta) override {
+    rope = {.head_size = head_dim, .theta = get<float>("rope.freq_base_swa", std::optional(theta))};
+  }
+  [[gnu::cold]] void sliding(std::vector<bool>& layers, int64_t count, const std::vector<bool>& otherwise) override {
+    layers = otherwise;
+    const std::string key = prefix_ + "attention.sliding_window_pattern";
+    read_.insert(key);
+    const GgufValue* value = gguf_.find(key);
+    if (!value) return;
+    if (std::holds_alternative<GgufArray>(*value)) {
+      layers = gguf_.get<std::vector<bool>>(key);
+      if (static_cast<int64_t>(layers.size()) != count)
+        fail(str(key, " has ", layers.size(), " entries for ", count, " layers"));
+    } else {
+      const auto pattern = gguf_.get<int64_t>(key);
+      if (pattern < 1) fail(str(key, ' ', pattern, " makes no sense"));
+      for (int64_t i = 0; i < count; ++i) layers[static_cast<std::size_t>(i)] = (i + 1) % pattern != 0;
+    }
+  }
+  void expect(const char*, const char*) override {}  // the architecture's name says it
+  [[noreturn]] void fail(const std::string& what) const override { throw Error(str(gguf_.file_name(), ": ", what)); }
+
+  [[gnu::cold]] void finish(TransformerConfig& config) {
+    if (const auto size = get<int64_t>("attention.value_length", std::optional(config.head_dim));
+        size != config.head_dim)
+      fail(str(prefix_, "attention.value_length is ", size, ", attention.key_length ", config.head_dim,
+               ": values of another size than keys are not computed"));
+    if (!get<bool>("attention.causal", std::optional(true)))
+      fail(str(prefix_, "attention.causal is false: attention in both directions is not computed"));
+    for (const auto& [key, value] : gguf_.metadata()) {
+      if (!key.starts_with(prefix_) || read_.count(key) || neutral(key, value)) continue;
+      throw Error(str(gguf_.file_name(), ": ", key, " is set, which ftlib does not compute for this architecture"),
+                  "the model is a variant that is not known here; without the key its answers would be wrong.");
+    }
+    for (const auto& [hf, key] : {std::pair{"bos_token_id", "tokenizer.ggml.bos_token_id"},
+                                  std::pair{"eos_token_id", "tokenizer.ggml.eos_token_id"}})
+      if (gguf_.find(key)) config.others[hf] = gguf_.get<int64_t>(key);
+    config.others["torch_dtype"] = "float32";
   }
 
-  /// The fields of config.json that all architectures share.
-  [[gnu::cold]] Json common() const {
-    Json json;
-    const int64_t width = size("embedding_length"), heads = size("attention.head_count");
-    if (width < 1 || heads < 1)
-      throw Error(str(gguf.file_name(), ": ", architecture, ": width ", width, " and ", heads, " heads make no sense"));
-    json["vocab_size"] = gguf.tensor("token_embd.weight").shape[0];
-    json["hidden_size"] = width;
-    json["intermediate_size"] = size("feed_forward_length");
-    json["num_hidden_layers"] = size("block_count");
-    json["num_attention_heads"] = heads;
-    json["num_key_value_heads"] = size("attention.head_count_kv", heads);
-    json["head_dim"] = size("attention.key_length", width / heads);
-    json["max_position_embeddings"] = size("context_length", 2048);
-    json["rms_norm_eps"] = number("attention.layer_norm_rms_epsilon", 1e-6);
-    json["tie_word_embeddings"] = !gguf.contains("output.weight");
-    json["torch_dtype"] = "float32";
-    return json;
+ private:
+  static bool neutral(const std::string& key, const GgufValue& value) {
+    return std::visit(
+        [&]<class V>(const V& v) {
+          if constexpr (std::same_as<V, bool>) return !v;
+          else if constexpr (std::is_arithmetic_v<V>) return v == V(0) || (v == V(1) && key.find("scale") != key.npos);
+          else return false;
+        },
+        value);
   }
+  template <class V> V get_or(const char* key, V fallback) { return get<V>(key, std::optional(fallback)); }
+  template <class V> V get(const char* key, const std::optional<V>& fallback) {
+    if (!key) return fallback.value();
+    const std::string name = prefix_ + key;
+    read_.insert(name);
+    return fallback ? gguf_.get_or<V>(name, *fallback) : gguf_.get<V>(name);
+  }
+
+  const GgufFile& gguf_;
+  std::string prefix_;
+  std::set<std::string> read_;
 };
+
+/// Llama 3's scaling, where a table of divisors is one (GGUF's rope_freqs.weight).
+[[gnu::cold]] inline std::optional<Llama3Scaling> llama3_of(const RopeOptions& rope) {
+  RopeOptions plain = rope;
+  plain.divisors.clear();
+  const auto frequencies = rope_frequencies(plain);
+  Llama3Scaling scaling{.factor = *std::max_element(rope.divisors.begin(), rope.divisors.end())};
+  plain.llama3 = scaling;
+  const auto scaled = rope_frequencies(plain);
+  for (std::size_t i = 0; i < scaled.size(); ++i)
+    if (!(std::abs(frequencies[i] / rope.divisors[i] - scaled[i]) <= 1e-4f * scaled[i])) return {};
+  return scaling;
+}
+
+/// Writes config.json, in words that every version of transformers reads.
+class ConfigWriter final : public ConfigFields {
+ public:
+  explicit ConfigWriter(Json& json) : json_(json) {}
+  void size(const char* hf, const char*, int64_t& value, std::optional<int64_t>, int64_t) override { put(hf, value); }
+  void number(const char* hf, const char*, float& value, std::optional<float>) override { put(hf, value); }
+  void flag(const char* hf, const char*, bool& value, bool) override { put(hf, value); }
+  void vocabulary(int64_t& rows) override { json_["vocab_size"] = rows; }
+  void tied(bool& value, bool) override { json_["tie_word_embeddings"] = value; }
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t, float, const char*) override {
+    json_["rope_theta"] = decimal(rope.theta);
+    json_["rope_scaling"] = nullptr;
+    auto llama3 = rope.llama3;
+    if (!rope.divisors.empty()) {
+      llama3 = llama3_of(rope);
+      if (!llama3)
+        fail(
+            "rope_freqs.weight is not Llama 3's scaling with 1, 4 and 8192; config.json has no word for another table");
+    }
+    if (llama3)
+      json_["rope_scaling"] = {{"rope_type", "llama3"},
+                               {"factor", decimal(llama3->factor)},
+                               {"low_freq_factor", decimal(llama3->low_freq_factor)},
+                               {"high_freq_factor", decimal(llama3->high_freq_factor)},
+                               {"original_max_position_embeddings", llama3->original_max_position_embeddings}};
+    else if (rope.factor != 1) json_["rope_scaling"] = {{"rope_type", "linear"}, {"factor", decimal(rope.factor)}};
+  }
+  void local_rope(RopeOptions& rope, int64_t, float) override { json_["rope_local_base_freq"] = decimal(rope.theta); }
+  void sliding(std::vector<bool>& layers, int64_t, const std::vector<bool>&) override {
+    json_["layer_types"] = Json::array();
+    for (const bool window : layers) json_["layer_types"].push_back(window ? "sliding_attention" : "full_attention");
+  }
+  void expect(const char* hf, const char* known) override { json_[hf] = known; }
+  [[noreturn]] void fail(const std::string& what) const override { throw Error("config.json: " + what); }
+
+ private:
+  /// The shortest decimal that is the float: 1e-06 and not 9.99999997e-07.
+  static double decimal(float value) {
+    char text[32];
+    for (int digits = 6; digits < 10; ++digits) {
+      std::snprintf(text, sizeof text, "%.*g", digits, static_cast<double>(value));
+      if (std::strtof(text, nullptr) == value) break;
+    }
+    return std::strtod(text, nullptr);
+  }
+  void put(const char* hf, int64_t value) {
+    if (hf) json_[hf] = value;
+  }
+  void put(const char* hf, float value) {
+    if (hf) json_[hf] = decimal(value);
+  }
+  void put(const char* hf, bool value) {
+    if (hf) json_[hf] = value;
+  }
+
+  Json& json_;
+};
+
+}  // namespace detail
+
+[[gnu::cold]] inline Json TransformerConfig::to_json() {
+  Json json = others;
+  json["model_type"] = model_type;
+  detail::ConfigWriter writer(json);
+  fields(writer);
+  return json;
+}
 
 }  // namespace ft::inline FTLIB_ABI

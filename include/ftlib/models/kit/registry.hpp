@@ -1,89 +1,87 @@
 // models/kit/registry.hpp: opens a checkpoint, Hugging Face folder or GGUF file, and makes the model it holds. To add
-// an architecture: write its file, include it here, and give it a line in `architectures`.
+// an architecture: write its file and give it a line in registry.inl.hpp; or, in a host's program, call
+// register_architecture(). docs/models.md says how.
 #pragma once
-#include <ftlib/io/safetensors.hpp>  // SafetensorsModel
-#include <ftlib/models/gemma3.hpp>
-#include <ftlib/models/llama.hpp>
+#include <ftlib/io/gguf.hpp>                    // GgufFile
+#include <ftlib/io/json.hpp>                    // Json
+#include <ftlib/models/kit/config.hpp>          // TransformerConfig, JsonConfig, GgufConfig
+#include <ftlib/models/kit/language_model.hpp>  // LanguageModel
+#include <ftlib/models/kit/weights.hpp>         // Weights
 
 #include <filesystem>  // std::filesystem::path
+#include <functional>  // std::function
 #include <memory>      // std::unique_ptr
 #include <optional>    // std::optional
+#include <string>      // std::string
 
 namespace ft::inline FTLIB_ABI {
 
-/// What the registry knows of an architecture, whatever the compute type and device.
-struct Architecture {
-  std::string_view model_type;  // in config.json
-  std::string_view gguf_name;   // general.architecture
-  Json (*config_from_gguf)(const GgufFile&);
-  std::pair<std::string, Stored<Cpu>> (*tensor_from_gguf)(const Json& config, const std::string& name,
-                                                          const Stored<Cpu>&);
-};
-
-inline constexpr std::array<Architecture, 2> architectures{{
-    {"llama", "llama", LlamaConfig::config_from_gguf, LlamaConfig::tensor_from_gguf},
-    {"gemma3_text", "gemma3", Gemma3Config::config_from_gguf, Gemma3Config::tensor_from_gguf},
-}};
-
-template <Scalar T, Device D>
-[[gnu::cold]] std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>& ctx, const Json& config,
-                                                                       Weights& weights) {
-  const auto type = at<std::string>(config, "model_type", weights.file());
-  std::unique_ptr<LanguageModel<T, D>> model;
-  if (type == "llama") model = std::make_unique<Llama<T, D>>(ctx, config, weights);
-  if (type == "gemma3_text") model = std::make_unique<Gemma3<T, D>>(ctx, config, weights);
-  if (!model) {
-    std::string known;
-    for (const Architecture& a : architectures) known += str(known.empty() ? "" : ", ", a.model_type);
-    throw Error(str(weights.file(), ": architecture '", type, "' is not known"), str("known are: ", known, "."));
-  }
-  weights.finish();
-  return model;
-}
-
-/// A checkpoint's configuration and weights, under Hugging Face's names; weights are mapped, not read.
+/// A model's files, opened: what they say it is; weights are mapped when they are asked for.
 struct Checkpoint {
   std::filesystem::path path;
-  Json config;
-  Weights weights;
-  std::optional<GgufFile> gguf;  // where it is one: its metadata hold the tokenizer
+  std::string architecture;      // config.json's model_type, or GGUF's general.architecture
+  Json json;                     // config.json, or empty
+  std::optional<GgufFile> gguf;  // or this, whose metadata hold the tokenizer too
 
-  /// `path` is a folder with config.json and safetensors files, or a .gguf file.
-  [[gnu::cold]] static Checkpoint open(const std::filesystem::path& path) {
-    if (!path_exists(path))
-      throw Error(str(path.string(), ": there is no such file or folder"),
-                  "give a Hugging Face folder or a .gguf file.");
-    Checkpoint checkpoint{path, {}, Weights(path.string()), {}};
-    if (is_folder(path)) {
-      checkpoint.config = read_json(path / "config.json");
-      const auto tensors = SafetensorsModel::open(path);
-      for (const std::string& name : tensors.names()) checkpoint.weights.put(name, tensors.tensor(name));
-    } else {
-      checkpoint.open_gguf();
-    }
-    return checkpoint;
-  }
+  /// `path` is a folder with config.json and safetensors files, or a .gguf file. Throws Error for another.
+  static Checkpoint open(const std::filesystem::path& path);
+  std::string name() const { return path.string(); }
 
- private:
-  [[gnu::cold]] void open_gguf() {
-    gguf = GgufFile::open(path);
-    const auto name = gguf->get<std::string>("general.architecture");
-    const Architecture* found = nullptr;
-    for (const Architecture& a : architectures)
-      if (a.gguf_name == name) found = &a;
-    if (!found) {
-      std::string known;
-      for (const Architecture& a : architectures) known += str(known.empty() ? "" : ", ", a.gguf_name);
-      throw Error(str(path.string(), ": architecture '", name, "' is not known"), str("known are: ", known, "."));
-    }
-    config = found->config_from_gguf(*gguf);
-    for (const std::string& tensor : gguf->names()) {
-      auto [own, value] = found->tensor_from_gguf(config, tensor, gguf->tensor(tensor));
-      if (own.empty())
-        throw Error(str(path.string(), ": tensor '", tensor, "' is not part of architecture '", name, "'"));
-      weights.put(own, std::move(value));
-    }
-  }
+  /// The configuration as an architecture reads it. Throws Error for a variant that it does not compute.
+  template <class Config> Config config() const;
+  /// All tensors, under Hugging Face's names. Throws Error for one of a GGUF that the architecture has no name for.
+  Weights weights(const TensorMap& map) const;
 };
 
+/// How an architecture is known and made, for one compute type and device.
+template <Scalar T, Device D> struct Architecture {
+  std::string name;       // config.json's model_type
+  std::string gguf_name;  // general.architecture; empty where GGUF has none
+  std::function<std::unique_ptr<LanguageModel<T, D>>(Context<D>&, const Checkpoint&)> make;
+};
+
+/// Of a class Model<T, D> with Model::Config, a TransformerConfig with `name`, `gguf_name` and `class_name`, and a
+/// constructor (Context&, Config, Weights&) that takes all that it reads.
+template <template <Scalar, Device> class Model, Scalar T, Device D> Architecture<T, D> architecture_of();
+
+/// Adds an architecture for make_language_model<T, D>; from any thread. Throws Error for a name that is known.
+template <Scalar T, Device D> void register_architecture(Architecture<T, D> architecture);
+
+/// The model that a checkpoint holds. Throws Error, before weights are looked for, where its architecture is not known.
+template <Scalar T, Device D>
+std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>& ctx, const Checkpoint& checkpoint);
+
+// The two that a host's own architecture instantiates.
+
+template <class Config> [[gnu::cold]] Config Checkpoint::config() const {
+  Config config;
+  config.model_type = Config::name;
+  if (gguf) {
+    detail::GgufConfig fields(*gguf, architecture);
+    config.fields(fields);
+    fields.finish(config);
+    config.others["architectures"] = {Config::class_name};
+  } else {
+    detail::JsonConfig fields(json, (path / "config.json").string());
+    config.fields(fields);
+    fields.finish(config);
+  }
+  return config;
+}
+
+template <template <Scalar, Device> class Model, Scalar T, Device D> Architecture<T, D> architecture_of() {
+  using Config = typename Model<T, D>::Config;
+  return {Config::name, Config::gguf_name, [](Context<D>& ctx, const Checkpoint& checkpoint) {
+            Config config = checkpoint.config<Config>();
+            Weights weights = checkpoint.weights(config.tensors());
+            auto model = std::make_unique<Model<T, D>>(ctx, std::move(config), weights);
+            weights.finish();
+            return std::unique_ptr<LanguageModel<T, D>>(std::move(model));
+          }};
+}
+
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/models/kit/registry.inl.hpp>
+#endif

@@ -1,120 +1,247 @@
-// models/kit/tensor_map.hpp: the tensors of a checkpoint under their Hugging Face names, taken one by one by a model's
-// constructor: what is missing, extra or of another shape is an error that names it.
+// models/kit/tensor_map.hpp: the tensors of an architecture under their Hugging Face and their GGUF names, and what is
+// done to them between the two: read in one direction where a GGUF file is opened, in the other where one is written.
 #pragma once
-#include <ftlib/autograd/parameter.hpp>
-#include <ftlib/tensor/dequantise.hpp>  // dequantise
+#include <ftlib/tensor/quantised.hpp>  // dequantise_row
+#include <ftlib/tensor/stored.hpp>     // Stored
 
-#include <algorithm>  // std::copy_n
-#include <map>        // std::map
-#include <string>     // std::string
-#include <vector>     // std::vector
+#include <algorithm>    // std::copy_n
+#include <functional>   // std::function
+#include <map>          // std::map
+#include <memory>       // std::make_shared
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
-class Weights {
+/// From Hugging Face's form of a tensor to GGUF's; each has its way back.
+enum class Transform {
+  none,
+  transpose,      ///< (in, out) becomes (out, in): GPT-2's Conv1D
+  permute_heads,  ///< rows of each head from halves, p hd/2 + j, to pairs, 2 j + p: Llama's q and k
+  shift,          ///< a number is added to each value: Gemma's norms, which GGUF holds as 1 + w
+  split,          ///< rows [begin, end) of one tensor are a tensor of their own: fused projections
+  stack           ///< tensors of many names are one with an axis more in front: experts
+};
+
+/// One tensor of each layer, or of the model. "{}" stands for the layer's number, in a stack's Hugging Face name "{e}"
+/// for the expert's. Names are without what is behind the last dot (weight, bias), which is the same on both sides.
+struct TensorRule {
+  std::string hf, gguf;
+  Transform transform = Transform::none;
+  int64_t heads = 0;           // permute_heads
+  float shift = 0;             // shift: GGUF's minus Hugging Face's
+  int64_t begin = 0, end = 0;  // split; rules of one tensor follow one another and fill it
+  int64_t experts = 0;         // stack
+};
+
+namespace detail {
+
+/// Memory of its own for a tensor.
+inline std::pair<Stored<Cpu>, std::byte*> new_stored(DType type, const Shape& shape) {
+  Stored<Cpu> s{type, shape, nullptr, {}};
+  auto bytes = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(s.bytes()));
+  s.data = bytes->data();
+  s.owner = bytes;
+  return {s, bytes->data()};
+}
+/// Bytes of one element of the first axis.
+inline int64_t slice_bytes(const Stored<Cpu>& w) { return w.shape[0] ? w.bytes() / w.shape[0] : 0; }
+
+inline Stored<Cpu> rows_of(const Stored<Cpu>& w, int64_t begin, int64_t end) {
+  Stored<Cpu> part = w;
+  part.data += begin * slice_bytes(w);
+  part.shape[0] = end - begin;
+  return part;
+}
+inline Stored<Cpu> transposed(const Stored<Cpu>& w) {
+  if (w.shape.rank() != 2) return w;  // a bias
+  const int64_t rows = w.shape[0], cols = w.shape[1];
+  std::vector<float> row(static_cast<std::size_t>(cols));
+  auto [out, bytes] = new_stored(DType::f32, {cols, rows});
+  auto* const to = reinterpret_cast<float*>(bytes);
+  for (int64_t i = 0; i < rows; ++i) {
+    dequantise_row(w.type, w.data + i * w.row_bytes(), 0, cols, row.data());
+    for (int64_t j = 0; j < cols; ++j) to[j * rows + i] = row[static_cast<std::size_t>(j)];
+  }
+  return out;
+}
+/// Rows of quantised blocks move whole.
+inline Stored<Cpu> heads_permuted(const Stored<Cpu>& w, int64_t heads, bool to_pairs) {
+  const int64_t rows = w.shape[0], hd = heads > 0 ? rows / heads : 0, bytes = slice_bytes(w);
+  if (heads < 1 || rows % heads || hd % 2)
+    throw Error(str("gguf: ", rows, " rows of q or k do not divide into ", heads, " heads of even size"));
+  auto [out, to] = new_stored(w.type, w.shape);
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t p = 0; p < 2; ++p)
+      for (int64_t j = 0; j < hd / 2; ++j) {
+        const int64_t half = h * hd + p * (hd / 2) + j, pair = h * hd + 2 * j + p;
+        std::copy_n(w.data + (to_pairs ? half : pair) * bytes, bytes, to + (to_pairs ? pair : half) * bytes);
+      }
+  return out;
+}
+inline Stored<Cpu> shifted(const Stored<Cpu>& w, float by) {
+  auto [out, bytes] = new_stored(DType::f32, w.shape);
+  auto* const to = reinterpret_cast<float*>(bytes);
+  dequantise_row(w.type, w.data, 0, w.shape.count(), to);
+  for (int64_t i = 0; i < w.shape.count(); ++i) to[i] += by;
+  return out;
+}
+/// One behind the other along the first axis; `stack` gives each an axis of its own.
+[[gnu::cold]] inline Stored<Cpu> joined(const std::vector<Stored<Cpu>>& parts, bool stack) {
+  const Stored<Cpu>& first = parts.front();
+  const int rank = first.shape.rank();
+  Shape shape = first.shape;
+  int64_t rows = 0;
+  for (const Stored<Cpu>& part : parts) {
+    Shape other = part.shape;
+    if (!stack && other.rank() == rank) other[0] = first.shape[0];
+    if (other != first.shape || part.type != first.type)
+      throw Error(str("tensors ", first.shape, ' ', first.type, " and ", part.shape, ' ', part.type,
+                      " are parts of one, and do not fit"));
+    rows += part.shape[0];
+  }
+  if (!stack) {
+    shape[0] = rows;
+  } else if (rank == 1) {
+    shape = {static_cast<int64_t>(parts.size()), first.shape[0]};
+  } else {
+    shape = {static_cast<int64_t>(parts.size()), first.shape[0], first.shape[1]};
+  }
+  auto [out, to] = new_stored(first.type, shape);
+  for (const Stored<Cpu>& part : parts) to = std::copy_n(part.data, part.bytes(), to);
+  return out;
+}
+inline Stored<Cpu> nth(const Stored<Cpu>& stacked, int64_t i) {
+  Stored<Cpu> part = rows_of(stacked, i, i + 1);
+  part.shape = stacked.shape.rank() == 2 ? Shape{stacked.shape[1]} : Shape{stacked.shape[1], stacked.shape[2]};
+  return part;
+}
+
+}  // namespace detail
+
+/// The rules of an architecture, both ways. Tensors come and go one at a time, so a model is never in memory twice.
+class TensorMap {
  public:
-  /// `file` is what messages call the checkpoint.
-  explicit Weights(std::string file) : file_(std::move(file)) {}
+  using Get = std::function<Stored<Cpu>(const std::string& name)>;
+  using Put = std::function<void(const std::string& name, Stored<Cpu>)>;
 
-  void put(const std::string& name, Stored<Cpu> tensor) { tensors_.insert_or_assign(name, std::move(tensor)); }
-  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
-  const std::string& file() const { return file_; }
-
-  /// Removes and returns a tensor. Throws Error where there is none of that name, or it has another shape.
-  Stored<Cpu> take(const std::string& name, const Shape& shape) {
-    const auto found = tensors_.find(name);
-    if (found == tensors_.end())
-      throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"),
-                  "the file is not whole, or its configuration is of another model.");
-    if (found->second.shape != shape)
-      throw Error(
-          str(file_, ": tensor '", name, "' has shape ", found->second.shape, ", the configuration says ", shape));
-    Stored<Cpu> tensor = std::move(found->second);
-    tensors_.erase(found);
-    return tensor;
-  }
-  /// A matrix, left as it is stored.
-  template <Scalar T, Device D>
-  Parameter<T, D> matrix(Context<D>& ctx, const std::string& name, const Shape& shape, WeightKind kind) {
-    Parameter<T, D> w;
-    w.name = name;
-    w.kind = kind;
-    w.stored = on_device<T>(ctx, take(name, shape));
-    return w;
-  }
-  /// A norm's weight or a bias, in the compute type.
-  template <Scalar T, Device D> Parameter<T, D> vector(Context<D>& ctx, const std::string& name, int64_t size) {
-    const Stored<Cpu> tensor = take(name, {size});
-    std::vector<T> values(static_cast<std::size_t>(size));
-    dequantise_row(tensor.type, tensor.data, 0, size, values.data());
-    return Parameter<T, D>(name, Tensor<T, D>(ctx, {size}, values), false);
-  }
-  /// Forgets tensors that hold nothing a model reads.
-  void ignore(const std::string& name) { tensors_.erase(name); }
-  /// Throws Error where a tensor was not taken.
-  void finish() const {
-    if (tensors_.empty()) return;
-    throw Error(str(file_, ": tensor '", tensors_.begin()->first, "' ", tensors_.begin()->second.shape,
-                    " is not part of this architecture (", tensors_.size(), " such)"),
-                "the configuration is of another model, or the model has parts that ftlib does not know.");
+  TensorMap() = default;
+  /// Of two rules for one tensor the later counts.
+  TensorMap(int64_t layers, const std::vector<TensorRule>& rules) {
+    for (const TensorRule& rule : rules)
+      for (int64_t i = 0; i < (rule.hf.find("{}") == std::string::npos ? 1 : layers); ++i) {
+        TensorRule one = rule;
+        one.hf = filled(one.hf, "{}", i);
+        one.gguf = filled(one.gguf, "{}", i);
+        from_gguf_.insert_or_assign(one.gguf, rules_.size());
+        for (int64_t e = 0; e < std::max<int64_t>(1, one.experts); ++e) {
+          const std::string hf = filled(one.hf, "{e}", e);
+          if (one.begin > 0) continue;  // a split tensor is found by its first part
+          from_hf_.insert_or_assign(hf, rules_.size());
+        }
+        rules_.push_back(std::move(one));
+      }
   }
 
- private:
-  /// Mapped files stay where they are; a GPU gets a copy, in the compute type where the file's is dense.
-  template <Scalar T, Device D> static Stored<D> on_device(Context<D>& ctx, const Stored<Cpu>& tensor) {
-    if constexpr (std::same_as<D, Cpu>) {
-      return tensor;
-    } else {
-      const auto bytes = static_cast<std::size_t>(tensor.bytes());
-      const std::shared_ptr<void> memory = ctx.allocate(bytes);
-      ctx.copy_from_host(memory.get(), tensor.data, bytes);
-      const Stored<D> copy{tensor.type, tensor.shape, static_cast<const std::byte*>(memory.get()), memory};
-      if (is_quantised(tensor.type) || tensor.type == dtype_of<T>) return copy;
-      Tensor<T, D> value(ctx, tensor.shape);
-      dequantise(ctx, value.view(), copy);
-      return as_stored(value);
+  /// Puts the Hugging Face tensors that a GGUF's tensors `names` are. `file` is for messages. Throws Error for a name
+  /// that is not in the map.
+  [[gnu::cold]] void to_hf(const std::vector<std::string>& names, const Get& get, const Put& put,
+                           const std::string& file) const {
+    for (const std::string& name : names) {
+      const auto [stem, ending] = parted(name);
+      const TensorRule& rule = rule_of(from_gguf_, stem, name, file);
+      const Stored<Cpu> w = get(name);
+      switch (rule.transform) {
+        case Transform::split: {
+          if (rule.begin != 0) break;  // with the first part
+          std::vector<Stored<Cpu>> parts;
+          for (std::size_t i = from_hf_.at(rule.hf); i < rules_.size() && rules_[i].hf == rule.hf; ++i)
+            parts.push_back(get(rules_[i].gguf + ending));
+          put(rule.hf + ending, detail::joined(parts, false));
+          break;
+        }
+        case Transform::stack:
+          if (w.shape.rank() < 2 || w.shape[0] != rule.experts)
+            throw Error(str(file, ": tensor '", name, "' ", w.shape, " is not of ", rule.experts, " experts"));
+          for (int64_t e = 0; e < rule.experts; ++e) put(filled(rule.hf, "{e}", e) + ending, detail::nth(w, e));
+          break;
+        default:
+          put(rule.hf + ending, changed(rule, w, false));
+      }
+    }
+  }
+  /// The inverse of to_hf.
+  [[gnu::cold]] void to_gguf(const std::vector<std::string>& names, const Get& get, const Put& put,
+                             const std::string& file) const {
+    for (const std::string& name : names) {
+      const auto [stem, ending] = parted(name);
+      const TensorRule& rule = rule_of(from_hf_, stem, name, file);
+      switch (rule.transform) {
+        case Transform::split: {
+          const Stored<Cpu> w = get(name);
+          int64_t rows = 0;
+          for (std::size_t i = from_hf_.at(rule.hf); i < rules_.size() && rules_[i].hf == rule.hf; ++i) {
+            const TensorRule& part = rules_[i];
+            if (part.begin != rows || part.end > w.shape[0])
+              throw Error(
+                  str(file, ": tensor '", name, "' ", w.shape, " has no rows [", part.begin, ", ", part.end, ")"));
+            put(part.gguf + ending, detail::rows_of(w, part.begin, part.end));
+            rows = part.end;
+          }
+          if (rows != w.shape[0])
+            throw Error(str(file, ": tensor '", name, "' ", w.shape, " has rows behind ", rows, " that no part takes"));
+          break;
+        }
+        case Transform::stack: {
+          if (stem != filled(rule.hf, "{e}", 0)) break;  // with the first expert
+          std::vector<Stored<Cpu>> parts;
+          for (int64_t e = 0; e < rule.experts; ++e) parts.push_back(get(filled(rule.hf, "{e}", e) + ending));
+          put(rule.gguf + ending, detail::joined(parts, true));
+          break;
+        }
+        default:
+          put(rule.gguf + ending, changed(rule, get(name), true));
+      }
     }
   }
 
-  std::string file_;
-  std::map<std::string, Stored<Cpu>> tensors_;
+ private:
+  using Index = std::map<std::string, std::size_t, std::less<>>;  // places in rules_
+
+  static std::string filled(std::string name, std::string_view mark, int64_t number) {
+    if (const std::size_t at = name.find(mark); at != std::string::npos)
+      name.replace(at, mark.size(), std::to_string(number));
+    return name;
+  }
+  /// "blk.0.attn_q.weight" -> "blk.0.attn_q" and ".weight".
+  static std::pair<std::string, std::string> parted(const std::string& name) {
+    const std::size_t dot = name.rfind('.');
+    return dot == std::string::npos ? std::pair(name, std::string()) : std::pair(name.substr(0, dot), name.substr(dot));
+  }
+  const TensorRule& rule_of(const Index& index, const std::string& stem, const std::string& name,
+                            const std::string& file) const {
+    const auto found = index.find(stem);
+    if (found == index.end())
+      throw Error(str(file, ": tensor '", name, "' is not part of this architecture"),
+                  "the model is of another kind, or has parts that ftlib does not know.");
+    return rules_[found->second];
+  }
+  static Stored<Cpu> changed(const TensorRule& rule, const Stored<Cpu>& w, bool to_gguf) {
+    switch (rule.transform) {
+      case Transform::transpose:
+        return detail::transposed(w);
+      case Transform::permute_heads:
+        return detail::heads_permuted(w, rule.heads, to_gguf);
+      case Transform::shift:
+        return detail::shifted(w, to_gguf ? rule.shift : -rule.shift);
+      default:
+        return w;
+    }
+  }
+
+  std::vector<TensorRule> rules_;
+  Index from_hf_, from_gguf_;
 };
-
-/// GGUF's llama files hold q and k with the rows of each head in the order of interleaved rotary pairs: row 2j + p of a
-/// head is the Hugging Face row p hd/2 + j. A copy with the rows back in place; rows of quantised blocks move whole.
-inline Stored<Cpu> unpermute_heads(const Stored<Cpu>& w, int64_t heads) {
-  const int64_t rows = w.shape[0], hd = rows / heads,
-                bytes = w.shape.rank() == 1 ? storage_bytes(w.type, 1) : w.row_bytes();
-  if (heads < 1 || rows % heads || hd % 2)
-    throw Error(str("gguf: ", rows, " rows of q or k do not divide into ", heads, " heads of even size"));
-  auto copy = std::make_shared<std::vector<std::byte>>(static_cast<std::size_t>(w.bytes()));
-  for (int64_t h = 0; h < heads; ++h)
-    for (int64_t p = 0; p < 2; ++p)
-      for (int64_t j = 0; j < hd / 2; ++j)
-        std::copy_n(w.data + (h * hd + 2 * j + p) * bytes, bytes, copy->data() + (h * hd + p * (hd / 2) + j) * bytes);
-  return {w.type, w.shape, copy->data(), copy};
-}
-
-/// The values of a float32 vector plus `offset`: Gemma's GGUF files hold 1 + w where Hugging Face's hold w.
-inline Stored<Cpu> shifted(const Stored<Cpu>& w, float offset) {
-  auto copy = std::make_shared<std::vector<float>>(static_cast<std::size_t>(w.shape.count()));
-  dequantise_row(w.type, w.data, 0, w.shape.count(), copy->data());
-  for (float& v : *copy) v += offset;
-  return {DType::f32, w.shape, reinterpret_cast<const std::byte*>(copy->data()), copy};
-}
-
-/// "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight", by a table of the architecture's parts
-/// ("attn_q" -> "self_attn.q_proj"). Empty where the table has no such part.
-inline std::string from_gguf_name(const std::string& name, const std::map<std::string, std::string>& parts) {
-  if (name == "token_embd.weight") return "model.embed_tokens.weight";
-  if (name == "output_norm.weight") return "model.norm.weight";
-  if (name == "output.weight") return "lm_head.weight";
-  if (!name.starts_with("blk.")) return {};
-  const std::size_t layer_end = name.find('.', 4), part_end = name.rfind('.');
-  if (layer_end == std::string::npos || part_end <= layer_end) return {};
-  const auto part = parts.find(name.substr(layer_end + 1, part_end - layer_end - 1));
-  if (part == parts.end()) return {};
-  return "model.layers." + name.substr(4, layer_end - 4) + "." + part->second + name.substr(part_end);
-}
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,78 @@
+// models/kit/language_model.inl.hpp: the bodies of models/kit/language_model.hpp.
+#pragma once
+#include <ftlib/models/kit/language_model.hpp>
+#include <ftlib/ops/linear.hpp>  // linear
+
+#include <algorithm>  // std::max
+
+namespace ft::inline FTLIB_ABI {
+
+FTLIB_INLINE void PackedTokens::add(const std::vector<int32_t>& sequence, std::size_t loss_from) {
+  ids.insert(ids.end(), sequence.begin(), sequence.end());
+  for (std::size_t i = 0; i < sequence.size(); ++i)
+    targets.push_back(i + 1 < sequence.size() && i + 1 >= loss_from ? sequence[i + 1] : ignored_target);
+  starts.push_back(static_cast<int64_t>(ids.size()));
+}
+FTLIB_INLINE int64_t PackedTokens::target_count() const {
+  int64_t n = 0;
+  for (const int32_t t : targets) n += t != ignored_target;
+  return n;
+}
+
+template <Scalar T, Device D>
+Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) {
+  Placement<D> p;
+  std::vector<int32_t> positions, cache_rows;
+  for (int64_t i = 0; i < batch.sequences(); ++i) {
+    const int64_t begin = batch.starts[static_cast<std::size_t>(i)],
+                  end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
+    if (!options.cache) {
+      for (int64_t j = 0; j < n; ++j) positions.push_back(static_cast<int32_t>(j));
+      p.segments.push_back({begin, end, begin, end});
+      continue;
+    }
+    const int64_t slot = options.slots.empty() ? i : options.slots[static_cast<std::size_t>(i)];
+    const int64_t before = options.cache->length(slot), base = slot * options.cache->capacity();
+    if (before + n > options.cache->capacity())
+      throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()),
+                  "ask for fewer new tokens, or a larger context.");
+    for (int64_t j = 0; j < n; ++j) {
+      positions.push_back(static_cast<int32_t>(before + j));
+      cache_rows.push_back(static_cast<int32_t>(base + before + j));
+    }
+    p.segments.push_back({begin, end, base, base + before + n});
+    options.cache->length(slot) += n;
+  }
+  for (const int32_t position : positions) p.length = std::max<int64_t>(p.length, position + 1);
+  p.positions = Tensor<int32_t, D>(ctx, {batch.tokens()}, positions);
+  if (options.cache) p.cache_rows = Tensor<int32_t, D>(ctx, {batch.tokens()}, cache_rows);
+  return p;
+}
+
+template <Scalar T, Device D>
+std::vector<Tensor<T, D>> LanguageModel<T, D>::hidden_after(Context<D>& ctx, const PackedTokens& batch,
+                                                            const std::vector<int64_t>& blocks,
+                                                            const ForwardOptions<T, D>& options) {
+  const int64_t layers = info().num_hidden_layers;
+  for (const int64_t n : blocks)
+    if (n < 0 || n > layers) throw Error(str("hidden_after: ", n, " blocks are asked of a model of ", layers));
+  if (blocks.empty()) return {};
+  Taps<T, D> taps{blocks, std::vector<Tensor<T, D>>(blocks.size())};
+  ForwardOptions<T, D> tapped = options;
+  tapped.taps = &taps;
+  hidden(ctx, batch, tapped);
+  return std::move(taps.states);
+}
+
+template <Scalar T, Device D>
+Tensor<T, D> LanguageModel<T, D>::logits(Context<D>& ctx, const PackedTokens& batch,
+                                         const ForwardOptions<T, D>& options) {
+  return linear(ctx, hidden(ctx, batch, options), head());
+}
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_sum(Context<D>& ctx, const PackedTokens& batch,
+                                                        const ForwardOptions<T, D>& options) {
+  return linear_cross_entropy(ctx, hidden(ctx, batch, options), head(), batch.targets);
+}
+
+}  // namespace ft::inline FTLIB_ABI

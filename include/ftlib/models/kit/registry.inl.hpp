@@ -1,0 +1,85 @@
+// models/kit/registry.inl.hpp: the bodies of models/kit/registry.hpp, and the architectures that ftlib knows.
+#pragma once
+#include <ftlib/io/safetensors.hpp>  // SafetensorsModel
+#include <ftlib/models/gemma3.hpp>
+#include <ftlib/models/kit/registry.hpp>
+#include <ftlib/models/llama.hpp>
+#include <ftlib/models/qwen2.hpp>
+#include <ftlib/models/qwen3.hpp>
+
+#include <mutex>   // std::mutex
+#include <vector>  // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+[[gnu::cold]] FTLIB_INLINE Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  if (!path_exists(path))
+    throw Error(str(path.string(), ": there is no such file or folder"), "give a Hugging Face folder or a .gguf file.");
+  Checkpoint checkpoint{path, {}, {}, {}};
+  if (is_folder(path)) {
+    checkpoint.json = read_json(path / "config.json");
+    checkpoint.architecture = at<std::string>(checkpoint.json, "model_type", (path / "config.json").string());
+  } else {
+    checkpoint.gguf = GgufFile::open(path);
+    checkpoint.architecture = checkpoint.gguf->get<std::string>("general.architecture");
+  }
+  return checkpoint;
+}
+
+[[gnu::cold]] FTLIB_INLINE Weights Checkpoint::weights(const TensorMap& map) const {
+  Weights weights(name());
+  if (!gguf) {
+    const auto tensors = SafetensorsModel::open(path);
+    for (const std::string& tensor : tensors.names()) weights.put(tensor, tensors.tensor(tensor));
+  } else {
+    map.to_hf(
+        gguf->names(), [&](const std::string& tensor) { return gguf->tensor(tensor); },
+        [&](const std::string& tensor, Stored<Cpu> w) { weights.put(tensor, std::move(w)); }, name());
+  }
+  return weights;
+}
+
+namespace detail {
+/// To add an architecture, include its file above and give it a line here.
+template <Scalar T, Device D> struct Architectures {
+  std::mutex mutex;
+  std::vector<Architecture<T, D>> known{architecture_of<Llama, T, D>(), architecture_of<Qwen2, T, D>(),
+                                        architecture_of<Qwen3, T, D>(), architecture_of<Gemma3, T, D>()};
+
+  static Architectures& all() {
+    static Architectures architectures;  // the one list a process, under its mutex
+    return architectures;
+  }
+};
+}  // namespace detail
+
+template <Scalar T, Device D> void register_architecture(Architecture<T, D> architecture) {
+  auto& all = detail::Architectures<T, D>::all();
+  const std::lock_guard lock(all.mutex);
+  for (const auto& known : all.known)
+    if (known.name == architecture.name || (!known.gguf_name.empty() && known.gguf_name == architecture.gguf_name))
+      throw Error(str("register_architecture: '", architecture.name, "' (GGUF: '", architecture.gguf_name,
+                      "') is known already"));
+  all.known.push_back(std::move(architecture));
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>& ctx, const Checkpoint& checkpoint) {
+  std::string names;
+  std::function<std::unique_ptr<LanguageModel<T, D>>(Context<D>&, const Checkpoint&)> make;
+  {
+    auto& all = detail::Architectures<T, D>::all();
+    const std::lock_guard lock(all.mutex);
+    for (const auto& known : all.known) {
+      const std::string& name = checkpoint.gguf ? known.gguf_name : known.name;
+      if (name == checkpoint.architecture) make = known.make;
+      if (!name.empty()) names += str(names.empty() ? "" : ", ", name);
+    }
+  }
+  if (!make)
+    throw Error(str(checkpoint.name(), ": architecture '", checkpoint.architecture, "' is not known"),
+                str("known are: ", names, "."));
+  return make(ctx, checkpoint);
+}
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,90 @@
+// models/kit/weights.hpp: the tensors of a checkpoint under their Hugging Face names, taken one by one by a model's
+// constructor: what is missing, extra or of another shape is an error that names it.
+#pragma once
+#include <ftlib/autograd/parameter.hpp>
+#include <ftlib/tensor/dequantise.hpp>  // dequantise
+#include <ftlib/tensor/quantised.hpp>   // dequantise_row
+
+#include <map>     // std::map
+#include <string>  // std::string
+#include <vector>  // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+class Weights {
+ public:
+  /// `file` is what messages call the checkpoint.
+  explicit Weights(std::string file) : file_(std::move(file)) {}
+
+  void put(const std::string& name, Stored<Cpu> tensor) { tensors_.insert_or_assign(name, std::move(tensor)); }
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  const std::string& file() const { return file_; }
+
+  /// Removes and returns a tensor. Throws Error where there is none of that name, or it has another shape.
+  Stored<Cpu> take(const std::string& name, const Shape& shape) {
+    const auto found = tensors_.find(name);
+    if (found == tensors_.end())
+      throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"),
+                  "the file is not whole, or its configuration is of another model.");
+    if (found->second.shape != shape)
+      throw Error(
+          str(file_, ": tensor '", name, "' has shape ", found->second.shape, ", the configuration says ", shape));
+    Stored<Cpu> tensor = std::move(found->second);
+    tensors_.erase(found);
+    return tensor;
+  }
+  /// A matrix, left as it is stored.
+  template <Scalar T, Device D>
+  Parameter<T, D> matrix(Context<D>& ctx, const std::string& name, const Shape& shape, WeightKind kind) {
+    Parameter<T, D> w;
+    w.name = name;
+    w.kind = kind;
+    w.stored = on_device<T>(ctx, take(name, shape));
+    return w;
+  }
+  /// A norm's weight or a bias, in the compute type.
+  template <Scalar T, Device D> Parameter<T, D> vector(Context<D>& ctx, const std::string& name, int64_t size) {
+    const Stored<Cpu> tensor = take(name, {size});
+    std::vector<T> values(static_cast<std::size_t>(size));
+    dequantise_row(tensor.type, tensor.data, 0, size, values.data());
+    return Parameter<T, D>(name, Tensor<T, D>(ctx, {size}, values), false);
+  }
+  /// A vector of constants, as numbers.
+  std::vector<float> numbers(const std::string& name, int64_t size) {
+    const Stored<Cpu> tensor = take(name, {size});
+    std::vector<float> values(static_cast<std::size_t>(size));
+    dequantise_row(tensor.type, tensor.data, 0, size, values.data());
+    return values;
+  }
+  /// Forgets tensors that hold nothing a model reads.
+  void ignore(const std::string& name) { tensors_.erase(name); }
+  /// Throws Error where a tensor was not taken.
+  void finish() const {
+    if (tensors_.empty()) return;
+    throw Error(str(file_, ": tensor '", tensors_.begin()->first, "' ", tensors_.begin()->second.shape,
+                    " is not part of this architecture (", tensors_.size(), " such)"),
+                "the configuration is of another model, or the model has parts that ftlib does not know.");
+  }
+
+ private:
+  /// Mapped files stay where they are; a GPU gets a copy, in the compute type where the file's is dense.
+  template <Scalar T, Device D> static Stored<D> on_device(Context<D>& ctx, const Stored<Cpu>& tensor) {
+    if constexpr (std::same_as<D, Cpu>) {
+      return tensor;
+    } else {
+      const auto bytes = static_cast<std::size_t>(tensor.bytes());
+      const std::shared_ptr<void> memory = ctx.allocate(bytes);
+      ctx.copy_from_host(memory.get(), tensor.data, bytes);
+      const Stored<D> copy{tensor.type, tensor.shape, static_cast<const std::byte*>(memory.get()), memory};
+      if (is_quantised(tensor.type) || tensor.type == dtype_of<T>) return copy;
+      Tensor<T, D> value(ctx, tensor.shape);
+      dequantise(ctx, value.view(), copy);
+      return as_stored(value);
+    }
+  }
+
+  std::string file_;
+  std::map<std::string, Stored<Cpu>> tensors_;
+};
+
+}  // namespace ft::inline FTLIB_ABI

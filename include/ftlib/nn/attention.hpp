@@ -1,0 +1,72 @@
+// nn/attention.hpp: Attention, the block that all decoders share: projections, norms on q and k, rotary positions,
+// window, scale; with a KV cache or without.
+#pragma once
+#include <ftlib/nn/kv_cache.hpp>        // KvCache, Placement
+#include <ftlib/nn/linear.hpp>          // Linear
+#include <ftlib/nn/norm.hpp>            // NormLayer
+#include <ftlib/ops/attention.hpp>      // attention
+#include <ftlib/ops/cross_entropy.hpp>  // scatter_rows
+#include <ftlib/ops/rope.hpp>           // Rotary, rope
+#include <ftlib/ops/shape.hpp>          // reshape
+
+#include <functional>  // std::function
+#include <memory>      // std::shared_ptr
+
+namespace ft::inline FTLIB_ABI {
+
+/// (N, H hd) -> (N, H, hd), and back.
+template <Scalar T, Device D> Tensor<T, D> split_heads(Context<D>& ctx, const Tensor<T, D>& x, int64_t head_dim) {
+  return reshape(ctx, x, {x.rows(), x.cols() / head_dim, head_dim});
+}
+template <Scalar T, Device D> Tensor<T, D> merge_heads(Context<D>& ctx, const Tensor<T, D>& x) {
+  return reshape(ctx, x, {x.size(0), x.size(1) * x.size(2)});
+}
+
+/// Attention of q over k and v, or over the cache once k and v have been written to it.
+template <Scalar T, Device D>
+Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tensor<T, D>& k, const Tensor<T, D>& v,
+                              const Placement<D>& at, const AttentionOptions& options,
+                              typename KvCache<T, D>::Layer* cache) {
+  if (!cache) return attention(ctx, q, k, v, at.segments, options);
+  no_backward(ctx, "attention with a KV cache", {q, k, v});
+  const auto rows = [](const Tensor<T, D>& x, T* data) { return View<T>(data, {x.size(0), x.size(1) * x.size(2)}); };
+  const Tensor<T, D> new_k = contiguous(ctx, k), new_v = contiguous(ctx, v);
+  scatter_rows(ctx, rows(cache->k, cache->k.data()), View<const T>(new_k.data(), {k.size(0), k.size(1) * k.size(2)}),
+               at.cache_rows.view());
+  scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}),
+               at.cache_rows.view());
+  return attention(ctx, q, cache->k, cache->v, at.segments, options);
+}
+
+/// Self-attention over packed sequences, (N, C) -> (N, C). H query heads share KV key-value heads, H / KV to each.
+///                                                                     arXiv:1706.03762, 2104.09864, 2305.13245
+template <Scalar T, Device D> struct Attention {
+  Linear<T, D> q_proj, k_proj, v_proj;   // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none
+  Linear<T, D> o_proj;                   // (C, H hd)
+  NormLayer<T, D> q_norm, k_norm;        // (hd), over each head and before the positions; or empty
+  int64_t head_dim = 0;                  // hd
+  std::shared_ptr<Rotary<T, D>> rotary;  // shared by layers whose frequencies are alike; null: no positions
+  AttentionOptions options;              // window, scale
+
+  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
+                          typename KvCache<T, D>::Layer* cache) {
+    const auto q = placed(ctx, split_heads(ctx, q_proj(ctx, x), head_dim), q_norm, at);  // (N, H, hd)
+    const auto k = placed(ctx, split_heads(ctx, k_proj(ctx, x), head_dim), k_norm, at);  // (N, KV, hd)
+    const auto v = split_heads(ctx, v_proj(ctx, x), head_dim);                           // (N, KV, hd)
+    return o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache)));
+  }
+  KvShape kept() const { return {k_proj.weight.shape()[0] / head_dim, head_dim}; }
+  void visit(const std::function<void(Parameter<T, D>&)>& f) {
+    for (Linear<T, D>* l : {&q_proj, &k_proj, &v_proj, &o_proj}) l->visit(f);
+    q_norm.visit(f);
+    k_norm.visit(f);
+  }
+
+ private:
+  Tensor<T, D> placed(Context<D>& ctx, Tensor<T, D> x, NormLayer<T, D>& norm, const Placement<D>& at) {
+    if (norm) x = norm(ctx, x);
+    return rotary ? rope(ctx, x, rotary->table(ctx, at.length), at.positions) : x;
+  }
+};
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,341 @@
+// tests/models/kit.cpp: the model kit: names and transforms both ways, configurations read, refused and written back,
+// architectures of a host's own.
+#include <doctest/doctest.h>
+#include <ftlib/models/kit/registry.hpp>
+
+#include "../scratch.hpp"
+
+#include <cstring>
+
+using namespace ft;
+using ft::test::Scratch;
+
+namespace {
+const std::filesystem::path kit_models = std::filesystem::path(FTLIB_TEST_DATA) / "models";
+
+using Tensors = std::map<std::string, Stored<Cpu>>;
+
+std::vector<std::string> names_of(const Tensors& tensors) {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : tensors) names.push_back(name);
+  return names;
+}
+Tensors to_hf(const TensorMap& map, const Tensors& gguf) {
+  Tensors out;
+  map.to_hf(
+      names_of(gguf), [&](const std::string& n) { return gguf.at(n); },
+      [&](const std::string& n, Stored<Cpu> w) { REQUIRE(out.emplace(n, w).second); }, "test");
+  return out;
+}
+Tensors to_gguf(const TensorMap& map, const Tensors& hf) {
+  Tensors out;
+  map.to_gguf(
+      names_of(hf), [&](const std::string& n) { return hf.at(n); },
+      [&](const std::string& n, Stored<Cpu> w) { REQUIRE(out.emplace(n, w).second); }, "test");
+  return out;
+}
+void check_equal(const Tensors& a, const Tensors& b) {
+  CHECK(names_of(a) == names_of(b));
+  for (const auto& [name, tensor] : a) {
+    CAPTURE(name);
+    const Stored<Cpu>& other = b.at(name);
+    CHECK(tensor.type == other.type);
+    CHECK(tensor.shape == other.shape);
+    CHECK(std::memcmp(tensor.data, other.data, static_cast<std::size_t>(tensor.bytes())) == 0);
+  }
+}
+Stored<Cpu> numbered(const Shape& shape, float from = 0) {
+  auto [w, bytes] = ft::detail::new_stored(DType::f32, shape);
+  for (int64_t i = 0; i < shape.count(); ++i) reinterpret_cast<float*>(bytes)[i] = from + static_cast<float>(i);
+  return w;
+}
+std::vector<float> values_of(const Stored<Cpu>& w) {
+  std::vector<float> v(static_cast<std::size_t>(w.shape.count()));
+  dequantise_row(w.type, w.data, 0, w.shape.count(), v.data());
+  return v;
+}
+/// Opens what `config` and llama_tiny's tensors are.
+std::string message_of(const Json& config, const char* tensors = "llama_tiny") {
+  Scratch dir;
+  std::filesystem::create_directories(dir / "model");
+  write_atomically(dir / "model/config.json", config.dump());
+  if (*tensors) std::filesystem::copy_file(kit_models / tensors / "model.safetensors", dir / "model/model.safetensors");
+  Context<Cpu> ctx({.threads = 1});
+  try {
+    make_language_model<float>(ctx, Checkpoint::open(dir / "model"));
+  } catch (const Error& e) {
+    return e.what();
+  }
+  return "opened";
+}
+Json config_of(const char* name) { return read_json(kit_models / name / "config.json"); }
+Json with(Json json, const char* key, Json value) {
+  json[key] = std::move(value);
+  return json;
+}
+}  // namespace
+
+TEST_CASE("models/kit: a GGUF's tensors under Hugging Face's names and back are the same bytes; so the other way") {
+  const auto both = [](const auto& config, const Checkpoint& checkpoint) {
+    const TensorMap map = config.tensors();
+    if (checkpoint.gguf) {
+      Tensors gguf;
+      for (const auto& name : checkpoint.gguf->names()) gguf.emplace(name, checkpoint.gguf->tensor(name));
+      check_equal(to_gguf(map, to_hf(map, gguf)), gguf);
+    } else {
+      const auto file = SafetensorsModel::open(checkpoint.path);
+      Tensors hf;
+      for (const auto& name : file.names()) hf.emplace(name, file.tensor(name));
+      const Tensors gguf = to_gguf(map, hf);
+      for (const auto& [name, tensor] : gguf)
+        CHECK((name.starts_with("blk.") || name == "token_embd.weight" || name == "output_norm.weight" ||
+               name == "output.weight"));
+      check_equal(to_hf(map, gguf), hf);
+    }
+  };
+  for (const char* name : {"llama_tiny", "llama_untied", "llama_q4_1.gguf"}) {
+    const auto c = Checkpoint::open(kit_models / name);
+    both(c.config<LlamaConfig>(), c);
+  }
+  for (const char* name : {"qwen2_tiny", "qwen2_q4_1.gguf"}) {
+    const auto c = Checkpoint::open(kit_models / name);
+    both(c.config<Qwen2Config>(), c);
+  }
+  for (const char* name : {"qwen3_tiny", "qwen3_q4_1.gguf"}) {
+    const auto c = Checkpoint::open(kit_models / name);
+    both(c.config<Qwen3Config>(), c);
+  }
+  const auto c = Checkpoint::open(kit_models / "gemma3_q4_k.gguf");
+  both(c.config<Gemma3Config>(), c);
+}
+
+TEST_CASE("models/kit: each transform, both ways") {
+  const TensorMap map(1, {{"a.{}.t", "b.{}.t", Transform::transpose},
+                          {"a.{}.q", "b.{}.q", Transform::permute_heads, 2},
+                          {.hf = "a.{}.n", .gguf = "b.{}.n", .transform = Transform::shift, .shift = 1},
+                          {.hf = "a.{}.up", .gguf = "b.{}.gate", .transform = Transform::split, .begin = 0, .end = 1},
+                          {.hf = "a.{}.up", .gguf = "b.{}.up", .transform = Transform::split, .begin = 1, .end = 3},
+                          {.hf = "a.{}.e.{e}.w", .gguf = "b.{}.exps", .transform = Transform::stack, .experts = 2}});
+  const Tensors hf{{"a.0.t.weight", numbered({2, 3})},     {"a.0.t.bias", numbered({3})},
+                   {"a.0.q.weight", numbered({8, 1})},     {"a.0.q.bias", numbered({8})},
+                   {"a.0.n.weight", numbered({2}, 0.5f)},  {"a.0.up.weight", numbered({3, 2})},
+                   {"a.0.e.0.w.weight", numbered({2, 2})}, {"a.0.e.1.w.weight", numbered({2, 2}, 10)},
+                   {"a.0.e.0.w.bias", numbered({2})},      {"a.0.e.1.w.bias", numbered({2}, 7)}};
+  const Tensors gguf = to_gguf(map, hf);
+  CHECK(gguf.at("b.0.t.weight").shape == Shape{3, 2});
+  CHECK(values_of(gguf.at("b.0.t.weight")) == std::vector<float>{0, 3, 1, 4, 2, 5});
+  CHECK(values_of(gguf.at("b.0.q.weight")) == std::vector<float>{0, 2, 1, 3, 4, 6, 5, 7});
+  CHECK(values_of(gguf.at("b.0.n.weight")) == std::vector<float>{1.5f, 2.5f});
+  CHECK(values_of(gguf.at("b.0.gate.weight")) == std::vector<float>{0, 1});
+  CHECK(values_of(gguf.at("b.0.up.weight")) == std::vector<float>{2, 3, 4, 5});
+  CHECK(gguf.at("b.0.exps.weight").shape == Shape{2, 2, 2});
+  CHECK(values_of(gguf.at("b.0.exps.bias")) == std::vector<float>{0, 1, 7, 8});
+  check_equal(to_hf(map, gguf), hf);
+  CHECK_THROWS_WITH_AS(to_hf(map, {{"b.0.other.weight", numbered({1})}}),
+                       doctest::Contains("'b.0.other.weight' is not part of this architecture"), Error);
+  CHECK_THROWS_WITH_AS(to_gguf(map, {{"a.0.up.weight", numbered({4, 2})}}), doctest::Contains("rows behind 3"), Error);
+  CHECK_THROWS_WITH_AS(to_gguf(map, {{"a.0.q.weight", numbered({6, 1})}}), doctest::Contains("6 rows of q or k"),
+                       Error);
+}
+
+TEST_CASE("models/kit: a configuration is written back as it was read, from transformers 4, 5 and GGUF") {
+  const auto check = []<class Config>(const Config&, const char* name) {
+    CAPTURE(name);
+    const auto checkpoint = Checkpoint::open(kit_models / name);
+    Config config = checkpoint.config<Config>();
+    Checkpoint written = checkpoint;
+    written.gguf.reset();
+    written.json = config.to_json();
+    CHECK(at<std::string>(written.json, "model_type", name) == Config::name);
+    Config again = written.config<Config>();
+    CHECK(again.to_json() == written.json);
+    if (checkpoint.gguf) return;
+    Checkpoint old = checkpoint;
+    old.json = read_json(kit_models / name / "config.v4.json");
+    Json of_old = old.config<Config>().to_json();
+    for (const char* key : {"dtype", "torch_dtype", "cache_implementation"}) {
+      of_old.erase(key);
+      written.json.erase(key);
+    }
+    CHECK(of_old == written.json);
+  };
+  for (const char* name : {"llama_tiny", "llama_untied", "llama_q4_1.gguf"}) check(LlamaConfig(), name);
+  for (const char* name : {"qwen2_tiny", "qwen2_q4_1.gguf"}) check(Qwen2Config(), name);
+  for (const char* name : {"qwen3_tiny", "qwen3_q4_1.gguf"}) check(Qwen3Config(), name);
+  for (const char* name : {"gemma3_tiny", "gemma3_q4_k.gguf"}) check(Gemma3Config(), name);
+}
+
+TEST_CASE("models/kit: Llama 3's scaling as GGUF's table of divisors goes into config.json, another table is refused") {
+  RopeOptions rope{.head_size = 64, .theta = 500000};
+  const auto plain = rope_frequencies(rope);
+  RopeOptions scaled = rope;
+  scaled.llama3 = Llama3Scaling{.factor = 32};
+  const auto wanted = rope_frequencies(scaled);
+  for (std::size_t i = 0; i < plain.size(); ++i) rope.divisors.push_back(plain[i] / wanted[i]);
+  Json json;
+  ft::detail::ConfigWriter writer(json);
+  writer.rope(rope, 64, 10000, nullptr);
+  CHECK(json["rope_scaling"]["factor"] == 32.0);
+  CHECK(json["rope_theta"] == 500000.0);
+  rope.divisors[3] = 7;
+  CHECK_THROWS_WITH_AS(writer.rope(rope, 64, 10000, nullptr), doctest::Contains("no word for another table"), Error);
+}
+
+TEST_CASE("models/kit: keys of config.json that change the result are computed or refused by name, others are noted") {
+  const Json llama = config_of("llama_tiny");
+  CHECK(message_of(llama) == "opened");
+  const std::pair<const char*, Json> refused[] = {
+      {"sliding_window", 128},       {"attention_multiplier", 0.5},
+      {"logits_scaling", 8},         {"embedding_multiplier", 12.0},
+      {"residual_multiplier", 0.22}, {"final_logit_softcapping", 30.0},
+      {"num_local_experts", 8},      {"partial_rotary_factor", 0.5},
+      {"no_rope_layers", {1, 0}},    {"layer_types", {"full_attention", "linear_attention"}},
+      {"use_qk_norm", true},         {"quantization_config", {{"bits", 4}}},
+      {"hidden_act", "gelu"}};
+  for (const auto& [key, value] : refused) {
+    CAPTURE(key);
+    const std::string message = message_of(with(llama, key, value));
+    CHECK_MESSAGE(message.find(key) != std::string::npos, message);
+  }
+  for (const auto& [key, value] : {std::pair<const char*, Json>{"sliding_window", nullptr},
+                                   {"attention_multiplier", 1.0},
+                                   {"use_qk_norm", false},
+                                   {"num_local_experts", 0},
+                                   {"attention_dropout", 0.1},
+                                   {"rope_interleaved", false}}) {
+    CAPTURE(key);
+    CHECK(message_of(with(llama, key, value)) == "opened");
+  }
+  for (const auto& [type, more] : {std::pair<const char*, Json>{"yarn", {{"factor", 4.0}}},
+                                   {"longrope", {{"factor", 4.0}}},
+                                   {"dynamic", {{"factor", 4.0}}}}) {
+    Json rope{{"rope_type", type}, {"rope_theta", 10000.0}};
+    rope.update(more);
+    CHECK(message_of(with(llama, "rope_parameters", rope)).find(str("rope type '", type, "'")) != std::string::npos);
+  }
+  CHECK(message_of(with(llama, "rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}))
+            .find("partial_rotary_factor") != std::string::npos);
+  const auto qwen = message_of(with(config_of("qwen2_tiny"), "attention_bias", true), "qwen2_tiny");
+  CHECK_MESSAGE(qwen.find("attention_bias") != std::string::npos, qwen);
+  const auto gemma = message_of(with(config_of("gemma3_tiny"), "attn_logit_softcapping", 50.0), "gemma3_tiny");
+  CHECK_MESSAGE(gemma.find("attn_logit_softcapping") != std::string::npos, gemma);
+  CHECK(message_of(with(config_of("gemma3_tiny"), "use_bidirectional_attention", true), "gemma3_tiny") != "opened");
+
+  Checkpoint checkpoint = Checkpoint::open(kit_models / "llama_tiny");
+  checkpoint.json["flavour"] = "vanilla";
+  const auto notes = checkpoint.config<LlamaConfig>().notes;
+  REQUIRE(notes.size() == 1);
+  CHECK(notes[0].find("flavour") != std::string::npos);
+}
+
+TEST_CASE("models/kit: GGUF's keys that change the result are computed or refused by name") {
+  Scratch dir;
+  const auto file = GgufFile::open(kit_models / "llama_q4_1.gguf");
+  std::vector<TensorEntry> entries;
+  for (const auto& name : file.names()) entries.push_back(entry(name, file.tensor(name)));
+  Context<Cpu> ctx({.threads = 1});
+  PackedTokens batch;
+  batch.add({7, 70, 6, 46, 90, 3, 22, 51});
+  std::vector<float> last;
+  const auto message = [&](const char* key, GgufValue value) {
+    GgufMetadata metadata = file.metadata();
+    std::erase_if(metadata, [&](const auto& item) { return item.first == key; });
+    metadata.emplace_back(key, std::move(value));
+    write_gguf(dir / "m.gguf", metadata, entries);
+    try {
+      last = make_language_model<float>(ctx, Checkpoint::open(dir / "m.gguf"))->logits(ctx, batch).to_host(ctx);
+    } catch (const Error& e) {
+      return std::string(e.what());
+    }
+    return std::string("opened");
+  };
+  CHECK(message("general.name", std::string("x")) == "opened");
+  const auto plain = last;
+  for (const auto& [key, value] : {std::pair<const char*, GgufValue>{"llama.rope.dimension_count", uint32_t{8}},
+                                   {"llama.rope.scaling.type", std::string("yarn")},
+                                   {"llama.attention.value_length", uint32_t{8}},
+                                   {"llama.attention.sliding_window", uint32_t{4}},
+                                   {"llama.attention.scale", 0.25f},
+                                   {"llama.attention.causal", false},
+                                   {"llama.logit_scale", 2.0f},
+                                   {"llama.embedding_scale", 12.0f},
+                                   {"llama.residual_scale", 0.22f},
+                                   {"llama.expert_count", uint32_t{8}},
+                                   {"llama.final_logit_softcapping", 30.0f},
+                                   {"llama.key_of_the_future", uint32_t{3}}}) {
+    const auto said = message(key, value);
+    CHECK_MESSAGE(said.find(key) != std::string::npos, said);
+  }
+  for (const auto& [key, value] : {std::pair<const char*, GgufValue>{"llama.rope.dimension_count", uint32_t{16}},
+                                   {"llama.rope.scaling.type", std::string("none")},
+                                   {"llama.attention.value_length", uint32_t{16}},
+                                   {"llama.attention.causal", true},
+                                   {"llama.logit_scale", 1.0f},
+                                   {"llama.expert_count", uint32_t{0}}}) {
+    CHECK(message(key, value) == "opened");
+    CHECK(last == plain);
+  }
+  CHECK(message("llama.rope.scaling.factor", 4.0f) == "opened");  // linear, as llama.cpp takes it
+  CHECK(last != plain);
+}
+
+TEST_CASE("models/kit: an unknown architecture is said before missing weights are") {
+  const auto message = message_of(with(config_of("llama_tiny"), "model_type", "mamba"), "");
+  CHECK_MESSAGE(message.find("architecture 'mamba' is not known") != std::string::npos, message);
+  CHECK_MESSAGE(message.find("known are: llama, qwen2, qwen3, gemma3_text") != std::string::npos, message);
+}
+
+namespace {
+/// A host's own: Llama with a window on every layer.
+struct WindowedConfig : LlamaConfig {
+  static constexpr const char *name = "windowed", *gguf_name = "", *class_name = "WindowedForCausalLM";
+  int64_t window = 0;
+  void fields(ConfigFields& f) override {
+    LlamaConfig::fields(f);
+    f.size("sliding_window", nullptr, window);
+  }
+};
+template <Scalar T, Device D> class Windowed final : public Decoder<T, D, WindowedConfig, PreNormBlock<T, D>> {
+ public:
+  Windowed(Context<D>& ctx, WindowedConfig config, Weights& weights)
+      : Decoder<T, D, WindowedConfig, PreNormBlock<T, D>>(ctx, std::move(config), weights) {
+    const WindowedConfig& c = this->config_;
+    const WeightReader<T, D> read{ctx, weights};
+    for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
+      const std::string at = str("model.layers.", i, '.');
+      PreNormBlock<T, D> b;
+      b.input_layernorm = read.rms_norm(at + "input_layernorm", c.hidden_size, c.rms_norm_eps);
+      b.self_attn = read.attention(at + "self_attn.", c, false, false);
+      b.self_attn.rotary = std::make_shared<Rotary<T, D>>(c.rope);
+      b.self_attn.options.window = c.window;
+      b.post_attention_layernorm = read.rms_norm(at + "post_attention_layernorm", c.hidden_size, c.rms_norm_eps);
+      b.mlp = read.gated_mlp(at + "mlp.", c, Activation::silu);
+      this->blocks_.push_back(std::move(b));
+    }
+    this->norm_ = read.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps);
+  }
+};
+}  // namespace
+
+TEST_CASE("models/kit: a host adds an architecture") {
+  Json config = with(with(config_of("llama_tiny"), "model_type", "windowed"), "sliding_window", 2);
+  CHECK(message_of(config).find("'windowed' is not known") != std::string::npos);
+  register_architecture(architecture_of<Windowed, float, Cpu>());
+  CHECK(message_of(config) == "opened");
+  CHECK_THROWS_WITH_AS((register_architecture(architecture_of<Windowed, float, Cpu>())),
+                       doctest::Contains("'windowed' (GGUF: '') is known already"), Error);
+
+  Scratch dir;
+  std::filesystem::create_directories(dir / "model");
+  std::filesystem::copy_file(kit_models / "llama_tiny/model.safetensors", dir / "model/model.safetensors");
+  Context<Cpu> ctx({.threads = 1});
+  PackedTokens batch;
+  batch.add({7, 70, 6, 46});
+  const auto logits = [&](int window) {
+    write_atomically(dir / "model/config.json", with(config, "sliding_window", window).dump());
+    return make_language_model<float>(ctx, Checkpoint::open(dir / "model"))->logits(ctx, batch).to_host(ctx);
+  };
+  const auto plain = make_language_model<float>(ctx, Checkpoint::open(kit_models / "llama_tiny"))->logits(ctx, batch);
+  CHECK(logits(4) == plain.to_host(ctx));
+  CHECK(logits(2) != plain.to_host(ctx));
+}
