@@ -4,7 +4,7 @@
     tools/make_unicode_tables.py [/usr/share/unicode]
 
 Classes are what the pre-tokenizers' patterns ask for: \\p{L}, \\p{N}, \\s and \\w (UTS #18: Alphabetic, Mark,
-Decimal_Number, Connector_Punctuation, Join_Control).
+Decimal_Number, Connector_Punctuation, Join_Control). NFC asks for canonical decompositions and combining classes.
 """
 import pathlib
 import subprocess
@@ -25,6 +25,7 @@ def properties(path):
 
 
 classes = [0] * 0x110000
+combining, decompositions = [], []  # [first, last, class]; (code, first, second or 0, never composed)
 first = None
 for line in (source / "UnicodeData.txt").read_text(encoding="utf-8").splitlines():
     fields = line.split(";")
@@ -32,6 +33,14 @@ for line in (source / "UnicodeData.txt").read_text(encoding="utf-8").splitlines(
     if fields[1].endswith(", First>"):
         first = code
         continue
+    if fields[3] != "0":
+        if combining and combining[-1][1] == code - 1 and combining[-1][2] == int(fields[3]):
+            combining[-1][1] = code
+        else:
+            combining.append([code, code, int(fields[3])])
+    if fields[5] and not fields[5].startswith("<"):  # canonical: in steps, the second of two never comes apart again
+        parts = [int(part, 16) for part in fields[5].split()]
+        decompositions.append((code, parts[0], parts[1] if len(parts) > 1 else 0))
     mask = (LETTER if category[0] == "L" else 0) | (NUMBER if category[0] == "N" else 0)
     mask |= WORD if category[0] == "M" or category in ("Nd", "Pc") else 0
     for c in range(code if first is None else first, code + 1):
@@ -54,10 +63,17 @@ for c, mask in enumerate(classes):
     else:
         ranges.append([c, c, mask])
 
+excluded = set()
+for a, b, name in properties(source / "DerivedNormalizationProps.txt"):
+    if name == "Full_Composition_Exclusion":
+        excluded.update(range(a, b + 1))
 rows = ",".join("{0x%x,0x%x,%d}" % tuple(item) for item in ranges)
+combining_rows = ",".join("{0x%x,0x%x,%d}" % tuple(item) for item in combining)
+decomposition_rows = ",".join("{0x%x,0x%x,0x%x,%s}" % (*item, "false" if item[0] in excluded else "true")
+                              for item in decompositions)
 version = (source / "PropList.txt").read_text(encoding="utf-8").splitlines()[0].split("-")[1].removesuffix(".txt")
 target.write_text(
-    f"""// text/unicode_tables.hpp: the classes of Unicode {version}. Made by tools/make_unicode_tables.py from unicode-data.
+    f"""// text/unicode_tables.hpp: classes and compositions of Unicode {version}. Made by tools/make_unicode_tables.py from unicode-data.
 #pragma once
 #include <ftlib/core/version.hpp>
 
@@ -74,10 +90,28 @@ struct ClassRange {{
 
 inline constexpr ClassRange class_ranges[] = {{{rows}}};
 
+/// Code points first..last have this canonical combining class; all others 0.
+struct CombiningRange {{
+  char32_t first, last;
+  std::uint8_t combining_class;
+}};
+
+inline constexpr CombiningRange combining_ranges[] = {{{combining_rows}}};
+
+/// The canonical decomposition of a character into one or two, of which the first may come apart again. Hangul's
+/// syllables, which are computed, are not among them.
+struct Decomposition {{
+  char32_t code, first, second;  // second 0: there is one
+  bool composes;                 // whether NFC puts them together again
+}};
+
+inline constexpr Decomposition decompositions[] = {{{decomposition_rows}}};
+
 }}  // namespace detail
 }}  // namespace ft::inline FTLIB_ABI
 """,
     encoding="utf-8",
 )
 subprocess.run(["clang-format", "-i", str(target)], check=True)
-print(f"{target}: Unicode {version}, {len(ranges)} class ranges")
+print(f"{target}: Unicode {version}, {len(ranges)} class ranges, {len(combining)} combining ranges, "
+      f"{len(decompositions)} decompositions")

@@ -1,6 +1,8 @@
-// text/pretokenize.hpp: cutting text into words before byte-level BPE: GPT-2's and Llama 3's patterns, by hand.
+// text/pretokenize.hpp: cutting text into words before byte-level BPE: the patterns of tokenizer.json as functions, and
+// a table that says which is which. To add one: a name in Pattern, a function of Words, a row in split_patterns, and
+// the names that GGUF has for it in gguf_pre_tokenizers.
 #pragma once
-#include <ftlib/core/error.hpp>
+#include <ftlib/text/tokenizer_spec.hpp>  // PreTokenizer
 #include <ftlib/text/unicode.hpp>
 
 #include <cstddef>      // std::size_t
@@ -8,39 +10,26 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// How text is cut into words, over which no token reaches.
-struct PreTokenizer {
-  enum class Pattern {
-    none,   ///< not at all
-    gpt2,   ///< `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-    llama3  ///< `(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|
-            ///< \s+(?!\S)|\s+`
-  };
-  enum class Digits {
-    in_pattern,  ///< as the pattern says
-    each,        ///< each numeric character (class N) is a word, cut out before the pattern is looked for (SmolLM2)
-    runs         ///< each run of them is
-  };
-  Pattern pattern = Pattern::none;
-  Digits digits = Digits::in_pattern;
-  bool add_prefix_space = false;  ///< a text that does not start with a space gets one
-};
-
 /// The words of `text`, valid UTF-8, one after the other; together they are all of it.
 class Words {
  public:
-  Words(PreTokenizer how, std::string_view text) : how_(how), at_(text.data()), end_(text.data() + text.size()) {}
+  /// The end of the word that begins where the text stands.
+  using Match = const char* (Words::*)() const;
+
+  Words(PreTokenizer how, std::string_view text);
 
   /// Puts the next word into `word`; false at the end.
   bool next(std::string_view& word) {
     if (at_ == end_) return false;
-    const char* stop = how_.pattern == PreTokenizer::Pattern::gpt2     ? gpt2()
-                       : how_.pattern == PreTokenizer::Pattern::llama3 ? llama3()
-                                                                       : end_;
+    const char* stop = match_ ? (this->*match_)() : end_;
     word = std::string_view(at_, static_cast<std::size_t>(stop - at_));
     at_ = stop;
     return true;
   }
+
+  const char* gpt2() const;
+  const char* llama3() const { return llama3_like(3); }
+  const char* qwen2() const { return llama3_like(1); }
 
  private:
   static constexpr std::uint8_t letter = letter_class, number = number_class, space = space_class;
@@ -76,23 +65,8 @@ class Words {
     return last == at_ ? stop : last;
   }
 
-  const char* gpt2() const {
-    const char* p = at_;
-    if (*p == '\'' && end_ - p >= 2) {
-      const char a = p[1], b = end_ - p >= 3 ? p[2] : '\0';
-      if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 2;
-      if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 3;
-    }
-    const bool cut_digits = how_.digits != PreTokenizer::Digits::in_pattern;
-    if (*p == ' ' && p + 1 < end_ && !(cut_digits && is(p + 1, number))) ++p;
-    const Class c = class_at(p);
-    if (c.classes & letter) return run(p + c.length, letter);
-    if (c.classes & number) return how_.digits == PreTokenizer::Digits::each ? p + c.length : run(p + c.length, number);
-    if (c.classes & space) return spaces(cut_digits);
-    return others(p + c.length);
-  }
-
-  const char* llama3() const {
+  /// Llama 3's pattern, with at most so many digits in a word.
+  const char* llama3_like(int digits) const {
     const char* p = at_;
     if (*p == '\'' && end_ - p >= 2) {
       const auto lower = [&](const char* q) { return end_ - q > 0 ? static_cast<char>(*q | 0x20) : '\0'; };
@@ -105,7 +79,7 @@ class Words {
     const char* after = p + c.length;
     if (c.classes & letter) return run(after, letter);
     if (c.classes & number) {
-      for (int n = 1; n < 3 && is(after, number); ++n) after += class_at(after).length;
+      for (int n = 1; n < digits && is(after, number); ++n) after += class_at(after).length;
       return after;
     }
     if (*p != '\r' && *p != '\n' && is(after, letter)) return run(after, letter);
@@ -122,9 +96,81 @@ class Words {
   }
 
   PreTokenizer how_;
+  Match match_ = nullptr;
   const char* at_;
   const char* end_;
   CharacterClasses classes_;
 };
+
+inline const char* Words::gpt2() const {
+  const char* p = at_;
+  if (*p == '\'' && end_ - p >= 2) {
+    const char a = p[1], b = end_ - p >= 3 ? p[2] : '\0';
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 2;
+    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 3;
+  }
+  const bool cut_digits = how_.digits != PreTokenizer::Digits::in_pattern;
+  if (*p == ' ' && p + 1 < end_ && !(cut_digits && is(p + 1, number))) ++p;
+  const Class c = class_at(p);
+  if (c.classes & letter) return run(p + c.length, letter);
+  if (c.classes & number) return how_.digits == PreTokenizer::Digits::each ? p + c.length : run(p + c.length, number);
+  if (c.classes & space) return spaces(cut_digits);
+  return others(p + c.length);
+}
+
+/// A pattern as tokenizer.json writes it, and the function that is it.
+struct SplitPattern {
+  PreTokenizer::Pattern pattern;
+  std::string_view regex;
+  Words::Match match;
+};
+inline constexpr SplitPattern split_patterns[] = {
+    {PreTokenizer::Pattern::gpt2, R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)",
+     &Words::gpt2},
+    {PreTokenizer::Pattern::llama3,
+     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     &Words::llama3},
+    {PreTokenizer::Pattern::qwen2,
+     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     &Words::qwen2}};
+
+/// Null for Pattern::none.
+constexpr const SplitPattern* split_pattern(PreTokenizer::Pattern pattern) {
+  for (const SplitPattern& known : split_patterns)
+    if (known.pattern == pattern) return &known;
+  return nullptr;
+}
+
+inline Words::Words(PreTokenizer how, std::string_view text)
+    : how_(how), at_(text.data()), end_(text.data() + text.size()) {
+  if (const SplitPattern* known = split_pattern(how.pattern)) match_ = known->match;
+}
+
+/// What a GGUF's tokenizer.ggml.pre stands for, beside the pattern: as llama.cpp's loader knows it, and NFC as the
+/// models' tokenizer.json has it, which llama.cpp leaves out.
+struct GgufPreTokenizer {
+  std::string_view name;
+  PreTokenizer how;
+  bool ignore_merges = false;  // and so that a text begins with BOS where the file does not say
+  bool nfc = false;
+};
+inline constexpr PreTokenizer gpt2_words{.pattern = PreTokenizer::Pattern::gpt2},
+    smollm_words{.pattern = PreTokenizer::Pattern::gpt2, .digits = PreTokenizer::Digits::each},
+    llama3_words{.pattern = PreTokenizer::Pattern::llama3}, qwen2_words{.pattern = PreTokenizer::Pattern::qwen2};
+inline constexpr GgufPreTokenizer gguf_pre_tokenizers[] = {{"gpt-2", gpt2_words},
+                                                           {"gpt2", gpt2_words},
+                                                           {"exaone4", gpt2_words},
+                                                           {"smollm", smollm_words},
+                                                           {"exaone", smollm_words},
+                                                           {"llama-bpe", llama3_words, true},
+                                                           {"llama3", llama3_words, true},
+                                                           {"llama-v3", llama3_words, true},
+                                                           {"lfm2", llama3_words, true},
+                                                           {"falcon3", llama3_words, true},
+                                                           {"pixtral", llama3_words, true},
+                                                           {"smaug-bpe", llama3_words},
+                                                           {"dbrx", llama3_words},
+                                                           {"qwen2", qwen2_words, false, true},
+                                                           {"deepseek-r1-qwen", qwen2_words, false, true}};
 
 }  // namespace ft::inline FTLIB_ABI

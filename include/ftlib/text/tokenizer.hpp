@@ -1,24 +1,14 @@
 // text/tokenizer.hpp: text to tokens and back: byte-level BPE and SentencePiece-style BPE, exact as the references.
 #pragma once
-#include <ftlib/text/bpe.hpp>
-#include <ftlib/text/pretokenize.hpp>
-#include <ftlib/text/tokenizer_spec.hpp>
-#include <ftlib/text/unicode.hpp>
+#include <ftlib/text/tokenizer_spec.hpp>  // TokenizerSpec
 
-#include <algorithm>      // std::stable_sort
-#include <array>          // std::array
-#include <atomic>         // std::atomic
-#include <bitset>         // std::bitset
-#include <cmath>          // std::isfinite
-#include <cstdint>        // std::int32_t
-#include <limits>         // std::numeric_limits
-#include <memory>         // std::shared_ptr, std::unique_ptr
-#include <numeric>        // std::iota
-#include <span>           // std::span
-#include <string>         // std::string
-#include <string_view>    // std::string_view
-#include <unordered_map>  // std::unordered_map
-#include <vector>         // std::vector
+#include <cstdint>      // std::int32_t
+#include <memory>       // std::shared_ptr
+#include <span>         // std::span
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <utility>      // std::move
+#include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -31,532 +21,51 @@ struct EncodeOptions {
   bool add_special_tokens = false;  ///< bos and eos, where the model's file asks for them
 };
 
-namespace detail {
-
-/// The longest of a set of strings at a place of a text.
-class Trie {
- public:
-  struct Match {
-    std::int32_t id = -1;
-    std::size_t length = 0;
-  };
-  void insert(std::string_view text, std::int32_t id) {
-    if (text.empty()) return;
-    std::uint32_t& root = roots_[static_cast<std::uint8_t>(text[0])];
-    if (root == 0) root = add(text[0]);
-    std::uint32_t node = root;
-    for (const char c : text.substr(1)) {
-      std::uint32_t child = nodes_[node].child;
-      while (child != 0 && nodes_[child].byte != c) child = nodes_[child].sibling;
-      if (child == 0) {
-        child = add(c);
-        nodes_[child].sibling = nodes_[node].child;
-        nodes_[node].child = child;
-      }
-      node = child;
-    }
-    nodes_[node].id = id;
-  }
-  bool empty() const { return nodes_.size() == 1; }
-  bool may_start(char c) const { return roots_[static_cast<std::uint8_t>(c)] != 0; }
-  Match longest(std::string_view text) const {
-    Match best;
-    std::uint32_t node = text.empty() ? 0 : roots_[static_cast<std::uint8_t>(text[0])];
-    for (std::size_t length = 1; node != 0; ++length) {
-      if (nodes_[node].id >= 0) best = {nodes_[node].id, length};
-      if (length == text.size()) break;
-      node = nodes_[node].child;
-      while (node != 0 && nodes_[node].byte != text[length]) node = nodes_[node].sibling;
-    }
-    return best;
-  }
-
- private:
-  struct Node {
-    std::uint32_t child = 0, sibling = 0;
-    std::int32_t id = -1;
-    char byte = 0;
-  };
-  std::uint32_t add(char byte) {
-    nodes_.push_back({.byte = byte});
-    return static_cast<std::uint32_t>(nodes_.size() - 1);
-  }
-  std::array<std::uint32_t, 256> roots_{};
-  std::vector<Node> nodes_{Node{}};  // node 0 is "none"
-};
-
-/// GPT-2's alphabet: a printable character for each byte. Bytes that are printable in Latin-1 stand for themselves, the
-/// other 68 become U+0100, U+0101, ... in order.
-class ByteAlphabet {
- public:
-  ByteAlphabet() {
-    char32_t next = 0x100;
-    for (std::size_t byte = 0; byte < 256; ++byte) {
-      const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
-      code_[byte] = printable ? static_cast<char32_t>(byte) : next++;
-      byte_[code_[byte]] = static_cast<std::int16_t>(byte);
-    }
-  }
-  /// The bytes that a token's spelling stands for; the spelling itself where it is not in the alphabet.
-  std::string bytes(std::string_view spelling) const {
-    std::string out;
-    if (valid_utf8_prefix(spelling) != spelling.size()) return std::string(spelling);
-    for (std::size_t at = 0; at < spelling.size();) {
-      const Utf8Char c = decode_utf8(spelling.data() + at);
-      const int byte = c.code < byte_.size() ? byte_[c.code] : -1;
-      if (byte < 0) return std::string(spelling);
-      out.push_back(static_cast<char>(static_cast<std::uint8_t>(byte)));
-      at += c.length;
-    }
-    return out;
-  }
-  std::string spelling(std::string_view bytes) const {
-    std::string out;
-    for (const char c : bytes) append_utf8(out, code_[static_cast<std::uint8_t>(c)]);
-    return out;
-  }
-
- private:
-  struct Bytes : std::array<std::int16_t, 0x144> {
-    Bytes() { fill(-1); }
-  };
-  std::array<char32_t, 256> code_{};
-  Bytes byte_;
-};
-
-inline std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  for (std::size_t at = 0;;) {
-    const std::size_t found = text.find(from, at);
-    out.append(text.substr(at, found - at));
-    if (found == std::string_view::npos) return out;
-    out.append(to);
-    at = found + from.size();
-  }
-}
-
-}  // namespace detail
-
 /// Encodes and decodes; immutable, cheap to copy, and safe to use from many threads at once.
 ///
 /// Encoding gives the ids of Hugging Face's tokenizers for a tokenizer.json, and of SentencePiece and llama.cpp for a
-/// GGUF. Text that is not valid UTF-8 is read as Python's bytes.decode("utf-8", "replace") would read it.
+/// GGUF (but that text is put into NFC where the model's tokenizer.json does so, which llama.cpp leaves out). Text that
+/// is not valid UTF-8 is read as Python's bytes.decode("utf-8", "replace") would read it.
 class Tokenizer {
  public:
   /// Throws Error for a description that contradicts itself.
-  explicit Tokenizer(const TokenizerSpec& spec) : data_(std::make_shared<const Data>(spec)) {}
+  explicit Tokenizer(TokenizerSpec spec);
   static Tokenizer from_json(const Json& tokenizer_json, const Json* tokenizer_config = nullptr,
-                             std::string_view name = "tokenizer.json") {
-    return Tokenizer(tokenizer_spec_from_json(tokenizer_json, tokenizer_config, name));
-  }
-  static Tokenizer from_gguf(const GgufFile& file) { return Tokenizer(tokenizer_spec_from(file)); }
+                             std::string_view name = "tokenizer.json");
+  static Tokenizer from_gguf(const GgufFile& file);
 
-  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const {
-    std::vector<std::int32_t> out;
-    if (text.size() >= std::numeric_limits<std::uint32_t>::max())
-      throw Error(str("encode: a text of ", text.size(), " bytes"), "encode it in parts below 4 GiB.");
-    out.reserve(text.size() / 4 + 4);
-    if (options.add_special_tokens && data_->add_bos) out.push_back(data_->bos);
-    std::string repaired;
-    if (valid_utf8_prefix(text) != text.size()) text = repaired = replace_broken_utf8(text);
-    data_->encode(text, options.special, out);
-    if (options.add_special_tokens && data_->add_eos) out.push_back(data_->eos);
-    return out;
-  }
-
+  std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
   /// The text of tokens. Bytes that do not make valid UTF-8 become U+FFFD, by maximal subparts; ids outside the
   /// vocabulary are an Error.
-  std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const {
-    std::string bytes;
-    for (const std::int32_t id : ids)
-      if (!skip_special || !is_special(id)) bytes.append(this->bytes(id));
-    if (data_->strip_space && !bytes.empty() && bytes[0] == ' ') bytes.erase(0, 1);
-    return valid_utf8_prefix(bytes) == bytes.size() ? bytes : replace_broken_utf8(bytes);
-  }
+  std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const;
 
   /// The bytes a token stands for, which may be part of a character.
-  std::string_view bytes(std::int32_t id) const {
-    if (id < 0 || id >= vocab_size())
-      throw Error(str("tokenizer: token ", id, " is not in the vocabulary of ", vocab_size()),
-                  "the model and the tokenizer are not of one kind, or the id is padding.");
-    return data_->table[id];
-  }
+  std::string_view bytes(std::int32_t id) const;
   /// A token as the file spells it ("Ġthe", "▁the", "<0x0A>").
-  std::string token(std::int32_t id) const { return data_->spelling(id, bytes(id)); }
+  std::string token(std::int32_t id) const;
   /// The token that the file spells like this, or -1.
-  std::int32_t id(std::string_view token) const { return data_->find(token); }
+  std::int32_t id(std::string_view token) const;
 
-  std::int32_t vocab_size() const { return static_cast<std::int32_t>(data_->table.size()); }
-  std::int32_t bos() const { return data_->bos; }  ///< -1: none; so are eos, pad and unk
-  std::int32_t eos() const { return data_->eos; }
-  std::int32_t pad() const { return data_->pad; }
-  std::int32_t unk() const { return data_->unk; }
-  bool add_bos() const { return data_->add_bos; }
-  bool add_eos() const { return data_->add_eos; }
+  std::int32_t vocab_size() const;
+  std::int32_t bos() const { return spec().bos; }  ///< -1: none; so are eos, pad and unk
+  std::int32_t eos() const { return spec().eos; }
+  std::int32_t pad() const { return spec().pad; }
+  std::int32_t unk() const { return spec().unk; }
+  bool add_bos() const { return spec().add_bos && spec().bos >= 0; }
+  bool add_eos() const { return spec().add_eos && spec().eos >= 0; }
   /// Whether this is a control token, which decode leaves out on request.
-  bool is_special(std::int32_t id) const {
-    return id >= 0 && id < vocab_size() && data_->flags[static_cast<std::size_t>(id)] & Data::special_flag;
-  }
+  bool is_special(std::int32_t id) const;
   /// Whether the first space of a decoded text is dropped (Llama 2).
-  bool strips_space() const { return data_->strip_space; }
+  bool strips_space() const { return spec().strip_space; }
   /// The file's Jinja text; see text/chat.hpp.
-  const std::string& chat_template() const { return data_->chat_template; }
+  const std::string& chat_template() const { return spec().chat_template; }
+  /// What it was made from; what another file is written from.
+  const TokenizerSpec& spec() const { return *spec_; }
 
  private:
-  using Spec = TokenizerSpec;
-  using Ids = std::vector<std::int32_t>;
+  struct Data;
 
-  // Inside, tokens are bytes: byte-level ones out of their alphabet, SentencePiece's with ' ' for U+2581. The text is
-  // treated alike, so ' ' and U+2581 in a text are one, as they are to the references after their normalizer.
-  struct Data {
-    static constexpr std::uint8_t special_flag = 1, byte_flag = 2, literal_flag = 4;
-    enum : std::uint8_t { unasked, alone, parted };  // states of `whole`
-
-    bool byte_level, by_rank, byte_fallback, fuse_unk, ignore_merges, strip_space, add_bos, add_eos, cut_before_spaces;
-    bool cut_words = false;
-    Spec::SpacePrefix space_prefix;
-    PreTokenizer pre_tokenizer;
-    std::int32_t bos, eos, pad, unk;
-    std::string chat_template;
-    detail::ByteAlphabet alphabet;
-    detail::StringTable table;
-    detail::MergeTable merges;
-    std::vector<std::uint32_t> rank;           // by score, where there are no merges
-    std::vector<std::uint8_t> flags;           // by token
-    std::array<std::int32_t, 256> byte_ids;    // of single bytes, or -1
-    std::bitset<256> before_space;             // last bytes of what stands before a ' ' inside a token
-    detail::Trie raw_added, normalized_added;  // numbers are places in `added`
-    std::vector<AddedToken> added;
-    // Whether a token's own text is encoded to it: asked when it is first met. Threads may ask at once; all get the
-    // same answer.
-    std::unique_ptr<std::atomic<std::uint8_t>[]> whole;
-
-    explicit Data(const Spec& spec)
-        : byte_level(spec.model == Spec::Model::byte_level_bpe),
-          by_rank(byte_level || spec.scores.empty() || !spec.merges.empty()),
-          byte_fallback(spec.byte_fallback),
-          fuse_unk(spec.fuse_unk),
-          ignore_merges(spec.ignore_merges),
-          strip_space(spec.strip_space),
-          add_bos(spec.add_bos && spec.bos >= 0),
-          add_eos(spec.add_eos && spec.eos >= 0),
-          cut_before_spaces(spec.cut_before_spaces),
-          space_prefix(spec.space_prefix),
-          pre_tokenizer(spec.pre_tokenizer),
-          bos(spec.bos),
-          eos(spec.eos),
-          pad(spec.pad),
-          unk(spec.unk),
-          chat_template(spec.chat_template),
-          added(spec.added) {
-      check(spec);
-      byte_ids.fill(-1);
-      flags.assign(spec.tokens.size(), 0);
-      for (const AddedToken& token : added) {
-        flags[static_cast<std::size_t>(token.id)] |= token.special ? special_flag | literal_flag : literal_flag;
-      }
-      add_tokens(spec);
-      if (by_rank) add_merges(spec);
-      else rank_scores(spec.scores);
-      for (std::size_t i = 0; i < added.size(); ++i) {
-        const std::string content = sought(added[i]);
-        if (valid_utf8_prefix(content) != content.size()) continue;  // would match inside a character, and part it
-        (added[i].normalized ? normalized_added : raw_added).insert(content, static_cast<std::int32_t>(i));
-      }
-      whole = std::make_unique<std::atomic<std::uint8_t>[]>(spec.tokens.size());
-    }
-
-    void check(const Spec& spec) const {
-      const auto fail = [&](const auto&... what) { throw Error(str(spec.name, ": tokenizer: ", what...)); };
-      const std::size_t count = spec.tokens.size();
-      if (count >= std::size_t{1} << 30) fail(count, " tokens");
-      if (!spec.types.empty() && spec.types.size() != count) fail(count, " tokens but ", spec.types.size(), " types");
-      if (!by_rank && spec.scores.size() != count) fail(count, " tokens but ", spec.scores.size(), " scores");
-      for (const float score : spec.scores)
-        if (std::isnan(score)) fail("a score is not a number");
-      const auto in_range = [&](std::int32_t id, int lowest) {
-        return id >= lowest && id < static_cast<std::int32_t>(count);
-      };
-      for (const std::int32_t id : {bos, eos, pad, unk})
-        if (!in_range(id, -1)) fail("bos, eos, pad or unk is ", id, " in a vocabulary of ", count);
-      for (const AddedToken& token : added)
-        if (!in_range(token.id, 0))
-          fail("added token ", quote(token.content), " has id ", token.id, " in a vocabulary of ", count);
-    }
-
-    /// What stands in the text for an added token.
-    std::string sought(const AddedToken& token) const {
-      return token.normalized && !byte_level ? normalize(token.content) : token.content;
-    }
-
-    /// A token's text as it is kept here.
-    std::string inner(std::string_view spelling) const {
-      return byte_level ? alphabet.bytes(spelling) : detail::replace_all(spelling, detail::sp_space, " ");
-    }
-
-    void add_tokens(const Spec& spec) {
-      std::unordered_map<std::int32_t, std::string> normalized;  // which decode to what they are sought as, as there
-      for (const AddedToken& token : added)
-        if (token.normalized) normalized.emplace(token.id, sought(token));
-      table.reserve_index(spec.tokens.size());
-      for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
-        const auto id = static_cast<std::int32_t>(i);
-        const std::string& spelling = spec.tokens[i];
-        const Spec::Type type = spec.types.empty() ? Spec::Type::normal : spec.types[i];
-        if (type == Spec::Type::byte && !byte_level) {
-          const int byte = byte_of(spelling);
-          if (byte < 0) throw Error(str(spec.name, ": token ", id, " ", quote(spelling), " is marked as a byte"));
-          byte_ids[static_cast<std::size_t>(byte)] = id;
-          flags[i] |= byte_flag;
-          table.add(std::string(1, static_cast<char>(static_cast<std::uint8_t>(byte))));
-          continue;
-        }
-        if (const auto found = normalized.find(id); found != normalized.end()) table.add(found->second);
-        else table.add(byte_level && flags[i] & literal_flag ? spelling : inner(spelling));
-        const bool unreachable = !byte_level && type == Spec::Type::normal && spelling.find(' ') != std::string::npos;
-        if ((type != Spec::Type::normal && type != Spec::Type::user_defined) || unreachable) continue;
-        table.index(id);
-        const std::string_view text = table[id];
-        if (byte_level && text.size() == 1) byte_ids[static_cast<std::uint8_t>(text[0])] = id;
-        for (std::size_t at = 1; at < text.size(); ++at)
-          if (text[at] == ' ' && text[at - 1] != ' ') before_space.set(static_cast<std::uint8_t>(text[at - 1]));
-      }
-      cut_words = table.find(" ") >= 0;
-    }
-
-    void add_merges(const Spec& spec) {
-      merges = detail::MergeTable(spec.merges.size());
-      std::string text;
-      for (std::size_t i = 0; i < spec.merges.size(); ++i) {
-        const std::string& merge = spec.merges[i];
-        const std::size_t space = merge.find(' ', 1);
-        std::int32_t left = -1, right = -1, both = -1;
-        if (space != std::string::npos) {
-          const std::string_view spelling = merge;
-          text = inner(spelling.substr(0, space));
-          const std::size_t middle = text.size();
-          text += inner(spelling.substr(space + 1));
-          left = table.find(std::string_view(text).substr(0, middle));
-          right = table.find(std::string_view(text).substr(middle));
-          both = table.find(text);
-        }
-        if (left < 0 || right < 0 || both < 0)
-          throw Error(str(spec.name, ": merge ", i, " ", quote(merge), " is not of tokens of the vocabulary"),
-                      "the file's tokens and merges do not belong together.");
-        merges.insert(left, right, {static_cast<std::uint32_t>(i), both});
-      }
-    }
-
-    void rank_scores(const std::vector<float>& scores) {
-      std::vector<std::uint32_t> order(scores.size());
-      std::iota(order.begin(), order.end(), 0u);
-      std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return scores[a] > scores[b]; });
-      rank.resize(scores.size());
-      for (std::size_t i = 0; i < order.size(); ++i)  // equal scores, equal ranks: then the leftmost pair goes first
-        rank[order[i]] =
-            i > 0 && scores[order[i]] == scores[order[i - 1]] ? rank[order[i - 1]] : static_cast<std::uint32_t>(i);
-    }
-
-    static int byte_of(std::string_view spelling) {  // of "<0x0A>"
-      if (spelling.size() != 6 || spelling.substr(0, 3) != "<0x" || spelling[5] != '>') return -1;
-      const auto digit = [](char c) {
-        return c >= '0' && c <= '9' ? c - '0' : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
-      };
-      const int high = digit(spelling[3]), low = digit(spelling[4]);
-      return high < 0 || low < 0 ? -1 : high * 16 + low;
-    }
-
-    std::string spelling(std::int32_t id, std::string_view bytes) const {
-      const std::uint8_t flag = flags[static_cast<std::size_t>(id)];
-      if (flag & byte_flag) return detail::TokenizerJson::byte_token(static_cast<std::uint8_t>(bytes[0]));
-      if (!byte_level) return detail::replace_all(bytes, " ", detail::sp_space);
-      return flag & literal_flag ? std::string(bytes) : alphabet.spelling(bytes);
-    }
-    std::int32_t find(std::string_view token) const {
-      for (const AddedToken& one : added)
-        if (one.content == token) return one.id;
-      if (const int byte = byte_of(token); !byte_level && byte >= 0) return byte_ids[static_cast<std::size_t>(byte)];
-      return table.find(inner(token));
-    }
-
-    /// SentencePiece's form of a stretch of text.
-    std::string normalize(std::string_view text) const {
-      std::string out = detail::replace_all(text, detail::sp_space, " ");
-      if (space_prefix == Spec::SpacePrefix::always && !out.empty()) out.insert(0, 1, ' ');
-      return out;
-    }
-
-    /// Calls token(id) and stretch(text, begin) for the added tokens of a text and what is between them, in order: the
-    /// leftmost, then longest match; flags as tokenizers' added_vocabulary.rs treats them.
-    template <class Token, class Stretch>
-    void split(const detail::Trie& trie, std::string_view text, Special special, bool space_is_white, Token&& token,
-               Stretch&& stretch) const {
-      std::size_t done = 0;
-      if (!trie.empty()) {
-        for (std::size_t at = 0; at < text.size();) {
-          if (!trie.may_start(text[at])) {
-            ++at;
-            continue;
-          }
-          const detail::Trie::Match match = trie.longest(text.substr(at));
-          if (match.id < 0) {
-            ++at;
-            continue;
-          }
-          const AddedToken& found = added[static_cast<std::size_t>(match.id)];
-          std::size_t begin = at, end = at + match.length;
-          at = end;
-          if (special == Special::as_text && found.special) continue;
-          const CharacterClasses classes;
-          const auto is_white = [&](std::size_t i) {
-            return text[i] == ' ' ? space_is_white : (classes(decode_utf8(text.data() + i).code) & space_class) != 0;
-          };
-          const auto before = [&](std::size_t i) {  // the character that ends at i
-            for (--i; (static_cast<std::uint8_t>(text[i]) & 0xc0) == 0x80;) --i;
-            return i;
-          };
-          if (found.single_word) {
-            const auto is_word = [&](std::size_t i) { return classes(decode_utf8(text.data() + i).code) & word_class; };
-            if ((begin > 0 && is_word(before(begin))) || (end < text.size() && is_word(end))) continue;
-          }
-          if (found.lstrip)
-            while (begin > done && is_white(before(begin))) begin = before(begin);
-          if (found.rstrip)
-            while (end < text.size() && is_white(end)) end += decode_utf8(text.data() + end).length;
-          if (done < begin) stretch(text.substr(done, begin - done), done);
-          token(found.id);
-          done = end;
-        }
-      }
-      if (done < text.size()) stretch(text.substr(done), done);
-    }
-
-    void encode(std::string_view text, Special special, Ids& out) const {
-      std::string spaced;  // SentencePiece looks for its user-defined symbols where U+2581 and ' ' are one already
-      if (!byte_level && !by_rank && text.find(detail::sp_space) != std::string_view::npos)
-        text = spaced = detail::replace_all(text, detail::sp_space, " ");
-      const auto put = [&](std::int32_t id) { out.push_back(id); };
-      split(raw_added, text, special, true, put, [&](std::string_view part, std::size_t begin) {
-        std::string normal;
-        if (!byte_level &&
-            (space_prefix == Spec::SpacePrefix::always || part.find(detail::sp_space) != std::string_view::npos))
-          part = normal = normalize(part);
-        // SentencePiece's normalizer has made U+2581 of the spaces, which is not white; Metaspace has not yet.
-        const bool white = byte_level || space_prefix == Spec::SpacePrefix::unless_there ||
-                           space_prefix == Spec::SpacePrefix::first_unless_there;
-        split(normalized_added, part, special, white, put, [&](std::string_view rest, std::size_t offset) {
-          if (byte_level) encode_bytes(rest, out);
-          else encode_pieces(rest, begin + offset == 0, out);
-        });
-      });
-    }
-
-    void encode_bytes(std::string_view text, Ids& out) const {
-      std::string prefixed;
-      if (pre_tokenizer.add_prefix_space && text[0] != ' ') text = prefixed = ' ' + std::string(text);
-      Words words(pre_tokenizer, text);
-      for (std::string_view word; words.next(word);) encode_word(word, out);
-    }
-
-    void encode_pieces(std::string_view text, bool at_start, Ids& out) const {
-      std::string prefixed;
-      const bool wants_space = space_prefix == Spec::SpacePrefix::unless_there ||
-                               (space_prefix == Spec::SpacePrefix::first_unless_there && at_start);
-      if (wants_space && text[0] != ' ') text = prefixed = ' ' + std::string(text);
-      // No token has these bytes before a space, so no merge reaches over: the words can be merged one by one.
-      std::size_t begin = 0;
-      for (std::size_t at = 1; at < text.size(); ++at) {
-        if (text[at] != ' ') continue;
-        const char last = text[at - 1];
-        if (!cut_before_spaces && (!cut_words || last == ' ' || before_space[static_cast<std::uint8_t>(last)]))
-          continue;
-        encode_word(text.substr(begin, at - begin), out);
-        begin = at;
-      }
-      encode_word(text.substr(begin), out);
-    }
-
-    void encode_word(std::string_view word, Ids& out) const {
-      const std::int32_t id = table.find(word);
-      if (id < 0) return merge(word, out);
-      auto& state = whole[static_cast<std::size_t>(id)];
-      if (ignore_merges || state.load(std::memory_order_relaxed) == alone) return out.push_back(id);
-      const std::size_t before = out.size();
-      merge(word, out);
-      const bool is_alone = out.size() == before + 1 && out.back() == id;
-      state.store(is_alone ? alone : parted, std::memory_order_relaxed);
-    }
-
-    void merge(std::string_view word, Ids& out) const {
-      std::array<detail::Symbol, detail::short_word> few;
-      std::vector<detail::Symbol> many;
-      detail::Symbol* symbols = few.data();
-      if (word.size() > few.size()) {
-        many.resize(word.size());
-        symbols = many.data();
-      }
-      std::size_t n = start(word, symbols);
-      const auto run = [&](const auto& find) {
-        n = n <= detail::short_word ? detail::merge_short(symbols, n, find) : detail::merge_long(symbols, n, find);
-      };
-      if (by_rank) {
-        run([&](const detail::Symbol& a, const detail::Symbol& b) { return merges.find(a.id, b.id); });
-      } else {
-        run([&](const detail::Symbol& a, const detail::Symbol& b) {
-          const std::int32_t id = table.find(word.substr(a.begin, a.length + b.length));
-          return id < 0 ? detail::Merge{} : detail::Merge{rank[static_cast<std::size_t>(id)], id};
-        });
-      }
-      bool after_unknown = false;
-      for (std::size_t i = 0; i < n; ++i) {
-        if (symbols[i].id >= 0) {
-          out.push_back(symbols[i].id);
-          after_unknown = false;
-        } else if (const auto text = word.substr(symbols[i].begin, symbols[i].length); all_bytes(text)) {
-          for (const char c : text) out.push_back(byte_ids[static_cast<std::uint8_t>(c)]);
-          after_unknown = false;
-        } else if (unk >= 0 && !(fuse_unk && after_unknown)) {
-          out.push_back(unk);
-          after_unknown = true;
-        }
-      }
-    }
-
-    /// Whether a character can be written in byte tokens.
-    bool all_bytes(std::string_view text) const {
-      if (!byte_fallback) return false;
-      for (const char c : text)
-        if (byte_ids[static_cast<std::uint8_t>(c)] < 0) return false;
-      return true;
-    }
-
-    /// The symbols a word begins with; their number. Merging by rank needs a token for each, so what is unknown
-    /// becomes bytes or unk before; merging by score leaves it for after, because longer text may be a token.
-    std::size_t start(std::string_view word, detail::Symbol* symbols) const {
-      std::size_t n = 0;
-      bool after_unknown = false;
-      for (std::size_t at = 0, length; at < word.size(); at += length) {
-        length = byte_level ? 1 : std::min(decode_utf8(word.data() + at).length, word.size() - at);
-        const std::string_view text = word.substr(at, length);
-        const std::int32_t id = byte_level ? byte_ids[static_cast<std::uint8_t>(text[0])] : table.find(text);
-        const auto put = [&](std::int32_t token, std::size_t from, std::size_t size) {
-          symbols[n++] = {token, static_cast<std::uint32_t>(from), static_cast<std::uint32_t>(size)};
-        };
-        const bool unknown = id < 0 && by_rank && (byte_level || !all_bytes(text));
-        if (id >= 0 || !by_rank) {
-          put(id, at, length);
-        } else if (!unknown) {
-          for (std::size_t i = 0; i < length; ++i) put(byte_ids[static_cast<std::uint8_t>(text[i])], at + i, 1);
-        } else if (unk >= 0) {
-          if (fuse_unk && after_unknown) symbols[n - 1].length += static_cast<std::uint32_t>(length);
-          else put(unk, at, length);
-        }
-        after_unknown = unknown;
-      }
-      return n;
-    }
-  };
-
+  std::shared_ptr<const TokenizerSpec> spec_;
   std::shared_ptr<const Data> data_;
 };
 
@@ -568,43 +77,18 @@ class StreamDecoder {
       : tokenizer_(std::move(tokenizer)), skip_special_(skip_special), strip_(tokenizer_.strips_space()) {}
 
   /// The text that is complete with this token; often empty inside a character.
-  std::string put(std::int32_t id) {
-    const std::string_view bytes = tokenizer_.bytes(id);
-    if (skip_special_ && tokenizer_.is_special(id)) return {};
-    pending_.append(bytes);
-    if (strip_ && !pending_.empty()) {
-      if (pending_[0] == ' ') pending_.erase(0, 1);
-      strip_ = false;
-    }
-    // Only the last character can be unfinished, and it begins in the last three bytes.
-    std::size_t keep = pending_.size() - valid_utf8_prefix(pending_);
-    if (keep > 0) keep = unfinished(pending_);
-    std::string out = replace_broken_utf8(std::string_view(pending_).substr(0, pending_.size() - keep));
-    pending_.erase(0, pending_.size() - keep);
-    return out;
-  }
-
+  std::string put(std::int32_t id);
   /// What is left at the end: U+FFFD for a character that never got its rest. The decoder can then be used anew.
-  std::string finish() {
-    std::string out = replace_broken_utf8(pending_);
-    pending_.clear();
-    strip_ = tokenizer_.strips_space();
-    return out;
-  }
+  std::string finish();
 
  private:
-  /// Bytes at the end of `text` that more bytes could complete to a character.
-  static std::size_t unfinished(std::string_view text) {
-    for (std::size_t n = std::min<std::size_t>(3, text.size()); n > 0; --n) {
-      const Utf8Scan scan = scan_utf8(text.substr(text.size() - n));
-      if (scan.kind == Utf8Scan::unfinished && scan.length == n) return n;
-    }
-    return 0;
-  }
-
   Tokenizer tokenizer_;
   std::string pending_;
   bool skip_special_, strip_;
 };
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/tokenizer.inl.hpp>
+#endif

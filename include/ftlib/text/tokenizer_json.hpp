@@ -1,6 +1,8 @@
 // text/tokenizer_json.hpp: writes a tokenizer as Hugging Face's tokenizer.json and tokenizer_config.json, so that a
 // model that came as GGUF can leave as a folder.
 #pragma once
+#include <ftlib/io/json.hpp>              // Json
+#include <ftlib/text/pretokenize.hpp>     // split_pattern
 #include <ftlib/text/tokenizer_spec.hpp>  // TokenizerSpec
 
 #include <algorithm>      // std::stable_sort
@@ -76,21 +78,21 @@ namespace detail {
 
   Json tokenizer{{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", std::move(added)}};
   if (bytes) {
-    const bool llama3 = spec.pre_tokenizer.pattern == PreTokenizer::Pattern::llama3;
+    const bool own_regex = spec.pre_tokenizer.pattern != PreTokenizer::Pattern::gpt2;  // ByteLevel has GPT-2's
     Json steps = Json::array();
     if (spec.pre_tokenizer.digits != PreTokenizer::Digits::in_pattern)
       steps.push_back(
           {{"type", "Digits"}, {"individual_digits", spec.pre_tokenizer.digits == PreTokenizer::Digits::each}});
-    if (llama3)
+    if (own_regex)
       steps.push_back({{"type", "Split"},
-                       {"pattern", {{"Regex", detail::llama3_pattern()}}},
+                       {"pattern", {{"Regex", split_pattern(spec.pre_tokenizer.pattern)->regex}}},
                        {"behavior", "Isolated"},
                        {"invert", false}});
     steps.push_back({{"type", "ByteLevel"},
                      {"add_prefix_space", spec.pre_tokenizer.add_prefix_space},
                      {"trim_offsets", true},
-                     {"use_regex", !llama3}});
-    tokenizer["normalizer"] = nullptr;
+                     {"use_regex", !own_regex}});
+    tokenizer["normalizer"] = spec.nfc ? Json{{"type", "NFC"}} : Json();
     tokenizer["pre_tokenizer"] = steps.size() == 1 ? steps[0] : Json{{"type", "Sequence"}, {"pretokenizers", steps}};
     tokenizer["decoder"] = {
         {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};

@@ -1,19 +1,29 @@
 // text/tokenizer_spec.hpp: what a tokenizer is made from, read from Hugging Face's tokenizer.json or a GGUF's metadata.
 #pragma once
-#include <ftlib/io/gguf.hpp>
-#include <ftlib/io/json.hpp>
-#include <ftlib/text/pretokenize.hpp>
+#include <ftlib/core/error.hpp>   // Error
+#include <ftlib/io/json_fwd.hpp>  // Json
 
-#include <algorithm>      // std::find, std::max
-#include <cstdint>        // std::int32_t
-#include <optional>       // std::optional
-#include <string>         // std::string
-#include <string_view>    // std::string_view
-#include <unordered_map>  // std::unordered_map
-#include <utility>        // std::move
-#include <vector>         // std::vector
+#include <cstdint>      // std::int32_t
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
+
+class GgufFile;
+
+/// How text is cut into words, over which no token reaches.
+struct PreTokenizer {
+  enum class Pattern { none, gpt2, llama3, qwen2 };  ///< split_patterns has their text; none: not at all
+  enum class Digits {
+    in_pattern,  ///< as the pattern says
+    each,        ///< each numeric character (class N) is a word, cut out before the pattern is looked for (SmolLM2)
+    runs         ///< each run of them is
+  };
+  Pattern pattern = Pattern::none;
+  Digits digits = Digits::in_pattern;
+  bool add_prefix_space = false;  ///< a text that does not start with a space gets one
+};
 
 /// A token that is looked for in the text before anything else is done to it; the flags are those of tokenizer.json.
 struct AddedToken {
@@ -50,6 +60,7 @@ struct TokenizerSpec {
   std::vector<std::string> merges;  ///< "left right", the first is merged first
   std::vector<AddedToken> added;
   PreTokenizer pre_tokenizer;  ///< byte_level_bpe
+  bool nfc = false;            ///< byte_level_bpe: text is put into normalisation form C first
   bool ignore_merges = false;  ///< a word that is a token is that token, whatever the merges say
   SpacePrefix space_prefix = SpacePrefix::never;
   bool cut_before_spaces = false;  ///< sentencepiece_bpe: no token reaches over the start of a U+2581
@@ -62,339 +73,15 @@ struct TokenizerSpec {
   std::string chat_template;  ///< Jinja, as the file has it
 };
 
-namespace detail {
-
-inline constexpr std::string_view sp_space = "\xE2\x96\x81";  // U+2581, SentencePiece's space
-
-inline const std::string& llama3_pattern() {
-  static const std::string pattern =
-      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
-  return pattern;
-}
-inline const std::string& gpt2_pattern() {
-  static const std::string pattern = R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
-  return pattern;
-}
-
-/// Reads tokenizer.json. One member function a section.
-class TokenizerJson {
- public:
-  TokenizerJson(const Json& json, const Json* config, std::string_view name) : json_(json), config_(config) {
-    spec_.name = name;
-  }
-
-  [[gnu::cold]] TokenizerSpec read() {
-    const Json model = section(json_, "model");
-    if (type(model) != "BPE") throw unsupported("model of type " + quote(type(model)), "");
-    for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
-      if (!value_or<std::string>(model, key, "", spec_.name).empty()) throw unsupported("model with", key);
-    read_pre_tokenizer(find(json_, "pre_tokenizer"));
-    spec_.model = byte_level_ ? TokenizerSpec::Model::byte_level_bpe : TokenizerSpec::Model::sentencepiece_bpe;
-    read_normalizer(find(json_, "normalizer"));
-    if (!byte_level_ && !spaces_replaced_) throw unsupported("pre_tokenizer", dump(find(json_, "pre_tokenizer")));
-    read_model(model);
-    read_decoder(find(json_, "decoder"));
-    read_post_processor(find(json_, "post_processor"));
-    if (config_) read_config();
-    return std::move(spec_);
-  }
-
- private:
-  static const Json& null_json() {
-    static const Json null;
-    return null;
-  }
-  const Json& find(const Json& object, std::string_view key) const {
-    const Json* found = json_find(object, key, spec_.name);
-    return found ? *found : null_json();
-  }
-  const Json& section(const Json& object, std::string_view key) const {
-    const Json& found = find(object, key);
-    if (!found.is_object()) throw Error(str(spec_.name, ": key ", quote(key), " is missing, or no object"));
-    return found;
-  }
-  std::string type(const Json& object) const { return at<std::string>(object, "type", spec_.name); }
-  static std::string dump(const Json& json) {
-    return printable(json.dump(-1, ' ', false, Json::error_handler_t::replace), 400);
-  }
-  Error unsupported(std::string_view what, std::string_view quote) const {
-    return Error(str(spec_.name, ": ", what, quote.empty() ? "" : " ", quote, " is not known to this library"),
-                 "byte-level BPE with the pre-tokenizers of GPT-2, SmolLM2 and Llama 3 and SentencePiece-style BPE "
-                 "(Llama 2, Gemma) are read.");
-  }
-  /// The steps of a Sequence, or the one step, or none for null.
-  std::vector<const Json*> steps(const Json& json, std::string_view list) const {
-    if (json.is_null()) return {};
-    if (type(json) != "Sequence") return {&json};
-    std::vector<const Json*> result;
-    const Json& items = find(json, list);
-    if (!items.is_array()) throw Error(str(spec_.name, ": key ", quote(list), " is missing, or no array"));
-    for (const Json& item : items)
-      for (const Json* step : steps(item, list)) result.push_back(step);
-    return result;
-  }
-
-  [[gnu::cold]] void read_pre_tokenizer(const Json& json) {
-    using Pattern = PreTokenizer::Pattern;
-    using Digits = PreTokenizer::Digits;
-    PreTokenizer& pre = spec_.pre_tokenizer;
-    const auto all = steps(json, "pretokenizers");
-    for (std::size_t i = 0; i < all.size(); ++i) {
-      const Json& step = *all[i];
-      const std::string kind = type(step);
-      const Json& split = kind == "Split" ? section(step, "pattern") : null_json();
-      const bool last = i + 1 == all.size();
-      if (kind == "ByteLevel" && last) {
-        byte_level_ = true;
-        pre.add_prefix_space = value_or<bool>(step, "add_prefix_space", true, spec_.name);
-        if (value_or<bool>(step, "use_regex", true, spec_.name)) {
-          if (pre.pattern != Pattern::none) throw unsupported("pre_tokenizer", dump(json));
-          pre.pattern = Pattern::gpt2;
-        }
-      } else if (kind == "Digits" && i == 0) {
-        pre.digits = value_or<bool>(step, "individual_digits", false, spec_.name) ? Digits::each : Digits::runs;
-      } else if (kind == "Split" && pre.pattern == Pattern::none && split.contains("Regex") &&
-                 value_or<std::string>(step, "behavior", "", spec_.name) == "Isolated" &&
-                 !value_or<bool>(step, "invert", false, spec_.name)) {
-        const auto regex = at<std::string>(split, "Regex", spec_.name);
-        if (regex == llama3_pattern() && pre.digits == Digits::in_pattern) pre.pattern = Pattern::llama3;
-        else if (regex == gpt2_pattern()) pre.pattern = Pattern::gpt2;
-        else throw unsupported("pre_tokenizer", dump(json));
-      } else if (kind == "Split" && split == Json{{"String", " "}} && all.size() == 1) {
-        // Gemma: the normalizer leaves no space to split at; read_normalizer makes sure of that.
-      } else if (kind == "Metaspace" && all.size() == 1 &&
-                 at<std::string>(step, "replacement", spec_.name) == sp_space) {
-        const auto scheme = value_or<std::string>(step, "prepend_scheme", "always", spec_.name);
-        if (scheme == "always") spec_.space_prefix = TokenizerSpec::SpacePrefix::unless_there;
-        else if (scheme == "first") spec_.space_prefix = TokenizerSpec::SpacePrefix::first_unless_there;
-        else if (scheme != "never") throw unsupported("pre_tokenizer", dump(json));
-        spec_.cut_before_spaces = value_or<bool>(step, "split", true, spec_.name);
-        spaces_replaced_ = metaspace_ = true;
-      } else {
-        throw unsupported("pre_tokenizer", dump(json));
-      }
-    }
-    if (pre.add_prefix_space && all.size() > 1) throw unsupported("pre_tokenizer", dump(json));
-    if (byte_level_ && pre.pattern == Pattern::none) throw unsupported("pre_tokenizer", dump(json));
-    if (!byte_level_ && (pre.pattern != Pattern::none || pre.digits != Digits::in_pattern))
-      throw unsupported("pre_tokenizer", dump(json));
-  }
-
-  [[gnu::cold]] void read_normalizer(const Json& json) {
-    for (const Json* step : steps(json, "normalizers")) {
-      const std::string kind = type(*step);
-      if (!byte_level_ && !metaspace_ && kind == "Prepend" &&
-          at<std::string>(*step, "prepend", spec_.name) == sp_space) {
-        spec_.space_prefix = TokenizerSpec::SpacePrefix::always;
-      } else if (!byte_level_ && kind == "Replace" && find(*step, "pattern") == Json{{"String", " "}} &&
-                 at<std::string>(*step, "content", spec_.name) == sp_space) {
-        spaces_replaced_ = true;
-      } else {
-        throw unsupported("normalizer", dump(json));
-      }
-    }
-  }
-
-  [[gnu::cold]] void read_model(const Json& model) {
-    const Json& vocab = section(model, "vocab");
-    const Json& added = find(json_, "added_tokens");
-    std::vector<std::pair<std::string, std::int32_t>> entries;
-    for (const auto& [token, id] : vocab.items())
-      entries.emplace_back(token, json_as<std::int32_t>(id, token, spec_.name));
-    const std::size_t in_vocab = entries.size();
-    if (!added.is_null() && !added.is_array()) throw Error(str(spec_.name, ": key 'added_tokens' is no array"));
-    for (const Json& item : added) {
-      const auto flag = [&](const char* key) { return value_or<bool>(item, key, false, spec_.name); };
-      AddedToken token{at<std::string>(item, "content", spec_.name), at<std::int32_t>(item, "id", spec_.name)};
-      token.special = flag("special");
-      token.single_word = flag("single_word");
-      token.lstrip = flag("lstrip");
-      token.rstrip = flag("rstrip");
-      token.normalized = value_or<bool>(item, "normalized", !token.special, spec_.name);
-      entries.emplace_back(token.content, token.id);
-      spec_.added.push_back(std::move(token));
-    }
-    // Holes are allowed, but a file cannot make us reserve more than it gives.
-    const auto limit = static_cast<std::int32_t>(std::min<std::size_t>(4 * entries.size() + 65536, 1u << 30));
-    for (const auto& [token, id] : entries)
-      if (id < 0 || id >= limit)
-        throw Error(str(spec_.name, ": token ", quote(token), " has id ", id, " in a vocabulary of ", entries.size()));
-    std::int32_t size = 0;
-    for (const auto& entry : entries) size = std::max(size, entry.second + 1);
-    spec_.tokens.resize(static_cast<std::size_t>(size));
-    spec_.types.assign(spec_.tokens.size(), TokenizerSpec::Type::unused);
-    spec_.byte_fallback = !byte_level_ && value_or<bool>(model, "byte_fallback", false, spec_.name);
-    for (std::size_t i = 0; i < entries.size(); ++i) {
-      const auto id = static_cast<std::size_t>(entries[i].second);
-      if (i < in_vocab) {
-        if (spec_.types[id] != TokenizerSpec::Type::unused)
-          throw Error(str(spec_.name, ": tokens ", quote(spec_.tokens[id]), " and ", quote(entries[i].first),
-                          " have the same id ", id));
-        spec_.types[id] = TokenizerSpec::Type::normal;
-      }
-      spec_.tokens[id] = std::move(entries[i].first);
-    }
-    const auto id_of = [&](const std::string& token) -> std::int32_t {
-      const Json* found = json_find(vocab, token, spec_.name);
-      return found ? found->get<std::int32_t>() : -1;
-    };
-    if (spec_.byte_fallback) {
-      for (int byte = 0; byte < 256; ++byte) {
-        const std::int32_t id = id_of(byte_token(static_cast<std::uint8_t>(byte)));
-        if (id >= 0) spec_.types[static_cast<std::size_t>(id)] = TokenizerSpec::Type::byte;
-      }
-    }
-    if (const auto unk = value_or<std::string>(model, "unk_token", "", spec_.name); !unk.empty()) {
-      spec_.unk = id_of(unk);
-      if (spec_.unk < 0) throw Error(str(spec_.name, ": the unk_token ", quote(unk), " is not in the vocabulary"));
-    }
-    spec_.fuse_unk = value_or<bool>(model, "fuse_unk", false, spec_.name);
-    spec_.ignore_merges = value_or<bool>(model, "ignore_merges", false, spec_.name);
-    const Json& merges = find(model, "merges");
-    if (!merges.is_array()) throw Error(str(spec_.name, ": key 'merges' is missing, or no array"));
-    spec_.merges.reserve(merges.size());
-    for (const Json& merge : merges) {
-      if (merge.is_string()) {
-        spec_.merges.push_back(merge.get<std::string>());
-      } else {
-        const bool pair = merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string();
-        std::string both = pair ? merge[0].get_ref<const std::string&>() + merge[1].get_ref<const std::string&>() : " ";
-        if (both.find(' ') != std::string::npos)
-          throw Error(str(spec_.name, ": merge ", dump(merge), " is not two tokens without spaces"));
-        spec_.merges.push_back(std::move(both.insert(merge[0].get_ref<const std::string&>().size(), 1, ' ')));
-      }
-    }
-  }
-
-  [[gnu::cold]] void read_decoder(const Json& json) {
-    for (const Json* step : steps(json, "decoders"))
-      if (type(*step) == "Strip" && value_or<std::string>(*step, "content", "", spec_.name) == " ")
-        spec_.strip_space = value_or<int>(*step, "start", 0, spec_.name) > 0;
-      else if (type(*step) == "Metaspace") spec_.strip_space = spec_.space_prefix != TokenizerSpec::SpacePrefix::never;
-  }
-
-  /// bos and eos, as the template puts them around one text.
-  [[gnu::cold]] void read_post_processor(const Json& json) {
-    for (const Json* step : steps(json, "processors")) {
-      if (type(*step) != "TemplateProcessing") continue;
-      bool before = true;
-      for (const Json& item : find(*step, "single")) {
-        if (item.contains("Sequence")) before = false;
-        if (!item.contains("SpecialToken")) continue;
-        const std::int32_t id = token_id(at<std::string>(section(item, "SpecialToken"), "id", spec_.name));
-        (before ? spec_.bos : spec_.eos) = id;
-        (before ? spec_.add_bos : spec_.add_eos) = true;
-      }
-    }
-  }
-
-  [[gnu::cold]] void read_config() {
-    const auto token = [&](std::string_view key, std::int32_t& id) {
-      const Json& value = find(*config_, key);
-      const std::string content = value.is_object()   ? at<std::string>(value, "content", spec_.name)
-                                  : value.is_string() ? value.get<std::string>()
-                                                      : std::string();
-      if (!content.empty()) id = token_id(content);
-    };
-    token("bos_token", spec_.bos);
-    token("eos_token", spec_.eos);
-    token("pad_token", spec_.pad);
-    spec_.add_bos = value_or<bool>(*config_, "add_bos_token", spec_.add_bos, spec_.name);
-    spec_.add_eos = value_or<bool>(*config_, "add_eos_token", spec_.add_eos, spec_.name);
-    const Json& chat = find(*config_, "chat_template");
-    if (chat.is_string()) spec_.chat_template = chat.get<std::string>();
-    if (chat.is_array())
-      for (const Json& item : chat)
-        if (value_or<std::string>(item, "name", "", spec_.name) == "default")
-          spec_.chat_template = at<std::string>(item, "template", spec_.name);
-  }
-
-  std::int32_t token_id(const std::string& content) const {
-    for (const AddedToken& token : spec_.added)
-      if (token.content == content) return token.id;
-    const auto found = std::find(spec_.tokens.begin(), spec_.tokens.end(), content);
-    if (found == spec_.tokens.end())
-      throw Error(str(spec_.name, ": token ", quote(content), " is named but not in the vocabulary"));
-    return static_cast<std::int32_t>(found - spec_.tokens.begin());
-  }
-
- public:
-  static std::string byte_token(std::uint8_t byte) {
-    constexpr char digits[] = "0123456789ABCDEF";
-    return {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};
-  }
-
- private:
-  const Json& json_;
-  const Json* config_;
-  TokenizerSpec spec_;
-  bool byte_level_ = false, spaces_replaced_ = false, metaspace_ = false;
-};
-
-}  // namespace detail
-
 /// Reads tokenizer.json of Hugging Face's tokenizers and, where given, tokenizer_config.json (bos, eos, pad, whether
 /// they are added, chat template). A part that is not known here is an Error that quotes it.
-[[gnu::cold]] inline TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json,
-                                                            const Json* tokenizer_config = nullptr,
-                                                            std::string_view name = "tokenizer.json") {
-  return detail::TokenizerJson(tokenizer_json, tokenizer_config, name).read();
-}
-
-/// The pre-tokenizer that a GGUF's tokenizer.ggml.pre names: "gpt-2", "smollm", "llama-bpe". Throws Error for others.
-inline PreTokenizer pre_tokenizer_of(std::string_view pre, std::string_view name) {
-  using Pattern = PreTokenizer::Pattern;
-  if (pre == "gpt-2" || pre == "gpt2") return {.pattern = Pattern::gpt2};
-  if (pre == "smollm") return {.pattern = Pattern::gpt2, .digits = PreTokenizer::Digits::each};
-  if (pre == "llama-bpe" || pre == "llama3" || pre == "llama-v3") return {.pattern = Pattern::llama3};
-  throw Error(
-      str(name, ": tokenizer.ggml.pre is ", quote(pre), ", a pre-tokenizer this library does not know"),
-      "gpt-2, smollm and llama-bpe are known; take the model's Hugging Face folder if it has a tokenizer.json.");
-}
-
-/// Reads the keys tokenizer.ggml.* and tokenizer.chat_template.
-[[gnu::cold]] inline TokenizerSpec tokenizer_spec_from(const GgufFile& file) {
-  const auto key = [](const char* name) { return std::string("tokenizer.ggml.") + name; };
-  TokenizerSpec spec;
-  spec.name = file.file_name();
-  spec.tokens = file.get<std::vector<std::string>>(key("tokens"));
-  for (const auto type : file.get_or<std::vector<std::int32_t>>(key("token_type"), {})) {
-    if (type < 1 || type > 6)
-      throw Error(str(spec.name, ": tokenizer.ggml.token_type holds ", type, "; 1 to 6 are known"));
-    spec.types.push_back(static_cast<TokenizerSpec::Type>(type));
-  }
-  spec.bos = file.get_or<std::int32_t>(key("bos_token_id"), -1);
-  spec.eos = file.get_or<std::int32_t>(key("eos_token_id"), -1);
-  spec.pad = file.get_or<std::int32_t>(key("padding_token_id"), -1);
-  const auto model = file.get<std::string>(key("model"));
-  const auto pre = file.get_or<std::string>(key("pre"), "default");
-  if (model == "gpt2") {
-    spec.model = TokenizerSpec::Model::byte_level_bpe;
-    spec.pre_tokenizer = pre_tokenizer_of(pre, spec.name);
-    spec.ignore_merges = spec.pre_tokenizer.pattern == PreTokenizer::Pattern::llama3;
-    spec.merges = file.get<std::vector<std::string>>(key("merges"));
-    spec.add_bos = file.get_or<bool>(key("add_bos_token"), spec.ignore_merges);  // llama.cpp's default for Llama 3
-  } else if (model == "llama") {
-    spec.model = TokenizerSpec::Model::sentencepiece_bpe;
-    spec.scores = file.get<std::vector<float>>(key("scores"));
-    spec.unk = file.get_or<std::int32_t>(key("unknown_token_id"), 0);
-    spec.fuse_unk = true;
-    spec.add_bos = file.get_or<bool>(key("add_bos_token"), true);
-    spec.strip_space = file.get_or<bool>(key("add_space_prefix"), true);
-    if (spec.strip_space) spec.space_prefix = TokenizerSpec::SpacePrefix::always;
-  } else {
-    throw Error(str(spec.name, ": tokenizer.ggml.model is ", quote(model), ", which this library does not know"),
-                "gpt2 (byte-level BPE) and llama (SentencePiece BPE) are known.");
-  }
-  spec.add_eos = file.get_or<bool>(key("add_eos_token"), false);
-  spec.chat_template = file.get_or<std::string>("tokenizer.chat_template", "");
-  for (std::size_t i = 0; i < spec.types.size() && i < spec.tokens.size(); ++i) {
-    const auto type = spec.types[i];
-    const bool user = type == TokenizerSpec::Type::user_defined;
-    if (user || type == TokenizerSpec::Type::control || type == TokenizerSpec::Type::unknown)
-      spec.added.push_back({.content = spec.tokens[i], .id = static_cast<std::int32_t>(i), .special = !user});
-  }
-  return spec;
-}
+TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json, const Json* tokenizer_config = nullptr,
+                                       std::string_view name = "tokenizer.json");
+/// Reads the keys tokenizer.ggml.* and tokenizer.chat_template. Throws Error for a pre-tokenizer that is not known.
+TokenizerSpec tokenizer_spec_from(const GgufFile& file);
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/tokenizer_spec.inl.hpp>
+#endif
