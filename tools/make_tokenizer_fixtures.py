@@ -2,6 +2,8 @@
 """Write tests/data/tokenizer/: strings, small tokenizers, and the ids that the reference tokenizers give.
 
     tools/make_tokenizer_fixtures.py --models FOLDER     needs tokenizers, sentencepiece, gguf, llama-cpp-python
+    tools/make_tokenizer_fixtures.py --only qwen2        one small tokenizer and its cases, on the strings as they are;
+                                                         needs tokenizers
 
 FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf and gemma-3-270m-Q4_K_M.gguf. References: Hugging Face's tokenizers for
 tokenizer.json and for SmolLM2 (from the GGUF's tokens and merges), SentencePiece for scored vocabularies and for Gemma
@@ -17,9 +19,6 @@ import random
 import tempfile
 import unicodedata
 
-import gguf
-import sentencepiece
-from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 OUT = pathlib.Path(__file__).resolve().parent.parent / "tests/data/tokenizer"
@@ -28,6 +27,7 @@ LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
 LANGUAGES = {
     "english": ["What is the highest mountain on Earth?", "Water boils at 100 degrees Celsius at sea level.",
                 "I can't believe they've finished; we'll see if she's right, won't we?",
@@ -161,6 +161,18 @@ def train(texts, model, size, pre, normalizer, special, alphabet, limit=1_000_00
     return tokenizer
 
 
+def qwen2(texts, alphabet):
+    """Single digits, NFC; and added tokens that are sought before and after NFC."""
+    made = train(texts, models.BPE(), 2000,
+                 pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+                                          pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]),
+                 normalizers.NFC(), [], alphabet)
+    made.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    made.add_tokens([AddedToken("<word>", single_word=True, normalized=False), AddedToken(unicodedata.normalize("NFD", "가장"), normalized=True)])
+    made.decoder = decoders.ByteLevel()
+    return made
+
+
 def small_tokenizers(texts):
     """A tokenizer.json a family, trained on the strings, as name -> Tokenizer."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -183,6 +195,8 @@ def small_tokenizers(texts):
     llama3.add_special_tokens(["<|begin_of_text|>", "<|eot_id|>"])
     llama3.decoder = decoders.ByteLevel()
     out["llama3"] = llama3
+
+    out["qwen2"] = qwen2(texts, alphabet)
 
     bytes_ = [f"<0x{b:02X}>" for b in range(256)]
     spaces = normalizers.Replace(" ", "▁")
@@ -224,6 +238,8 @@ VARIANTS = [  # name, file, merge patch (RFC 7386) of the file, special tokens a
         {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}]}}, False),
     ("smollm", "smollm", {}, False),
     ("llama3", "llama3", {}, False),
+    ("qwen2", "qwen2", {}, False),
+    ("qwen2, as text", "qwen2", {}, True),
     ("llama3, merges", "llama3", {"model": {"ignore_merges": False}}, False),
     ("gemma", "gemma", {}, False),
     ("gemma, as text", "gemma", {}, True),
@@ -251,6 +267,9 @@ def merge_patch(target, patch):
 
 def sentencepiece_of(tokens, scores, types, dummy_prefix=False):
     """SentencePiece on a vocabulary. Control tokens and the unknown one are user-defined, so that they are parsed."""
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
     proto = sentencepiece_model_pb2.ModelProto()
     for token, score, kind in zip(tokens, scores, types):
         if kind == 4:
@@ -269,6 +288,9 @@ def sentencepiece_of(tokens, scores, types, dummy_prefix=False):
 
 
 def small_sentencepiece(texts):
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
     with tempfile.TemporaryDirectory() as folder:
         corpus = pathlib.Path(folder, "text")
         corpus.write_text("\n".join(t for t in texts if "\n" not in t and "\0" not in t and "▁" not in t), encoding="utf-8")
@@ -283,6 +305,8 @@ def small_sentencepiece(texts):
 
 
 def gguf_fields(path):
+    import gguf
+
     reader = gguf.GGUFReader(path)
     return {k.removeprefix("tokenizer.ggml."): f.contents() for k, f in reader.fields.items() if k.startswith("tokenizer.")}
 
@@ -309,16 +333,56 @@ def compare_llama_cpp(path, raw, expected):
         print("   ", ascii(text)[:80], expected[i][:12], llama.tokenize(text.encode(), add_bos=False, special=True)[:12])
 
 
+def write(name, value):
+    (OUT / name).write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+
+
+def read_strings():
+    return [bytes.fromhex(s["hex"]) if isinstance(s, dict) else s.encode() for s in json.loads((OUT / "strings.json").read_text())]
+
+
+def case(name, ids, width, **more):
+    print(f"{name}: {sum(map(len, ids))} ids")
+    return {"name": name, **more, "width": width, "ids": [pack(i, width) for i in ids]}
+
+
+def variants(files, texts, only=None):
+    for name, file, patch, as_text in VARIANTS:
+        if only not in (None, file):
+            continue
+        tokenizer = Tokenizer.from_str(json.dumps(merge_patch(files[file], patch)))
+        tokenizer.encode_special_tokens = as_text
+        ids = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
+        yield case(name, ids, 2, file=f"{file}.json", patch=patch, as_text=as_text, decoded=decoded(tokenizer, texts, ids))
+
+
+def write_cases(cases):
+    with open(OUT / "expected.json", "w", encoding="utf-8") as file:  # a case a line
+        file.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in cases) + "\n]\n")
+
+
+def make_only(name):
+    texts = [data.decode("utf-8", "replace") for data in read_strings()]
+    made = {"qwen2": qwen2}[name](texts, sorted(pre_tokenizers.ByteLevel.alphabet()))
+    files = {name: json.loads(made.to_str())}
+    write(f"{name}.json", files[name])
+    kept = [c for c in json.loads((OUT / "expected.json").read_text()) if c.get("file") != f"{name}.json"]
+    write_cases(kept + list(variants(files, texts, name)))
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=pathlib.Path, required=True)
-    folder = parser.parse_args().models
+    parser.add_argument("--models", type=pathlib.Path)
+    parser.add_argument("--only", choices=["qwen2"])
+    args = parser.parse_args()
+    if args.only:
+        return make_only(args.only)
+    if not args.models:
+        parser.error("--models FOLDER is needed")
+    folder = args.models
     OUT.mkdir(parents=True, exist_ok=True)
     raw = make_strings(random.Random(20240607))
     texts = [data.decode("utf-8", "replace") for data in raw]
-
-    def write(name, value):
-        (OUT / name).write_text(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
 
     stored = []
     for data in raw:
@@ -331,18 +395,13 @@ def main():
     cases = []
 
     def add(name, ids, width, **more):
-        cases.append({"name": name, **more, "width": width, "ids": [pack(i, width) for i in ids]})
-        print(f"{name}: {sum(map(len, ids))} ids")
+        cases.append(case(name, ids, width, **more))
 
     files = {}
     for name, tokenizer in small_tokenizers(texts).items():
         files[name] = json.loads(tokenizer.to_str())
         write(f"{name}.json", files[name])
-    for name, file, patch, as_text in VARIANTS:
-        tokenizer = Tokenizer.from_str(json.dumps(merge_patch(files[file], patch)))
-        tokenizer.encode_special_tokens = as_text
-        ids = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
-        add(name, ids, 2, file=f"{file}.json", patch=patch, as_text=as_text, decoded=decoded(tokenizer, texts, ids))
+    cases += variants(files, texts)
     tokens, scores, types = small_sentencepiece(texts)
     write("sentencepiece.json", {"tokens": tokens, "scores": scores, "types": types})
     for prefix in (False, True):
@@ -366,8 +425,7 @@ def main():
     add("Gemma 3", ids, 3, gguf=path.name)
     compare_llama_cpp(path, raw, ids)
 
-    with open(OUT / "expected.json", "w", encoding="utf-8") as file:  # a case a line
-        file.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in cases) + "\n]\n")
+    write_cases(cases)
     print(len(raw), "strings,", sum(len(r) for r in raw), "bytes;", sum(f.stat().st_size for f in OUT.iterdir()), "bytes in", OUT)
 
 
