@@ -136,7 +136,7 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
         if (w->trainable) trained.push_back(w);
         if (w->adapter) w->adapter->visit([&](Parameter<float, D>& p) { trained.push_back(&p); });
       }
-      Optimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      AdamWOptimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
       for (std::size_t step = 0; step < training["batches"].size(); ++step) {
         CAPTURE(step);
         const auto batch = Case::pack(training["batches"][step]);

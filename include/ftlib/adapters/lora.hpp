@@ -1,5 +1,6 @@
 // adapters/lora.hpp: LoRA: W + s B A with a small rank; the base stays frozen in whatever type it is stored.
 #pragma once
+#include <ftlib/core/description.hpp>  // Description
 #include <ftlib/nn/adapter.hpp>
 #include <ftlib/ops/dropout.hpp>      // dropout
 #include <ftlib/ops/elementwise.hpp>  // add_scaled
@@ -43,6 +44,12 @@ struct Lora {
 
   float scale() const { return alpha / (rslora ? std::sqrt(static_cast<float>(rank)) : static_cast<float>(rank)); }
 };
+
+/// Adds what of an adapter decides its numbers in training, beside its weights.
+inline void describe(Description& d, const Lora& lora) {
+  d.add("lora.scale", lora.scale());
+  d.add("lora.dropout", lora.dropout);
+}
 
 /// "model.layers.0.mlp.up_proj.weight" -> "model.layers.0.mlp.up_proj"
 inline std::string module_of(const std::string& parameter) {

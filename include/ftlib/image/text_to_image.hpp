@@ -4,6 +4,7 @@
 #include <ftlib/adapters/diffusers_lora.hpp>  // save_diffusers_lora, load_diffusers_lora
 #include <ftlib/adapters/set.hpp>             // with_adapters, train_all, merge
 #include <ftlib/image/flow.hpp>               // flow_loss, draw
+#include <ftlib/train/trainable.hpp>          // Trainable
 
 #include <filesystem>  // std::filesystem::path
 #include <memory>      // std::unique_ptr
@@ -19,7 +20,7 @@ inline const Targets picture_layers{"img_embedder.proj1", "img_embedder.proj2", 
 
 /// A text-to-image model on device D, computing in T: captions come as a text encoder's hidden states, pictures go as
 /// (ch, S, S) floats in [-1, 1]. What ft::Trainer calls a model. Moves, does not copy.
-template <Scalar T, Device D> class TextToImage {
+template <Scalar T, Device D> class TextToImage : public Trainable<T, D> {
  public:
   using value_type = T;
   using device_type = D;
@@ -41,11 +42,11 @@ template <Scalar T, Device D> class TextToImage {
     return model;
   }
 
-  Context<D>& context() { return *ctx_; }
+  Context<D>& context() override { return *ctx_; }
   MMJiT<T, D>& network() { return *net_; }
   const MMJiTConfig& config() const { return net_->config(); }
   /// Every parameter once, adapters' included.
-  std::vector<Parameter<T, D>*> parameters() { return with_adapters<T, D>(base_parameters()); }
+  std::vector<Parameter<T, D>*> parameters() override { return with_adapters<T, D>(base_parameters()); }
 
   /// Freezes the model and hangs a LoRA onto it: only the adapter learns.
   void attach(const Lora& lora) {
@@ -88,6 +89,17 @@ template <Scalar T, Device D> class TextToImage {
   /// The sum over a batch's pictures of their losses: what the trainer asks for.
   Tensor<T, D> loss_sum(const FlowBatch& batch, bool recompute = false) {
     return flow_loss(*ctx_, *net_, batch, flow_, recompute);
+  }
+  /// What a Trainer asks: micro-batches are FlowBatches.
+  Loss<T, D> loss_sum(const MicroBatch& micro, bool recompute) override {
+    return loss_sum(micro_cast<FlowBatch>(micro), recompute);
+  }
+  void describe(Description& d) const override {
+    if (lora_) ft::describe(d, *lora_);
+    d.add("flow.time_mu", flow_.time_mu);
+    d.add("flow.time_sigma", flow_.time_sigma);
+    d.add("flow.eps", flow_.eps);
+    d.add("flow.caption_drop", flow_.caption_drop);
   }
   /// Pictures under a caption and a seed each, (B, ch, S, S). See ft::draw.
   std::vector<float> draw(const PackedText& captions, const std::vector<uint64_t>& seeds,

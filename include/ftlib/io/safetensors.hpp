@@ -65,8 +65,8 @@ class SafetensorsFile {
     const TensorInfo& tensor = info(name);
     const auto type = dtype_from(tensor.dtype);
     if (!type)
-      throw Error(str(name_, ": tensor ", quote(name), " has type ", tensor.dtype, " at byte ",
-                      grouped(tensor.begin), "; F64, F32, F16 and BF16 can be read as weights"),
+      throw Error(str(name_, ": tensor ", quote(name), " has type ", tensor.dtype, " at byte ", grouped(tensor.begin),
+                      "; F64, F32, F16 and BF16 can be read as weights"),
                   "leave the tensor out, or convert the file.");
     return {*type, tensor.shape, bytes_.data() + tensor.begin, owner_};
   }
@@ -120,13 +120,13 @@ class SafetensorsFile {
     uint64_t length = 0;
     std::memcpy(&length, bytes_.data(), 8);
     if (length > max_header_bytes)
-      throw Error(str(name_, ": claims a header of ", grouped(length), " bytes, at most ",
-                      grouped(max_header_bytes), " are allowed"),
+      throw Error(str(name_, ": claims a header of ", grouped(length), " bytes, at most ", grouped(max_header_bytes),
+                      " are allowed"),
                   "this is no safetensors file, or a damaged one.");
     if (length > bytes_.size() - 8)
-      throw Error(str(name_, ": the header ends at byte ", grouped(length + 8), ", the file at ",
-                      grouped(bytes_.size())),
-                  "the copy is cut short; compare its size with the publisher's.");
+      throw Error(
+          str(name_, ": the header ends at byte ", grouped(length + 8), ", the file at ", grouped(bytes_.size())),
+          "the copy is cut short; compare its size with the publisher's.");
     data_begin_ = length + 8;
     const std::string_view text(reinterpret_cast<const char*>(bytes_.data() + 8), static_cast<std::size_t>(length));
     if (text.empty() || text.front() != '{') throw Error(str(name_, ": the header at byte 8 does not begin with '{'"));
@@ -186,14 +186,14 @@ class SafetensorsFile {
     uint64_t position = data_begin_;
     for (const TensorInfo* tensor : order) {
       if (tensor->begin != position)
-        throw Error(str(name_, ": tensor ", quote(tensor->name), " begins at byte ",
-                        grouped(tensor->begin), ", the one before it ends at ", grouped(position)));
+        throw Error(str(name_, ": tensor ", quote(tensor->name), " begins at byte ", grouped(tensor->begin),
+                        ", the one before it ends at ", grouped(position)));
       position = tensor->end;
       names_.push_back(tensor->name);
     }
     if (position != bytes_.size())
-      throw Error(str(name_, ": the tensors end at byte ", grouped(position), ", the file at ",
-                      grouped(bytes_.size())));
+      throw Error(
+          str(name_, ": the tensors end at byte ", grouped(position), ", the file at ", grouped(bytes_.size())));
   }
 
   std::span<const std::byte> bytes_;
@@ -247,8 +247,7 @@ class SafetensorsModel {
     for (const auto& name : file.names()) {
       const auto [at, fresh] = file_of_.emplace(name, files_.size());
       if (!fresh)
-        throw Error(
-            str(file.file_name(), ": tensor ", quote(name), " is also in ", files_[at->second].file_name()));
+        throw Error(str(file.file_name(), ": tensor ", quote(name), " is also in ", files_[at->second].file_name()));
       names_.push_back(name);
     }
     files_.push_back(std::move(file));
@@ -263,8 +262,8 @@ class SafetensorsModel {
       const auto file = detail::json_as<std::string>(shard, name, where);
       // A shard lies beside its index: a path would let a downloaded index read any file.
       if (file.empty() || file == "." || file == ".." || file.find_first_of(std::string_view("/\\\0", 3)) != file.npos)
-        throw Error(str(where, ": tensor ", quote(name), " is said to be in ", quote(file),
-                        ", which is no plain file name"));
+        throw Error(
+            str(where, ": tensor ", quote(name), " is said to be in ", quote(file), ", which is no plain file name"));
       shards.insert(file);
     }
     for (const auto& shard : shards) {
@@ -281,8 +280,8 @@ class SafetensorsModel {
     }
     for (const auto& [name, shard] : weight_map.items())
       if (!contains(name))
-        throw Error(str(where, ": tensor ", quote(name), " is not in its shard ",
-                        quote(shard.get_ref<const std::string&>())));
+        throw Error(
+            str(where, ": tensor ", quote(name), " is not in its shard ", quote(shard.get_ref<const std::string&>())));
   }
 
   std::vector<SafetensorsFile> files_;
@@ -297,7 +296,10 @@ class SafetensorsModel {
                                             const std::map<std::string, std::string>& metadata = {}) {
   const std::string file_name = path.string();
   std::sort(entries.begin(), entries.end(), [](const TensorEntry& a, const TensorEntry& b) {
-    const auto width_a = info(a.type).bytes, width_b = info(b.type).bytes;
+    const auto width = [](const TensorEntry& e) {
+      return e.word.empty() ? info(e.type).bytes : e.word == "I64" ? 8 : 1;
+    };
+    const auto width_a = width(a), width_b = width(b);
     return width_a != width_b ? width_a > width_b : a.name < b.name;
   });
   std::set<std::string_view> seen{"__metadata__"};
@@ -308,7 +310,7 @@ class SafetensorsModel {
     if (!metadata.empty()) header += "\"__metadata__\":" + Json(metadata).dump();
     int64_t position = 0;
     for (const auto& tensor : entries) {
-      const auto word = SafetensorsFile::word_for(tensor.type);
+      const auto word = tensor.word.empty() ? SafetensorsFile::word_for(tensor.type) : std::optional(tensor.word);
       if (!word)
         throw Error(str(file_name, ": tensor ", quote(tensor.name), " is ", tensor.type,
                         ", which safetensors files do not hold"),

@@ -8,6 +8,7 @@
 #include <ftlib/text/tokenizer.hpp>         // Tokenizer
 #include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
 #include <ftlib/train/screen/progress.hpp>  // pretty_bytes, pretty_count
+#include <ftlib/train/trainable.hpp>        // Trainable
 
 #include <filesystem>  // std::filesystem::path
 #include <memory>      // std::unique_ptr
@@ -40,7 +41,7 @@ struct ModelSummary {
 };
 
 /// A pretrained causal language model on device D, computing in T. Moves, does not copy.
-template <Scalar T, Device D> class CausalLM {
+template <Scalar T, Device D> class CausalLM : public Trainable<T, D> {
  public:
   using value_type = T;
   using device_type = D;
@@ -67,7 +68,7 @@ template <Scalar T, Device D> class CausalLM {
     return lm;
   }
 
-  Context<D>& context() { return *ctx_; }
+  Context<D>& context() override { return *ctx_; }
   LanguageModel<T, D>& model() { return *model_; }
   const std::filesystem::path& path() const { return path_; }
   /// Throws Error where the checkpoint has none.
@@ -77,7 +78,7 @@ template <Scalar T, Device D> class CausalLM {
   }
 
   /// Every parameter once, adapters' included.
-  std::vector<Parameter<T, D>*> parameters() { return with_adapters<T, D>(base_parameters()); }
+  std::vector<Parameter<T, D>*> parameters() override { return with_adapters<T, D>(base_parameters()); }
 
   /// Freezes the model and hangs a LoRA onto it: only the adapter learns.
   void attach(const Lora& lora) {
@@ -155,6 +156,21 @@ template <Scalar T, Device D> class CausalLM {
   /// The sum over a batch's targets of -log p: what the trainer asks for.
   Tensor<accumulate_t<T>, D> loss_sum(const PackedTokens& batch, bool recompute = false) {
     return model_->nll_sum(*ctx_, batch, {.recompute = recompute});
+  }
+
+  /// What a Trainer asks: micro-batches are PackedTokens.
+  Loss<T, D> loss_sum(const MicroBatch& micro, bool recompute) override {
+    return loss_sum(micro_cast<PackedTokens>(micro), recompute);
+  }
+  void check(const DataLimits& data) override {
+    const int64_t rows = model_->head().shape()[0];
+    if (data.first_token < 0 || data.last_token >= rows)
+      throw Error(str("data: token ids go from ", data.first_token, " to ", data.last_token, " (record '", data.where,
+                      "'), the model has ", rows, " rows"),
+                  "was it made by another model's tokenizer?");
+  }
+  void describe(Description& d) const override {
+    if (lora_) ft::describe(d, *lora_);
   }
 
   /// `text` as tokens, with the model's beginning-of-text token where it asks for one. What is written like a control
