@@ -19,6 +19,7 @@
 #include <cstdlib>      // std::strtof
 #include <filesystem>   // std::filesystem::path
 #include <functional>   // std::function
+#include <iostream>     // std::cerr
 #include <map>          // std::map
 #include <optional>     // std::optional
 #include <span>         // std::span
@@ -108,7 +109,7 @@ class Painter {
   /// 1 its finisher, where there is one and it is wanted, takes over later.
   void load_adapter(const std::filesystem::path& folder, float strength = 1, bool finished = true) {
     remove_adapter();
-    model_.load_adapter(folder, strength);
+    for (const auto& warning : model_.load_adapter(folder, strength)) std::cerr << "warning: " << warning << '\n';
     if (finished && strength > 0 && std::filesystem::exists(finisher_of(folder))) load_finisher(folder, strength);
     if (const auto file = folder / "style.json"; std::filesystem::exists(file)) {
       const auto json = ft::read_json(file);

@@ -1,7 +1,6 @@
 // tests/cuda_emulation/training_test.cpp: whole models on the GPU beside the CPU: ten steps of training, in full, with
 // LoRA, on quantised weights, in bfloat16 and half; and generation.
 #include <doctest/doctest.h>
-#include <ftlib/adapters/lora.hpp>
 #include <ftlib/adapters/set.hpp>
 #include <ftlib/models/kit/registry.hpp>
 #include <ftlib/optim/adamw.hpp>
@@ -24,10 +23,12 @@ template <Scalar T, Device D> struct Loaded {
   Context<D> ctx;
   std::unique_ptr<LanguageModel<T, D>> model;
   std::vector<Parameter<T, D>*> parameters;
+  std::unique_ptr<AdapterSet<T, D>> adapters;
 
   explicit Loaded(const std::string& name) {
     model = make_language_model<T>(ctx, Checkpoint::open(models / name));
     model->visit([&](Parameter<T, D>& w) { parameters.push_back(&w); });
+    adapters = std::make_unique<AdapterSet<T, D>>(parameters);
   }
 };
 
@@ -41,16 +42,20 @@ std::vector<int32_t> tokens(Random& random, int64_t count) {
 template <Scalar T, Device D> struct Training {
   Loaded<T, D> m;
   std::vector<Parameter<T, D>*> all;
-  AdamWOptimizer<T, D> optimizer{AdamW{.weight_decay = 0.01f}};
+  Optimizer<T, D> optimizer{AdamW{.weight_decay = 0.01f}};
   LossScale scale;
   StepGraph<D> graph;
 
   Training(const std::string& name, bool full, LossScale scale_ = LossScale(),
            StepGraph<D> graph_ = StepGraph<D>(false))
       : m(name), scale(scale_), graph(graph_) {
-    if (full) train_all<T, D>(m.ctx, m.parameters);
-    else attach<T, D>(m.ctx, m.parameters, Lora{.rank = 4, .alpha = 8, .seed = 3});
-    all = with_adapters<T, D>(m.parameters);
+    if (full) {
+      m.adapters->train_all(m.ctx);
+    } else {
+      m.adapters->add(m.ctx, "a", Lora{.rank = 4, .alpha = 8, .seed = 3});
+      m.adapters->use(m.ctx, "a");
+    }
+    all = m.adapters->parameters(m.ctx);
   }
   /// The verdict on step number i, with the mean loss.
   Verdict step(int i) {

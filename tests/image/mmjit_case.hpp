@@ -9,6 +9,7 @@
 #include "../scratch.hpp"
 
 #include <cmath>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,7 @@ struct MMJiTCase {
   std::filesystem::path folder;
   MMJiT<float, D> net;
   std::vector<Parameter<float, D>*> parameters;
+  std::optional<AdapterSet<float, D>> adapters;
   Json expected;
   SafetensorsFile arrays;
 
@@ -35,6 +37,13 @@ struct MMJiTCase {
         arrays(SafetensorsFile::open(folder / "expected.safetensors")) {
     ctx.poison(true);
     net.visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
+    adapters.emplace(parameters);
+  }
+  /// Puts an adapter into the set, to be trained and in use.
+  void take(const AdapterData& data) {
+    adapters->put(ctx, "a", data);
+    adapters->train(ctx, "a");
+    adapters->use(ctx, "a");
   }
 
   std::vector<float> array(const std::string& name) const {

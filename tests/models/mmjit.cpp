@@ -24,7 +24,7 @@ TEST_CASE("mmjit: gradients of every parameter are PyTorch's, recomputed or not"
       CAPTURE(name);
       CAPTURE(recomputed);
       MMJiTCase c(name);
-      train_all<float, MMJiTCase::D>(c.ctx, c.parameters);
+      c.adapters->train_all(c.ctx);
       Tape tape(c.ctx);
       tape.backward(c.loss_sum(0, recomputed), Tensor<float, MMJiTCase::D>(c.ctx, {}, {1.0f / 3}));
       int none = 0;
@@ -46,12 +46,12 @@ TEST_CASE("mmjit: ten steps of full fine-tuning and of LoRA are PyTorch's and pe
       CAPTURE(way);
       MMJiTCase c(name);
       const auto& expected = c.expected["training"][way];
-      if (way == "full") train_all<float, MMJiTCase::D>(c.ctx, c.parameters);
-      else load_diffusers_lora<float, MMJiTCase::D>(c.ctx, c.folder / "lora_initial.safetensors", c.parameters);
+      if (way == "full") c.adapters->train_all(c.ctx);
+      else c.take(read_diffusers_lora(c.folder / "lora_initial.safetensors"));
       std::vector<Parameter<float, MMJiTCase::D>*> trained;
-      for (auto* w : with_adapters<float, MMJiTCase::D>(c.parameters))
+      for (auto* w : c.adapters->parameters(c.ctx))
         if (w->trainable) trained.push_back(w);
-      AdamWOptimizer<float, MMJiTCase::D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      Optimizer<float, MMJiTCase::D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
       for (std::size_t step = 0; step < 10; ++step) {
         CAPTURE(step);
         zero_grad(trained);
@@ -60,7 +60,7 @@ TEST_CASE("mmjit: ten steps of full fine-tuning and of LoRA are PyTorch's and pe
         const auto pictures = static_cast<float>(c.batch(step % 3).tokens());
         tape.backward(loss, Tensor<float, MMJiTCase::D>(c.ctx, {}, {1 / pictures}));
         const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
-        optimizer.step(c.ctx, trained, 1e-3f);
+        optimizer.step(c.ctx, trained);
         const double wanted = expected["losses"][step].get<double>();
         CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / pictures) - wanted) <= 1e-4 * std::max(1.0, wanted));
         CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));

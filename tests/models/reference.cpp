@@ -2,11 +2,13 @@
 // training, adapters. Fixtures by tools/make_model_fixtures.py.
 #include <doctest/doctest.h>
 #include <ftlib/adapters/peft.hpp>
+#include <ftlib/adapters/set.hpp>
 #include <ftlib/models/kit/registry.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
 
 #include <cmath>
+#include <optional>
 
 using namespace ft;
 
@@ -25,6 +27,7 @@ struct Case {
   Context<D> ctx;
   std::unique_ptr<LanguageModel<float, D>> model;
   std::vector<Parameter<float, D>*> parameters;
+  std::optional<AdapterSet<float, D>> adapters;
   Json expected;
   SafetensorsFile arrays;
 
@@ -37,13 +40,14 @@ struct Case {
     ctx.poison(true);
     model = make_language_model<float>(ctx, Checkpoint::open(data_folder / name));
     model->visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
+    adapters.emplace(parameters);
   }
-  void train_all() {
-    for (auto* w : parameters) {
-      if (w->stored) w->value = dense(ctx, *w);
-      w->stored = {};
-      w->trainable = true;
-    }
+  void train_all() { adapters->train_all(ctx); }
+  /// A PEFT folder, in use and to be trained.
+  void take(const std::filesystem::path& folder) {
+    adapters->put(ctx, "a", read_peft(folder));
+    adapters->train(ctx, "a");
+    adapters->use(ctx, "a");
   }
   static PackedTokens pack(const Json& sequences) {
     PackedTokens batch;
@@ -130,13 +134,11 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
       Case c(name);
       const auto& training = c.expected["training"];
       if (way == "full") c.train_all();
-      else load_peft<float, D>(c.ctx, data_folder / name / "adapter_initial", c.parameters);
+      else c.take(data_folder / name / "adapter_initial");
       std::vector<Parameter<float, D>*> trained;
-      for (auto* w : c.parameters) {
+      for (auto* w : c.adapters->parameters(c.ctx))
         if (w->trainable) trained.push_back(w);
-        if (w->adapter) w->adapter->visit([&](Parameter<float, D>& p) { trained.push_back(&p); });
-      }
-      AdamWOptimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      Optimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
       for (std::size_t step = 0; step < training["batches"].size(); ++step) {
         CAPTURE(step);
         const auto batch = Case::pack(training["batches"][step]);

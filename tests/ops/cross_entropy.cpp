@@ -45,8 +45,37 @@ struct LinearCrossEntropy {
     return loss;
   }
 };
+
+/// The same loss of logits that are there already.
+struct CrossEntropy {
+  int64_t N, V;
+  static constexpr const char* name = "cross_entropy";
+  static std::vector<CrossEntropy> shapes() { return {{1, 2}, {5, 11}, {6, 40}, {3, 700}, {4, 9}}; }
+  std::vector<int32_t> targets() const {  // some rows have none
+    std::vector<int32_t> t;
+    for (int64_t n = 0; n < N; ++n) t.push_back(n % 3 == 1 ? ignored_target : static_cast<int32_t>((7 * n) % V));
+    return t;
+  }
+  std::vector<HostArray> inputs(Random& random) const { return {activation(random, {N, V})}; }
+  template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    return cross_entropy(ctx, a.x[0], targets());
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    HostArray loss{Shape{}};
+    const auto t = targets();
+    for (int64_t n = 0; n < N; ++n) {
+      const int32_t target = t[static_cast<std::size_t>(n)];
+      if (target == ignored_target) continue;
+      double sum = 0;
+      for (int64_t v = 0; v < V; ++v) sum += std::exp(in[0][n * V + v]);
+      loss[0] += std::log(sum) - in[0][n * V + target];
+    }
+    return loss;
+  }
+};
 }  // namespace
 
+TEST_CASE("ops/cross_entropy: cross_entropy") { test_op<CrossEntropy>(); }
 TEST_CASE("ops/cross_entropy: linear_cross_entropy") { test_op<LinearCrossEntropy>(); }
 
 TEST_CASE("ops/cross_entropy: large logits do not overflow, and memory stays within the chunk") {
@@ -72,5 +101,6 @@ TEST_CASE("ops/cross_entropy: targets outside the vocabulary are refused") {
   const auto h = Tensor<float, Cpu>::zeros(ctx, {2, 4});
   CHECK_THROWS_WITH_AS(linear_cross_entropy(ctx, h, w, {0, 5}),
                        doctest::Contains("target 5 of row 1 is outside the vocabulary of 5"), Error);
+  CHECK_THROWS_WITH_AS(cross_entropy(ctx, h, {0, -1}), doctest::Contains("target -1 of row 1 is outside"), Error);
   CHECK_THROWS_WITH_AS(linear_cross_entropy(ctx, h, w, {0}), doctest::Contains("1 targets do not fit h (2, 4)"), Error);
 }

@@ -108,20 +108,20 @@ TEST_CASE("ops/linear: LoRA with dropout has the gradients of its differences, a
   Context<Cpu> ctx({.threads = 2, .seed = 3});
   Random random(5);
   Parameter<double, Cpu> w("w.weight", upload<double>(ctx, activation(random, {6, 8})), false);
-  LoraAdapter<double, Cpu> lora(ctx, w, {.rank = 3, .alpha = 6, .dropout = 0.5f}, random);
+  LoraAdapter<double, Cpu> lora(ctx, w, {.rank = 3, .alpha = 6, .dropout = 0.5f}, &random);
   lora.b.value = upload<double>(ctx, activation(random, {6, 3}));
   const auto run = [&](Context<Cpu>& c, std::vector<Tensor<double, Cpu>>& xs) {
     // Differences are taken without a tape, where nothing is dropped: a tape that records nothing makes it drop.
     Tape<Cpu>* outer = c.tape();
-    if (outer) return lora.linear(c, xs[0], w, nullptr);
+    if (outer) return lora.linear(c, xs[0], w, nullptr, 1);
     Tape<Cpu> tape(c);
-    return lora.linear(c, xs[0], w, nullptr).detached();
+    return lora.linear(c, xs[0], w, nullptr, 1).detached();
   };
   std::vector<Parameter<double, Cpu>*> ws{&lora.a, &lora.b};
   CHECK(gradcheck(ctx, run, {upload<double>(ctx, activation(random, {4, 8}))},
                   std::span<Parameter<double, Cpu>* const>(ws)) == "");
   const auto x = upload<double>(ctx, activation(random, {4, 8}));
-  CHECK(lora.linear(ctx, x, w, nullptr).to_host(ctx) ==
+  CHECK(lora.linear(ctx, x, w, nullptr, 1).to_host(ctx) ==
         lora_linear(ctx, x, w, lora.a, lora.b, lora.scale).to_host(ctx));
 }
 

@@ -1,47 +1,122 @@
-// adapters/set.hpp: what of a model learns: all of it, or adapters that hang on it; taking adapters off, or folding
-// them in.
+// adapters/set.hpp: AdapterSet, the named adapters of a model: added, loaded, switched, weighed, merged, saved. All
+// sessions of a model share one; which of them a session uses is the session's own.
 #pragma once
-#include <ftlib/nn/adapter.hpp>  // Adapter, dense
+#include <ftlib/adapters/config.hpp>  // Lora
+#include <ftlib/adapters/data.hpp>    // AdapterData
+#include <ftlib/nn/adapter.hpp>       // Adapter, Overlay, AdaptersOff
 
-#include <span>    // std::span
-#include <vector>  // std::vector
+#include <map>      // std::map
+#include <memory>   // std::shared_ptr
+#include <mutex>    // std::mutex
+#include <span>     // std::span
+#include <string>   // std::string
+#include <utility>  // std::pair
+#include <vector>   // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
-/// `base`, and behind it the parameters of its adapters.
-template <Scalar T, Device D> std::vector<Parameter<T, D>*> with_adapters(std::span<Parameter<T, D>* const> base) {
-  std::vector<Parameter<T, D>*> all(base.begin(), base.end());
-  for (const Parameter<T, D>* w : base)
-    if (w->adapter) w->adapter->visit([&](Parameter<T, D>& own) { all.push_back(&own); });
-  return all;
-}
+/// An adapter on a whole model. Frozen ones are only read, by any number of sessions; one that is trained belongs to
+/// the session that trains it.
+template <Scalar T, Device D> struct ModelAdapter {
+  Lora config;
+  std::string base;                                // what the model that it was made for was called; may be empty
+  std::vector<std::shared_ptr<Adapter<T, D>>> on;  // by Parameter::index; null where the weight stays as it is
+  const Context<D>* trained_in = nullptr;          // the session that trains it; null: it is frozen
 
-/// Takes the adapters off.
-template <Scalar T, Device D> void detach(std::span<Parameter<T, D>* const> base) {
-  for (Parameter<T, D>* w : base) w->adapter.reset();
-}
-
-/// Full fine-tuning: takes the adapters off, brings every weight into the compute type, and lets it learn.
-template <Scalar T, Device D> void train_all(Context<D>& ctx, std::span<Parameter<T, D>* const> base) {
-  detach(base);
-  for (Parameter<T, D>* w : base) {
-    if (!w->value) w->value = dense(ctx, *w);
-    w->stored = {};
-    w->trainable = true;
+  void visit(const std::function<void(Parameter<T, D>&)>& f) const {
+    for (const auto& adapter : on)
+      if (adapter) adapter->visit(f);
   }
-}
+};
 
-/// Folds the adapters into the weights, which are in the compute type from then on. Throws Error where there is none.
-template <Scalar T, Device D> void merge(Context<D>& ctx, std::span<Parameter<T, D>* const> base) {
-  bool any = false;
-  for (Parameter<T, D>* w : base) {
-    if (!w->adapter) continue;
-    w->value = w->adapter->merged(ctx, *w);
-    w->stored = {};
-    any = true;
-  }
-  if (!any) throw Error("merge: there is no adapter");
-  detach(base);
-}
+/// The adapters of a model, by name. May be used from many threads, each with its own session's context; what a session
+/// uses stays as it was when use() took it, whatever happens to the name afterwards: a session in the middle of an
+/// answer ends it with the adapter that it began with.
+///
+///     lm.adapters().put(ctx, "tenant", read_peft(folder));    // frozen
+///     lm.adapters().use(ctx, "tenant");                       // one request, in microseconds
+///     lm.adapters().use(ctx, {{"tenant", 0.7f}, {"tone", 0.3f}});
+///     const AdaptersOff off(lm);                              // the base, until the end of the scope
+template <Scalar T, Device D> class AdapterSet {
+ public:
+  using Strengths = std::map<std::string, float>;
+  using Params = std::vector<Parameter<T, D>*>;
+
+  /// Over a model's weights, which live as long and get their Parameter::index here. `tied` is the one that is both the
+  /// embedding and the head, where there is such a one.
+  explicit AdapterSet(Params base, const Parameter<T, D>* tied = nullptr);
+  AdapterSet(const AdapterSet&) = delete;
+  AdapterSet& operator=(const AdapterSet&) = delete;
+
+  const Params& base() const { return base_; }
+  std::vector<std::string> names() const;
+  bool contains(const std::string& name) const;
+
+  /// A new adapter, which this session trains; not in use yet. The base is frozen. One of that name is replaced, but
+  /// for one that another session trains: that is an Error. Throws Error where no weight is meant, or the configuration
+  /// makes no sense. Returns how many weights it changes.
+  int add(Context<D>& ctx, const std::string& name, const Lora& config);
+  /// Puts an adapter that was read into the set, frozen, under a name that is new or replaced at once. Returns what the
+  /// caller should tell. Throws Error, and changes nothing, for tensors that match no weight (it says which, and how
+  /// many of all), have no partner, have another shape, or hold a NaN or an infinity.
+  std::vector<std::string> put(Context<D>& ctx, const std::string& name, const AdapterData& data);
+  /// The opposite. Base weights that are trained beside the adapter are in it, as modules_to_save.
+  AdapterData data(Context<D>& ctx, const std::string& name) const;
+  /// A frozen copy of `from` as it now is, under the name `to`: how a session that trains swaps what it has into those
+  /// that answer. With `share` less than 1 it is nearer to the base: W + share (W' - W).
+  void copy(Context<D>& ctx, const std::string& from, const std::string& to, float share = 1);
+  /// Lets this session train an adapter that is frozen: it gets a copy of its own, in use where the old one was.
+  void train(Context<D>& ctx, const std::string& name);
+  /// Makes an adapter weaker for good, W + share (W' - W), in memory of its own; whoever uses the old one keeps it.
+  /// What was trained by this session still is.
+  void interpolate(Context<D>& ctx, const std::string& name, float share);
+  /// This session trains no adapter any longer: those that it did are frozen, and may be used by others.
+  void freeze(Context<D>& ctx) noexcept;
+  /// Forgets a name. Sessions that use the adapter keep it until they use another.
+  void remove(const std::string& name);
+  /// Forgets all that this session trains.
+  void remove_trained(const Context<D>& ctx);
+
+  /// What this session uses from now on: one adapter; a sum of several, each weight being W + sum of strength (W' - W);
+  /// nothing, the base. Throws Error where a name is not known, or another session trains that adapter.
+  void use(Context<D>& ctx, const std::string& name) { use(ctx, Strengths{{name, 1.0f}}); }
+  void use(Context<D>& ctx, const Strengths& strengths);
+  void use_base(Context<D>& ctx) { ctx.exchange_overlay(nullptr); }
+  /// What it uses now.
+  Strengths used(const Context<D>& ctx) const;
+
+  /// The base's parameters, and behind them those of the adapters that the session uses.
+  Params parameters(const Context<D>& ctx) const;
+  /// The same, each of which keeps alive what it belongs to; `owner` keeps the base's.
+  std::vector<std::shared_ptr<Parameter<T, D>>> shared_parameters(const Context<D>& ctx,
+                                                                  const std::shared_ptr<void>& owner) const;
+
+  /// Full fine-tuning: nothing is in use, every weight is brought into the compute type, and learns. All or nothing:
+  /// where memory runs out the model is what it was. Weights must not be shared with other sessions.
+  void train_all(Context<D>& ctx);
+  /// Folds what the session uses into the weights, which are in the compute type from then on; those names are
+  /// forgotten, other adapters stay and add to the new weights. All or nothing, as train_all.
+  void merge(Context<D>& ctx);
+
+ private:
+  struct InUse;  // the overlay that use() makes
+  using Entry = std::shared_ptr<ModelAdapter<T, D>>;
+
+  static const InUse* in_use_by(const Context<D>& ctx);
+  Entry find(const std::string& name) const;
+  Entry find_own(const Context<D>& ctx, const std::string& name, const char* what) const;
+  void replace(const Context<D>& ctx, const std::string& name, Entry adapter);
+  void freeze_base();
+  Entry copy_of(Context<D>& ctx, const ModelAdapter<T, D>& adapter, float share) const;
+
+  Params base_;
+  const Parameter<T, D>* tied_;
+  mutable std::mutex mutex_;
+  std::map<std::string, Entry> named_;
+};
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/adapters/set.inl.hpp>
+#endif

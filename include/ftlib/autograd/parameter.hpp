@@ -3,12 +3,9 @@
 #include <ftlib/tensor/copy.hpp>    // copy
 #include <ftlib/tensor/stored.hpp>  // Stored, as_stored
 
-#include <memory>  // std::shared_ptr
 #include <string>  // std::string
 
 namespace ft::inline FTLIB_ABI {
-
-template <Scalar T, Device D> class Adapter;  // nn/adapter.hpp: LoRA and its kin, hung onto a Parameter
 
 /// What a weight is used for; adapters and weight decay go by it.
 enum class WeightKind { vector, linear, embedding, head };
@@ -16,13 +13,13 @@ enum class WeightKind { vector, linear, embedding, head };
 /// A named weight. Either `value` holds it in the compute type, or `stored` in the type of its file; a stored weight is
 /// frozen. Gradients are added to `grad`, which is empty until the first one.
 template <Scalar T, Device D> struct Parameter {
-  std::string name;                            // as in the Hugging Face checkpoint
-  Tensor<T, D> value;                          // in the compute type; empty where `stored` is used
-  Stored<D> stored;                            // in the file's type; empty where `value` is used
-  WeightKind kind = WeightKind::vector;        // vectors (norms, biases) are not decayed
-  bool trainable = false;                      // gradients are wanted
-  Tensor<accumulate_t<T>, D> grad;             // of value's shape
-  std::shared_ptr<ft::Adapter<T, D>> adapter;  // replaces x W^T by what it makes of W
+  std::string name;                      // as in the Hugging Face checkpoint
+  Tensor<T, D> value;                    // in the compute type; empty where `stored` is used
+  Stored<D> stored;                      // in the file's type; empty where `value` is used
+  WeightKind kind = WeightKind::vector;  // vectors (norms, biases) are not decayed
+  bool trainable = false;                // gradients are wanted
+  Tensor<accumulate_t<T>, D> grad;       // of value's shape
+  int32_t index = -1;                    // which of its model's weights: a session's adapter is found by it
 
   Parameter() = default;
   Parameter(std::string name_, Tensor<T, D> value_, bool trainable_ = true)

@@ -28,14 +28,15 @@ template <Device D> class SessionAsOf {
 };
 }  // namespace detail
 
-/// y = f(x), where f: Tensor -> Tensor is run a second time in backward instead of keeping what its ops would keep.
-/// f must use nothing recorded but its argument (else Error) and must be callable as long as the tape lives. The second
+/// y = f(x), where f: Tensor -> Tensor (of any type) is run a second time in backward instead of keeping what its ops
+/// would keep. f must use nothing recorded but its argument (else Error) and must be callable as long as the tape lives. The second
 /// run sees the session as the first did: the random stream is wound back, so dropout draws the same numbers, and what
 /// hung over the weights (ContextBase::overlay, an adapter in use) hangs there again.  Chen et al., arXiv:1604.06174
-template <Scalar T, Device D, class F> Tensor<T, D> recompute(Context<D>& ctx, const Tensor<T, D>& x, F f) {
+template <Scalar T, Device D, class F> auto recompute(Context<D>& ctx, const Tensor<T, D>& x, F f) -> decltype(f(x)) {
+  using Y = typename decltype(f(x))::value_type;
   if (!ctx.tape()) return f(x);
   const detail::SessionState then{ctx.random(), ctx.overlay()};
-  Tensor<T, D> y;
+  Tensor<Y, D> y;
   {
     const NoGrad off(ctx);
     y = f(x.detached());
@@ -43,13 +44,13 @@ template <Scalar T, Device D, class F> Tensor<T, D> recompute(Context<D>& ctx, c
   // Parameters inside f may be trained even where x itself wants no gradient, so this is recorded in any case.
   Parameter<T, D> always;
   always.trainable = true;
-  record(ctx, "recompute", y, {x, always}, [x, f = std::move(f), then](Gradients<T, D>& g) mutable {
+  record(ctx, "recompute", y, {x, always}, [x, f = std::move(f), then](Gradients<Y, D>& g) mutable {
     Context<D>& context = g.context();
     const detail::SessionAsOf as_then(context, then);
     Tape<D> tape(context);
     Tensor<T, D> inner = x.detached();
     tape.watch(inner);
-    const Tensor<T, D> again = f(inner);
+    const Tensor<Y, D> again = f(inner);
     tape.backward(again, g.incoming_tensor());
     if (x.node())
       if (auto dx = tape.gradient(inner)) g.give(TensorId<T>(x), dx);

@@ -289,17 +289,18 @@ class SafetensorsModel {
   std::vector<std::string> names_;
 };
 
-/// Writes one safetensors file, atomically (io/atomic_file.hpp) and straight from the entries' memory. Wide types come
-/// first, then by name, so that every tensor is aligned to its type, as the reference writes. transformers wants
-/// metadata {"format": "pt"}. Throws Error for a quantised entry, a name twice, or text that is not UTF-8.
-[[gnu::cold]] inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorEntry> entries,
-                                            const std::map<std::string, std::string>& metadata = {}) {
-  const std::string file_name = path.string();
+namespace detail {
+/// A safetensors file before it is written: its header, and the tensors in the order of their bytes.
+struct SafetensorsLayout {
+  std::string header;  // with the length in front
+  std::vector<TensorEntry> entries;
+  std::vector<int64_t> sizes;
+};
+[[gnu::cold]] inline SafetensorsLayout safetensors_layout(const std::string& file_name,
+                                                          std::vector<TensorEntry> entries,
+                                                          const std::map<std::string, std::string>& metadata) {
   std::sort(entries.begin(), entries.end(), [](const TensorEntry& a, const TensorEntry& b) {
-    const auto width = [](const TensorEntry& e) {
-      return e.word.empty() ? info(e.type).bytes : e.word == "I64" ? 8 : 1;
-    };
-    const auto width_a = width(a), width_b = width(b);
+    const auto width_a = info(a.type).bytes, width_b = info(b.type).bytes;
     return width_a != width_b ? width_a > width_b : a.name < b.name;
   });
   std::set<std::string_view> seen{"__metadata__"};
@@ -310,7 +311,7 @@ class SafetensorsModel {
     if (!metadata.empty()) header += "\"__metadata__\":" + Json(metadata).dump();
     int64_t position = 0;
     for (const auto& tensor : entries) {
-      const auto word = tensor.word.empty() ? SafetensorsFile::word_for(tensor.type) : std::optional(tensor.word);
+      const auto word = SafetensorsFile::word_for(tensor.type);
       if (!word)
         throw Error(str(file_name, ": tensor ", quote(tensor.name), " is ", tensor.type,
                         ", which safetensors files do not hold"),
@@ -332,12 +333,35 @@ class SafetensorsModel {
   if (header.size() > SafetensorsFile::max_header_bytes)
     throw Error(str(file_name, ": a header of ", grouped(header.size()), " bytes is over the format's limit"));
 
-  AtomicFile file(path);
   const uint64_t length = header.size();
-  file.write(std::as_bytes(std::span(&length, 1)));
-  file.write(header);
-  for (std::size_t i = 0; i < entries.size(); ++i) file.write(detail::entry_data(entries[i], sizes[i]));
+  header.insert(0, reinterpret_cast<const char*>(&length), sizeof length);
+  return {std::move(header), std::move(entries), std::move(sizes)};
+}
+}  // namespace detail
+
+/// Writes one safetensors file, atomically (io/atomic_file.hpp) and straight from the entries' memory. Wide types come
+/// first, then by name, so that every tensor is aligned to its type, as the reference writes. transformers wants
+/// metadata {"format": "pt"}. Throws Error for a quantised entry, a name twice, or text that is not UTF-8.
+[[gnu::cold]] inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorEntry> entries,
+                                            const std::map<std::string, std::string>& metadata = {}) {
+  const auto layout = detail::safetensors_layout(path.string(), std::move(entries), metadata);
+  AtomicFile file(path);
+  file.write(layout.header);
+  for (std::size_t i = 0; i < layout.entries.size(); ++i)
+    file.write(detail::entry_data(layout.entries[i], layout.sizes[i]));
   file.commit();
+}
+/// The same in memory; `name` is what messages call it.
+[[gnu::cold]] inline std::vector<std::byte> safetensors_bytes(const std::string& name, std::vector<TensorEntry> entries,
+                                                              const std::map<std::string, std::string>& metadata = {}) {
+  const auto layout = detail::safetensors_layout(name, std::move(entries), metadata);
+  const auto head = std::as_bytes(std::span(layout.header.data(), layout.header.size()));
+  std::vector<std::byte> bytes(head.begin(), head.end());
+  for (std::size_t i = 0; i < layout.entries.size(); ++i) {
+    const auto data = detail::entry_data(layout.entries[i], layout.sizes[i]);
+    bytes.insert(bytes.end(), data.begin(), data.end());
+  }
+  return bytes;
 }
 
 /// Writes a model into an existing folder: `stem`.safetensors where all fits into `max_shard_bytes`, else

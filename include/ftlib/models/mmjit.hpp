@@ -226,7 +226,7 @@ template <Scalar T, Device D> class MMJiT {
     std::vector<std::vector<std::byte>> bytes;
     std::vector<TensorEntry> entries;
     visit([&](Parameter<T, D>& w) {
-      if (w.adapter)
+      if (adapted(ctx, w))
         throw Error(str(path.string(), ": '", w.name, "' has an adapter that would be lost"),
                     "call merge(), or save the adapter.");
       const auto values = convert<float>(ctx, dense(ctx, w)).to_host(ctx);
@@ -287,7 +287,8 @@ template <Scalar T, Device D> class MMJiT {
                   "give a time and a caption for each picture.");
     const auto at = std::make_shared<const Layout>(lay_out(ctx, text));
     auto states = upload_floats<T>(ctx, {text.starts.back(), c.txt_input_size}, text.states);
-    states = take_rows(ctx, std::vector{states, embedding(ctx, mask_token_, at->masks)}, at->filled);  // (Nt, W)
+    states = take_rows(ctx, std::vector{states, embedding(ctx, in_use(ctx, mask_token_), at->masks)},
+                       at->filled);  // (Nt, W)
 
     auto img = proj2_(ctx, proj1_(ctx, patchify(ctx, z, c.patch_size)));
     img = add(ctx, img, embedding(ctx, positions_, at->places));  // (Ni, C)
@@ -383,7 +384,8 @@ template <Scalar T, Device D> class MMJiT {
   /// RMSNorm, then (1 + scale) x + shift by m[first + 1] and m[first].
   Tensor<T, D> normed(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w, const Modulations& m,
                       std::size_t first) {
-    return m.empty() ? rms_norm(ctx, x, w, norm_eps) : rms_norm_modulate(ctx, x, w, m[first + 1], m[first], norm_eps);
+    return m.empty() ? rms_norm(ctx, x, in_use(ctx, w), norm_eps)
+                     : rms_norm_modulate(ctx, x, in_use(ctx, w), m[first + 1], m[first], norm_eps);
   }
   /// x + y, with y gated by m[gate].
   Tensor<T, D> residual(Context<D>& ctx, const Tensor<T, D>& x, const Tensor<T, D>& y, const Modulations& m,
@@ -393,7 +395,7 @@ template <Scalar T, Device D> class MMJiT {
   /// That, and its norm: shifted and scaled by m[gate + 1] and m[gate + 2].
   std::pair<Tensor<T, D>, Tensor<T, D>> residual_normed(Context<D>& ctx, const Tensor<T, D>& x, const Tensor<T, D>& y,
                                                         Parameter<T, D>& w, const Modulations& m, std::size_t gate) {
-    if (m.empty()) return add_rms_norm(ctx, x, y, w, norm_eps);
+    if (m.empty()) return add_rms_norm(ctx, x, y, in_use(ctx, w), norm_eps);
     const auto z = gate_residual(ctx, x, y, m[gate]);
     return {z, normed(ctx, z, w, m, gate + 1)};
   }
@@ -405,15 +407,15 @@ template <Scalar T, Device D> class MMJiT {
                       const Tensor<int32_t, D>& positions, const std::vector<Segment>& segments) {
     const int64_t N = qkv.size(0), H = config_.num_heads, hd = config_.head_dim;
     const auto parts = split(ctx, reshape(ctx, qkv, {N, 3 * H, hd}), 1, {H, H, H});
-    const auto q = rope(ctx, rms_norm(ctx, parts[0], q_norm, norm_eps), rope_, positions);  // (N, H, hd)
-    const auto k = rope(ctx, rms_norm(ctx, parts[1], k_norm, norm_eps), rope_, positions);  // (N, H, hd)
+    const auto q = rope(ctx, rms_norm(ctx, parts[0], in_use(ctx, q_norm), norm_eps), rope_, positions);  // (N, H, hd)
+    const auto k = rope(ctx, rms_norm(ctx, parts[1], in_use(ctx, k_norm), norm_eps), rope_, positions);  // (N, H, hd)
     return reshape(ctx, attention(ctx, q, k, parts[2], segments, {.mask = Mask::none}), {N, H * hd});
   }
 
   Tensor<T, D> text_block(Context<D>& ctx, TextBlock& b, const Tensor<T, D>& x, const Layout& at) {  // (Nt, C)
-    const auto qkv = b.txt.qkv(ctx, rms_norm(ctx, x, b.txt.norm1, norm_eps));
+    const auto qkv = b.txt.qkv(ctx, rms_norm(ctx, x, in_use(ctx, b.txt.norm1), norm_eps));
     const auto attended = attend(ctx, qkv, b.q_norm, b.k_norm, at.text_positions, at.text_segments);
-    const auto [y, h] = add_rms_norm(ctx, x, b.txt.attn_proj(ctx, attended), b.txt.norm2, norm_eps);
+    const auto [y, h] = add_rms_norm(ctx, x, b.txt.attn_proj(ctx, attended), in_use(ctx, b.txt.norm2), norm_eps);
     return add(ctx, y, mlp(ctx, b.txt.mlp, h));
   }
 
@@ -422,17 +424,17 @@ template <Scalar T, Device D> class MMJiT {
                                                      Tensor<T, D> txt, const Tensor<T, D>& condition,
                                                      const Layout& at) {
     const auto m = modulations(ctx, b.adaLN_modulation_1, condition, 6);
-    const auto img_qkv = b.img.qkv(ctx, normed(ctx, img, b.img.norm1, m, 0));        // (Ni, 3 H hd)
-    const auto txt_qkv = b.txt.qkv(ctx, rms_norm(ctx, txt, b.txt.norm1, norm_eps));  // (Nt, 3 H hd)
-    const auto qkv = take_rows(ctx, std::vector{txt_qkv, img_qkv}, at.joint);        // (N, 3 H hd)
-    const auto y = attend(ctx, qkv, b.q_norm, b.k_norm, at.positions, at.segments);  // (N, H hd)
+    const auto img_qkv = b.img.qkv(ctx, normed(ctx, img, b.img.norm1, m, 0));                     // (Ni, 3 H hd)
+    const auto txt_qkv = b.txt.qkv(ctx, rms_norm(ctx, txt, in_use(ctx, b.txt.norm1), norm_eps));  // (Nt, 3 H hd)
+    const auto qkv = take_rows(ctx, std::vector{txt_qkv, img_qkv}, at.joint);                     // (N, 3 H hd)
+    const auto y = attend(ctx, qkv, b.q_norm, b.k_norm, at.positions, at.segments);               // (N, H hd)
     Tensor<T, D> h;
     std::tie(img, h) =
         residual_normed(ctx, img, b.img.attn_proj(ctx, take_rows(ctx, y, at.image_rows)), b.img.norm2, m, 2);
     img = residual(ctx, img, mlp(ctx, b.img.mlp, h), m, 5);
     if (&b == &double_blocks_.back()) return {img, txt};  // nothing reads the last block's text
-    std::tie(txt, h) =
-        add_rms_norm(ctx, txt, b.txt.attn_proj(ctx, take_rows(ctx, y, at.text_rows)), b.txt.norm2, norm_eps);
+    std::tie(txt, h) = add_rms_norm(ctx, txt, b.txt.attn_proj(ctx, take_rows(ctx, y, at.text_rows)),
+                                    in_use(ctx, b.txt.norm2), norm_eps);
     txt = add(ctx, txt, mlp(ctx, b.txt.mlp, h));
     return {img, txt};
   }

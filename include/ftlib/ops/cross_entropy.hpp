@@ -12,12 +12,61 @@
 #include <ftlib/ops/cross_entropy.cuda.cuh>
 #endif
 
-#include <vector>  // std::vector
+#include <utility>  // std::pair
+#include <vector>   // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
 /// The target of a row that has none.
 inline constexpr int32_t ignored_target = -100;
+
+namespace detail {
+/// The rows of N that have a target, and their targets. Throws Error for a target outside the vocabulary.
+inline std::pair<std::vector<int32_t>, std::vector<int32_t>> rows_with_target(const char* op, const char* of,
+                                                                              const std::vector<int32_t>& targets,
+                                                                              const Shape& x, int64_t V) {
+  if (static_cast<int64_t>(targets.size()) != x.rows())
+    throw Error(str(op, ": ", targets.size(), " targets do not fit ", of, ' ', x));
+  std::vector<int32_t> rows, wanted;
+  for (std::size_t n = 0; n < targets.size(); ++n) {
+    if (targets[n] == ignored_target) continue;
+    if (targets[n] < 0 || targets[n] >= V)
+      throw Error(str(op, ": target ", targets[n], " of row ", n, " is outside the vocabulary of ", V));
+    rows.push_back(static_cast<int32_t>(n));
+    wanted.push_back(targets[n]);
+  }
+  return {std::move(rows), std::move(wanted)};
+}
+}  // namespace detail
+
+/// sum over rows with a target of -log softmax(logits)[target]: (N, V), (N) -> (), in the type that sums are kept in.
+/// `targets` holds a token in [0, V) or ignored_target. The gradient, of the logits' size, is made in the forward pass.
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> cross_entropy(Context<D>& ctx, const Tensor<T, D>& logits_,
+                                         const std::vector<int32_t>& targets) {
+  using A = accumulate_t<T>;
+  if (logits_.rank() < 1 || logits_.cols() < 1) throw Error(str("cross_entropy: logits ", logits_.shape()));
+  const Tensor<T, D> logits = contiguous(ctx, logits_);
+  const auto [rows_, wanted_] =
+      detail::rows_with_target("cross_entropy", "logits", targets, logits.shape(), logits.cols());
+  const int64_t n = static_cast<int64_t>(rows_.size()), V = logits.cols();
+  const Tensor<int32_t, D> rows(ctx, {n}, rows_), wanted(ctx, {n}, wanted_);
+  Tensor<T, D> work(ctx, {n, V});  // the kernel writes over its logits
+  gather_rows(ctx, work.view(), View<const T>(logits.data(), {logits.rows(), V}), rows.view());
+  const bool wants = recording(ctx, "cross_entropy", {logits});
+  Tensor<A, D> nll(ctx, {n}), loss(ctx, Shape{});
+  softmax_cross_entropy(ctx, nll.view(), work.view(), wanted.view(), wants);
+  sum_all(ctx, loss.view(), nll.view());
+  // dlogits = (softmax - onehot) dloss where there is a target, else 0.  dloss stays on the device.
+  record(ctx, "cross_entropy", loss, {logits}, [id = TensorId<T>(logits), work, rows, V](Gradients<A, D>& g) {
+    if (auto dx = g.assign(id)) {
+      const View<T> flat(dx.data, {dx.rows(), V});
+      if (rows.count() < flat.rows()) fill(g.context(), flat, T(0.0f));
+      scatter_rows(g.context(), flat, work.view(), rows.view(), g.incoming());
+    }
+  });
+  return loss;
+}
 
 /// sum over rows with a target of -log softmax(h W^T)[target]: (N, C), (V, C), (N) -> (), in the type that sums are
 /// kept in. `targets` holds a token in [0, V) or ignored_target. Logits live in chunks of at most `chunk_bytes`. Where
@@ -32,16 +81,7 @@ Tensor<accumulate_t<T>, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T,
   detail::check_linear<T, D>("linear_cross_entropy", h_.shape(), w, nullptr);
   const Tensor<T, D> h = contiguous(ctx, h_);
   const int64_t V = w.shape()[0], C = w.shape()[1];
-  if (static_cast<int64_t>(targets.size()) != h.rows())
-    throw Error(str("linear_cross_entropy: ", targets.size(), " targets do not fit h ", h.shape()));
-  std::vector<int32_t> rows_, wanted_;  // the rows that have a target, and the targets
-  for (std::size_t n = 0; n < targets.size(); ++n) {
-    if (targets[n] == ignored_target) continue;
-    if (targets[n] < 0 || targets[n] >= V)
-      throw Error(str("linear_cross_entropy: target ", targets[n], " of row ", n, " is outside the vocabulary of ", V));
-    rows_.push_back(static_cast<int32_t>(n));
-    wanted_.push_back(targets[n]);
-  }
+  const auto [rows_, wanted_] = detail::rows_with_target("linear_cross_entropy", "h", targets, h.shape(), V);
   const int64_t n_rows = static_cast<int64_t>(rows_.size());
   const Tensor<int32_t, D> rows(ctx, {n_rows}, rows_), wanted(ctx, {n_rows}, wanted_);
   const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (V * static_cast<int64_t>(sizeof(T))));

@@ -18,7 +18,8 @@ struct GenerateOptions {
   uint64_t seed = 0;                   // prompt i draws from seed + i
 };
 
-/// Generates token ids for many prompts side by side. Prompts that have ended leave the batch.
+/// Generates token ids for many prompts side by side. Prompts that have ended leave the batch. The adapters that the
+/// session uses when it is made are those of all its tokens, whatever the session uses meanwhile.
 template <Scalar T, Device D> class TokenGenerator {
  public:
   /// `ends` are the tokens that end a sequence. Throws Error for an empty prompt or one longer than the model's
@@ -39,6 +40,7 @@ template <Scalar T, Device D> class TokenGenerator {
 
   Context<D>& ctx_;
   LanguageModel<T, D>& model_;
+  std::shared_ptr<void> overlay_;  // the adapters that it began with
   GenerateOptions options_;
   std::vector<int32_t> ends_;
   std::vector<std::vector<int32_t>> texts_;  // prompt and what came after it

@@ -1,6 +1,5 @@
 // text/generate.inl.hpp: the bodies of text/generate.hpp.
 #pragma once
-#include <ftlib/ops/cross_entropy.hpp>  // sum_all
 #include <ftlib/text/generate.hpp>
 
 #include <span>  // std::span
@@ -13,6 +12,7 @@ TokenGenerator<T, D>::TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model
                                      std::vector<int32_t> ends)
     : ctx_(ctx),
       model_(model),
+      overlay_(ctx.overlay()),
       options_(options),
       ends_(std::move(ends)),
       texts_(std::move(prompts)),
@@ -29,6 +29,7 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
   std::vector<std::pair<int64_t, int32_t>> produced;
   if (active_.empty()) return produced;
   const NoGrad off(ctx_);
+  const OverlayScope<D> as_begun(ctx_, overlay_);
   PackedTokens batch;
   std::vector<int32_t> last;  // the row whose logits are asked, for each prompt
   for (const int64_t i : active_) {
@@ -49,13 +50,7 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
     for (const int64_t i : active_) uniform.push_back(random_[static_cast<std::size_t>(i)].uniform());
   std::vector<std::span<const int32_t>> history;
   for (const int64_t i : active_) history.emplace_back(texts_[static_cast<std::size_t>(i)]);
-  const auto logits = convert<float>(ctx_, linear(ctx_, ends, model_.head()));
-  Tensor<float, D> sum(ctx_,
-                       {});  // a NaN or an infinity in any of them shows in it, and every choice would be nonsense
-  sum_all(ctx_, sum.view(), logits.view());
-  if (const float s = sum.item(ctx_); !(s - s == 0))
-    throw Error("generate: the model's logits hold a NaN or an infinity",
-                "its weights or its adapter's do; the file is damaged, or was made by a training that failed.");
+  const auto logits = convert<float>(ctx_, project(ctx_, ends, model_.head()));
   const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
 
   std::vector<int64_t> running;

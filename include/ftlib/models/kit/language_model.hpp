@@ -14,7 +14,6 @@ namespace ft::inline FTLIB_ABI {
 
 /// Sequences of unequal length, one after the other, without padding.
 struct PackedTokens {
-  static constexpr const char* kind = "packed tokens";
   std::vector<int32_t> ids;        // (N)    tokens of all sequences
   std::vector<int64_t> starts{0};  // (B+1)  sequence i is [starts[i], starts[i + 1])
   std::vector<int32_t> targets;  // (N)    the token that should follow, or ignored_target; empty where no loss is asked
@@ -51,6 +50,12 @@ template <Scalar T, Device D> struct ForwardOptions {
 template <Scalar T, Device D>
 Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options);
 
+/// The sum over targets of -log softmax(h W^T)[target], through what the session has in use on the head W (V, C).
+/// Logits live in chunks of at most `chunk_bytes`; an adapted head's are computed again in backward.
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
+                                     const std::vector<int32_t>& targets, int64_t chunk_bytes = int64_t{64} << 20);
+
 /// A causal language model of any architecture.
 template <Scalar T, Device D> class LanguageModel {
  public:
@@ -58,7 +63,7 @@ template <Scalar T, Device D> class LanguageModel {
 
   /// The hidden states that the LM head reads, after the last norm: N tokens -> (N, C).
   virtual Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) = 0;
-  /// The LM head's matrix (V, C); the embedding's where they are tied.
+  /// The LM head's matrix (V, C); the embedding's where they are tied. Read it through project() or head_loss().
   virtual Parameter<T, D>& head() = 0;
   /// Every parameter once, in the checkpoint's order; adapters' not among them.
   virtual void visit(const std::function<void(Parameter<T, D>&)>& f) = 0;

@@ -1,7 +1,10 @@
 // models/kit/language_model.inl.hpp: the bodies of models/kit/language_model.hpp.
 #pragma once
+#include <ftlib/autograd/recompute.hpp>  // recompute
 #include <ftlib/models/kit/language_model.hpp>
-#include <ftlib/ops/linear.hpp>  // linear
+#include <ftlib/nn/adapter.hpp>          // project, in_use, adapted
+#include <ftlib/ops/elementwise.hpp>     // add
+#include <ftlib/ops/rows.hpp>            // take_rows
 
 #include <algorithm>  // std::max
 
@@ -65,14 +68,37 @@ std::vector<Tensor<T, D>> LanguageModel<T, D>::hidden_after(Context<D>& ctx, con
 }
 
 template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
+                                     const std::vector<int32_t>& targets, int64_t chunk_bytes) {
+  if (!adapted(ctx, w)) return linear_cross_entropy(ctx, h, w, targets, chunk_bytes);
+  Parameter<T, D>& whole = in_use(ctx, w);
+  if (&whole != &w) return linear_cross_entropy(ctx, h, whole, targets, chunk_bytes);
+  const std::vector<int32_t> rows = detail::rows_with_target("head_loss", "h", targets, h.shape(), w.shape()[0]).first;
+  const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (w.shape()[0] * static_cast<int64_t>(sizeof(T))));
+  Tensor<accumulate_t<T>, D> loss = Tensor<accumulate_t<T>, D>::zeros(ctx, Shape{});
+  for (std::size_t begin = 0; begin < rows.size(); begin += static_cast<std::size_t>(chunk)) {
+    const auto end = std::min(rows.size(), begin + static_cast<std::size_t>(chunk));
+    const std::vector<int32_t> part(rows.begin() + static_cast<std::ptrdiff_t>(begin),
+                                    rows.begin() + static_cast<std::ptrdiff_t>(end));
+    std::vector<int32_t> wanted;
+    for (const int32_t n : part) wanted.push_back(targets[static_cast<std::size_t>(n)]);
+    const auto share = recompute(ctx, take_rows(ctx, h, part), [&ctx, &w, wanted](const Tensor<T, D>& x) {
+      return cross_entropy(ctx, project(ctx, x, w), wanted);
+    });
+    loss = add(ctx, loss, share);
+  }
+  return loss;
+}
+
+template <Scalar T, Device D>
 Tensor<T, D> LanguageModel<T, D>::logits(Context<D>& ctx, const PackedTokens& batch,
                                          const ForwardOptions<T, D>& options) {
-  return linear(ctx, hidden(ctx, batch, options), head());
+  return project(ctx, hidden(ctx, batch, options), head());
 }
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_sum(Context<D>& ctx, const PackedTokens& batch,
                                                         const ForwardOptions<T, D>& options) {
-  return linear_cross_entropy(ctx, hidden(ctx, batch, options), head(), batch.targets);
+  return head_loss(ctx, hidden(ctx, batch, options), head(), batch.targets);
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,84 @@
+// adapters/peft.inl.hpp: the bodies of adapters/peft.hpp.
+#pragma once
+#include <ftlib/adapters/data.inl.hpp>
+#include <ftlib/adapters/peft.hpp>
+#include <ftlib/io/atomic_file.hpp>  // AtomicFolder, write_atomically
+#include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+inline constexpr std::string_view peft_prefix = "base_model.model.";
+
+[[gnu::cold]] FTLIB_INLINE AdapterData peft_data(const Json& json, const std::string& config_name,
+                                                 const SafetensorsFile& file) {
+  AdapterData data;
+  data.source = file.file_name();
+  if (const auto type = at<std::string>(json, "peft_type", config_name); type != "LORA")
+    throw Error(str(config_name, ": peft_type '", type, "' is not supported"), "only LORA is, with DoRA and rsLoRA.");
+  read_lora_config(data, json, "", config_name);
+  data.config.rank = at<int32_t>(json, "r", config_name);
+  data.config.alpha = at<float>(json, "lora_alpha", config_name);
+  data.config.check(config_name);
+  data.base = value_or<std::string>(json, "base_model_name_or_path", "", config_name);
+  for (const std::string& key : file.names()) {
+    std::string name = without_adapter_name(key);
+    if (name.starts_with(peft_prefix)) name.erase(0, peft_prefix.size());
+    if (!data.tensors.emplace(name, file.tensor(key)).second)
+      throw Error(str(data.source, ": '", key, "' is there twice, under two prefixes"));
+    data.keys[name] = key;
+  }
+  return data;
+}
+FTLIB_INLINE std::vector<TensorEntry> peft_entries(const AdapterData& adapter) {
+  if (adapter.tensors.empty())
+    throw Error(str(adapter.source, ": there is no adapter to save"), "attach one, or save the whole model.");
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, tensor] : adapter.tensors) entries.push_back(entry(std::string(peft_prefix) + name, tensor));
+  return entries;
+}
+FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::string& task) {
+  Json json = lora_config_json(adapter.config);
+  json.update({{"peft_type", "LORA"},
+               {"task_type", task},
+               {"base_model_name_or_path", adapter.base},
+               {"fan_in_fan_out", false},
+               {"inference_mode", true},
+               {"init_lora_weights", true}});
+  if (!adapter.short_targets.empty()) json["target_modules"] = adapter.short_targets;
+  return json.dump(2) + "\n";
+}
+}  // namespace detail
+
+[[gnu::cold]] FTLIB_INLINE AdapterData read_peft(const std::filesystem::path& folder) {
+  const auto config = folder / "adapter_config.json", weights = folder / "adapter_model.safetensors";
+  if (!std::filesystem::exists(config) && std::filesystem::exists(folder / "pytorch_lora_weights.safetensors"))
+    throw Error(str(folder.string(), ": holds an adapter of diffusers', for a model of pictures"),
+                "give it to TextToImage::load_adapter.");
+  const Json json = read_json(config);
+  if (!std::filesystem::exists(weights) && std::filesystem::exists(folder / "adapter_model.bin"))
+    throw Error(str(folder.string(), ": has adapter_model.bin and no adapter_model.safetensors"),
+                "weights in pickle files are not read; save the adapter with safetensors.");
+  return detail::peft_data(json, config.string(), SafetensorsFile::open(weights));
+}
+[[gnu::cold]] FTLIB_INLINE AdapterData read_peft(std::string_view config, std::span<const std::byte> tensors,
+                                                 const std::string& name) {
+  const std::string config_name = name + ": adapter_config.json";
+  return detail::peft_data(parse_json(config, config_name), config_name,
+                           SafetensorsFile::parse(tensors, name + ": adapter_model.safetensors"));
+}
+
+[[gnu::cold]] FTLIB_INLINE void write_peft(const std::filesystem::path& folder, const AdapterData& adapter,
+                                           const std::string& task) {
+  const auto entries = detail::peft_entries(adapter);
+  AtomicFolder out(folder);
+  write_atomically(out.folder() / "adapter_config.json", detail::peft_config(adapter, task));
+  write_safetensors(out.folder() / "adapter_model.safetensors", entries, {{"format", "pt"}});
+  out.commit();
+}
+[[gnu::cold]] FTLIB_INLINE PeftBytes peft_bytes(const AdapterData& adapter, const std::string& task) {
+  return {detail::peft_config(adapter, task),
+          safetensors_bytes(adapter.source, detail::peft_entries(adapter), {{"format", "pt"}})};
+}
+
+}  // namespace ft::inline FTLIB_ABI

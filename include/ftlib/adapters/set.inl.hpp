@@ -1,0 +1,560 @@
+// adapters/set.inl.hpp: the bodies of adapters/set.hpp.
+#pragma once
+#include <ftlib/adapters/data.inl.hpp>
+#include <ftlib/adapters/kinds.inl.hpp>  // make_adapter
+#include <ftlib/adapters/residual.hpp>   // removed_factors
+#include <ftlib/adapters/set.hpp>
+#include <ftlib/adapters/trained_copy.inl.hpp>  // TrainedCopy
+#include <ftlib/tensor/quantised.hpp>           // dequantise_row
+
+#include <algorithm>  // std::replace
+#include <cmath>      // std::isfinite
+#include <set>        // std::set
+
+namespace ft::inline FTLIB_ABI {
+
+/// What use() hangs over a session's weights, with what it was made of.
+template <Scalar T, Device D> struct AdapterSet<T, D>::InUse : Overlay<T, D> {
+  struct Part {
+    std::string name;
+    Entry adapter;
+    float strength;
+  };
+  std::vector<Part> parts;
+  std::vector<std::unique_ptr<Parameter<T, D>>> blends;  // sums where an adapter holds its weight whole
+};
+
+namespace detail {
+/// A weight that products are made with: what a low-rank adapter may go to.
+template <Scalar T, Device D> bool is_matrix(const Parameter<T, D>& w) {
+  return w.shape().rank() == 2 && (w.kind == WeightKind::linear || w.kind == WeightKind::head);
+}
+inline std::string join(const auto& names, std::size_t most = 8) {
+  std::string all;
+  std::size_t i = 0;
+  for (const auto& name : names) {
+    if (i++ == most) return all + ", ...";
+    all += str(all.empty() ? "'" : ", '", name, '\'');
+  }
+  return all;
+}
+/// Values of a file's tensor. Throws Error for one that is not finite.
+template <Scalar T> std::vector<T> finite_values(const Stored<Cpu>& tensor, const std::string& where) {
+  std::vector<T> values(static_cast<std::size_t>(tensor.shape.count()));
+  dequantise_row(tensor.type, tensor.data, 0, tensor.shape.count(), values.data());
+  for (std::size_t i = 0; i < values.size(); ++i)
+    if (!std::isfinite(static_cast<double>(values[i])))
+      throw Error(str(where, ": element ", i, " is ", static_cast<double>(values[i])),
+                  "its training went wrong, or it does not fit the compute type.");
+  return values;
+}
+}  // namespace detail
+
+template <Scalar T, Device D>
+AdapterSet<T, D>::AdapterSet(Params base, const Parameter<T, D>* tied) : base_(std::move(base)), tied_(tied) {
+  int32_t index = 0;
+  for (Parameter<T, D>* w : base_) w->index = index++;
+}
+
+template <Scalar T, Device D> std::vector<std::string> AdapterSet<T, D>::names() const {
+  const std::lock_guard lock(mutex_);
+  std::vector<std::string> all;
+  for (const auto& [name, adapter] : named_) all.push_back(name);
+  return all;
+}
+template <Scalar T, Device D> bool AdapterSet<T, D>::contains(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  return named_.contains(name);
+}
+template <Scalar T, Device D> typename AdapterSet<T, D>::Entry AdapterSet<T, D>::find(const std::string& name) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = named_.find(name);
+  if (found != named_.end()) return found->second;
+  std::vector<std::string> known;
+  for (const auto& [other, adapter] : named_) known.push_back(other);
+  throw Error(str("adapters: there is none called '", name, '\''),
+              known.empty() ? "attach or load one." : "there are " + detail::join(known) + ".");
+}
+template <Scalar T, Device D>
+typename AdapterSet<T, D>::Entry AdapterSet<T, D>::find_own(const Context<D>& ctx, const std::string& name,
+                                                            const char* what) const {
+  Entry adapter = find(name);
+  if (adapter->trained_in && adapter->trained_in != &ctx)
+    throw Error(str("adapters: '", name, "' is trained by another session, which alone may ", what, " it"),
+                "let that one copy() it under another name, and use the copy.");
+  return adapter;
+}
+template <Scalar T, Device D>
+void AdapterSet<T, D>::replace(const Context<D>& ctx, const std::string& name, Entry adapter) {
+  const std::lock_guard lock(mutex_);
+  Entry& at = named_[name];
+  if (at && at->trained_in && at->trained_in != &ctx)
+    throw Error(str("adapters: '", name, "' is trained by another session"), "choose another name.");
+  at = std::move(adapter);
+}
+template <Scalar T, Device D> void AdapterSet<T, D>::remove(const std::string& name) {
+  find(name);
+  const std::lock_guard lock(mutex_);
+  named_.erase(name);
+}
+template <Scalar T, Device D> void AdapterSet<T, D>::remove_trained(const Context<D>& ctx) {
+  const std::lock_guard lock(mutex_);
+  std::erase_if(named_, [&](const auto& named) { return named.second->trained_in == &ctx; });
+}
+/// Only writes where something changes: other sessions read the base.
+template <Scalar T, Device D> void AdapterSet<T, D>::freeze_base() {
+  for (Parameter<T, D>* w : base_) {
+    if (w->trainable) w->trainable = false;
+    if (w->grad) w->grad = {};
+  }
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] int AdapterSet<T, D>::add(Context<D>& ctx, const std::string& name, const Lora& config) {
+  config.check("lora");
+  auto made = std::make_shared<ModelAdapter<T, D>>();
+  made->config = config;
+  made->on.resize(base_.size());
+  made->trained_in = &ctx;
+  Random random(config.seed);
+  std::set<std::string> saved, unmatched(config.targets.names.begin(), config.targets.names.end());
+  int adapted = 0;
+  for (Parameter<T, D>* w : base_) {
+    const std::string module = module_of(w->name);
+    auto& on = made->on[static_cast<std::size_t>(w->index)];
+    if (config.saves(module)) {
+      if (w == tied_)
+        throw Error(str("lora: modules_to_save names '", module, "', which is the embedding and the head at once here"),
+                    "PEFT would part the two; leave it out, or train the whole model.");
+      on = std::make_shared<TrainedCopy<T, D>>(ctx, *w);
+      saved.insert(module);
+      continue;
+    }
+    if (config.targets.all ? w->kind != WeightKind::linear : w->shape().rank() != 2 || !config.targets.match(module))
+      continue;
+    for (auto it = unmatched.begin(); it != unmatched.end();)
+      it = Targets{*it}.match(module) ? unmatched.erase(it) : std::next(it);
+    if (!detail::is_matrix(*w))
+      throw Error(str("lora: '", w->name, "' is an embedding; only matrices of linear layers are adapted"));
+    on = make_adapter(ctx, *w, config, &random);
+    ++adapted;
+  }
+  if (!unmatched.empty() || (adapted == 0 && saved.empty())) {
+    const bool head = tied_ && unmatched.contains("lm_head");
+    throw Error(str("lora: no linear layer's name ends with one of: ", detail::join(unmatched)),
+                head ? "this model's head is its embedding; only matrices of their own are adapted."
+                     : "Llama's and Gemma's are q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj.");
+  }
+  for (const std::string& wanted : config.modules_to_save)
+    if (std::none_of(saved.begin(), saved.end(), [&](const auto& module) { return module.ends_with(wanted); }))
+      throw Error(str("lora: no module's name ends with '", wanted, "', which modules_to_save names"));
+  freeze_base();
+  replace(ctx, name, std::move(made));
+  return adapted + static_cast<int>(saved.size());
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] std::vector<std::string> AdapterSet<T, D>::put(Context<D>& ctx, const std::string& name,
+                                                             const AdapterData& data) {
+  const std::string& from = data.source;
+  std::map<std::string, Parameter<T, D>*, std::less<>> by_name, by_module;  // kohya's names have no dots
+  for (Parameter<T, D>* w : base_) {
+    by_name[w->name] = w;
+    if (!detail::is_matrix(*w)) continue;
+    std::string module = module_of(w->name);
+    by_module[module] = w;
+    std::replace(module.begin(), module.end(), '.', '_');
+    by_module[module] = w;
+  }
+
+  // Which tensor is for which weight.
+  std::map<Parameter<T, D>*, std::map<std::string, std::string>> parts;  // ending -> the data's name
+  std::map<Parameter<T, D>*, float> alphas;
+  std::vector<Parameter<T, D>*> whole;
+  std::vector<std::string> unmatched;
+  for (const auto& [key, tensor] : data.tensors) {
+    if (const auto w = by_name.find(key); w != by_name.end()) {
+      if (w->second == tied_)
+        throw Error(str(from, ": '", key, "' is the embedding and the head at once in this model"),
+                    "an adapter with a copy of one of them parts the two, which is not supported.");
+      whole.push_back(w->second);
+      continue;
+    }
+    for (const char* other : {".lora_embedding_A", ".lora_embedding_B", ".lora_B.bias"})
+      if (key.ends_with(other)) throw Error(str(from, ": '", data.key_of(key), "': ", other, " is not supported"));
+    const auto cut = std::min(key.rfind(".lora_"), key.ends_with(".alpha") ? key.size() - 6 : key.npos);
+    const auto w = by_module.find(std::string_view(key).substr(0, cut == key.npos ? key.size() : cut));
+    if (tied_ && key.starts_with("lm_head."))
+      throw Error(
+          str(from, ": '", data.key_of(key), "': this model's head is its embedding, and an embedding is not adapted"),
+          "train the adapter without lm_head.");
+    if (cut == key.npos || w == by_module.end()) {
+      unmatched.push_back(data.key_of(key));
+    } else if (key.ends_with(".alpha")) {
+      if (tensor.shape.count() != 1)
+        throw Error(str(from, ": '", data.key_of(key), "' ", tensor.shape, " is no number"));
+      alphas[w->second] = detail::finite_values<float>(tensor, str(from, ": '", key, '\'')).front();
+    } else if (!parts[w->second].emplace(key.substr(cut), key).second) {
+      throw Error(str(from, ": '", data.key_of(parts[w->second][key.substr(cut)]), "' and '", data.key_of(key),
+                      "' are for one layer"));
+    }
+  }
+  if (!unmatched.empty() || (parts.empty() && whole.empty()))
+    throw Error(
+        str(from, ": ", unmatched.size(), " of ", data.tensors.size(), " keys match no linear layer of this model",
+            unmatched.empty() ? "" : ": ", detail::join(unmatched)),
+        "the adapter was made for another model.");
+
+  auto made = std::make_shared<ModelAdapter<T, D>>();
+  Lora& config = made->config = data.config;
+  made->base = data.base;
+  made->on.resize(base_.size());
+  config.targets = {};
+  if (data.rank_in_tensors || !alphas.empty()) {  // each layer's own; the first one's is the default
+    bool first = true;
+    for (const auto& [w, of] : parts) {
+      const std::string module = module_of(w->name);
+      const auto a = of.find(".lora_A.weight");
+      int rank = config.rank_of(module);
+      float alpha = config.alpha_of(module);
+      if (data.rank_in_tensors && a != of.end()) {
+        const Shape& shape = data.tensors.at(a->second).shape;
+        rank = static_cast<int>(shape.rank() ? shape[0] : 0);
+        alpha = static_cast<float>(rank);
+      }
+      if (alphas.contains(w)) alpha = alphas[w];
+      if (std::exchange(first, false)) {
+        config.rank = rank;
+        config.alpha = alpha;
+      }
+      if (rank != config.rank) config.rank_pattern[module] = rank;
+      if (alpha != config.alpha) config.alpha_pattern[module] = alpha;
+    }
+  }
+  config.check(from);
+
+  // The values.
+  std::vector<std::string> warnings = data.warnings;
+  std::map<std::string, Parameter<T, D>*> adapted;  // by name, so that files are read in one order
+  for (const auto& [w, of] : parts) adapted[w->name] = w;
+  for (const auto& [w_name, w] : adapted) {
+    auto& of = parts[w];
+    auto adapter = make_adapter(ctx, *w, config, nullptr);
+    const std::string module = module_of(w->name), first = of.begin()->second;
+    adapter->visit([&](Parameter<T, D>& own) {
+      const auto found = of.find(own.name.substr(module.size()));
+      if (found == of.end())
+        throw Error(str(from, ": '", data.key_of(first), "' has no partner '", own.name, '\''),
+                    "each layer needs all matrices of its adapter.");
+      const std::string key = found->second;
+      of.erase(found);
+      const Stored<Cpu>& tensor = data.tensors.at(key);
+      const int64_t rows =
+          tensor.shape.rank() ? tensor.shape[0] : 1;  // convolutions' are (R, ch, p, p), (out, R, 1, 1)
+      const bool fits = own.shape().rank() == 2
+                            ? tensor.shape.rank() >= 2 &&
+                                  Shape{rows, tensor.shape.count() / std::max<int64_t>(1, rows)} == own.shape()
+                            : tensor.shape.count() == own.count();
+      if (!fits)
+        throw Error(str(from, ": '", data.key_of(key), "' is ", tensor.shape, ", the model and rank ",
+                        config.rank_of(module), " ask for ", own.shape()));
+      own.value =
+          Tensor<T, D>(ctx, own.shape(), detail::finite_values<T>(tensor, str(from, ": '", data.key_of(key), '\'')));
+      own.trainable = false;
+    });
+    if (!of.empty())
+      throw Error(str(from, ": '", data.key_of(of.begin()->second), "' is no part of kind '", config.kind, '\''),
+                  "the configuration is of another adapter.");
+    made->on[static_cast<std::size_t>(w->index)] = std::move(adapter);
+    config.targets.names.push_back(module);
+  }
+  std::set<std::string> saved;
+  for (Parameter<T, D>* w : whole) {
+    const Stored<Cpu>& tensor = data.tensors.at(w->name);
+    if (tensor.shape != w->shape())
+      throw Error(str(from, ": '", w->name, "' is ", tensor.shape, ", the model's is ", w->shape()));
+    auto& on = made->on[static_cast<std::size_t>(w->index)];
+    if (on) throw Error(str(from, ": '", w->name, "' is both adapted and there whole"));
+    Parameter<T, D> own(
+        w->name, Tensor<T, D>(ctx, w->shape(), detail::finite_values<T>(tensor, str(from, ": '", w->name, '\''))),
+        false);
+    own.kind = w->kind;
+    on = std::make_shared<TrainedCopy<T, D>>(std::move(own));
+    saved.insert(module_of(w->name));
+  }
+  for (const std::string& wanted : config.modules_to_save)
+    if (std::none_of(saved.begin(), saved.end(), [&](const auto& module) { return module.ends_with(wanted); }))
+      warnings.push_back(str(from, ": modules_to_save names '", wanted, "', of which there is no tensor"));
+  config.modules_to_save.assign(saved.begin(), saved.end());
+
+  if (!data.initial.empty()) {  // W was less of B0 A0 in training: A0 and -B0 / s join A and B
+    if (config.kind != "lora")
+      throw Error(str(from, ": initial weights '", data.initial, "' with kind '", config.kind, "' are not supported"));
+    for (const auto& [w_name, w] : adapted) {
+      auto& lora = static_cast<LoraAdapter<T, D>&>(*made->on[static_cast<std::size_t>(w->index)]);
+      const int64_t out = w->shape()[0], in = w->shape()[1], R = lora.a.shape()[0];
+      std::vector<double> values;
+      for (const T v : dense(ctx, *w).to_host(ctx)) values.push_back(static_cast<double>(v));
+      const auto [a0, b0] = removed_factors(data.initial, values, out, in, R, static_cast<double>(lora.scale));
+      auto a = lora.a.value.to_host(ctx), b = lora.b.value.to_host(ctx);
+      for (const double v : a0) a.push_back(static_cast<T>(static_cast<accumulate_t<T>>(v)));
+      std::vector<T> both;
+      for (std::size_t o = 0; o < static_cast<std::size_t>(out); ++o)
+        for (std::size_t i = 0; i < 2 * static_cast<std::size_t>(R); ++i) {
+          const auto r = static_cast<std::size_t>(R);
+          both.push_back(i < r ? b[o * r + i]
+                               : static_cast<T>(static_cast<accumulate_t<T>>(-b0[o * r + i - r] /
+                                                                             static_cast<double>(lora.scale))));
+        }
+      lora.a.value = Tensor<T, D>(ctx, {2 * R, in}, a);
+      lora.b.value = Tensor<T, D>(ctx, {out, 2 * R}, both);
+    }
+    // Twice the rank at the same scale.
+    const float grown = config.rslora ? std::sqrt(2.0f) : 2.0f;
+    config.rank *= 2;
+    config.alpha *= grown;
+    for (auto& [key, rank] : config.rank_pattern) rank *= 2;
+    for (auto& [key, alpha] : config.alpha_pattern) alpha *= grown;
+    warnings.push_back(
+        str(from, ": trained as '", data.initial, "' beside a changed base; read as LoRA of twice the rank"));
+  }
+  ctx.synchronize();  // other sessions' streams may read it next
+  replace(ctx, name, std::move(made));
+  return warnings;
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] AdapterData AdapterSet<T, D>::data(Context<D>& ctx, const std::string& name) const {
+  const Entry adapter = find_own(ctx, name, "save");
+  AdapterData data;
+  data.config = adapter->config;
+  data.base = adapter->base;
+  data.source = name;
+  const auto put = [&](const std::string& key, const Tensor<T, D>& value) {
+    const auto bytes = std::make_shared<std::vector<T>>(value.to_host(ctx));
+    data.tensors[key] = {dtype_of<T>, value.shape(), reinterpret_cast<const std::byte*>(bytes->data()), bytes};
+  };
+  std::set<std::string> last, full, saved;
+  std::size_t adapted = 0;
+  for (Parameter<T, D>* w : base_) {
+    const auto& on = adapter->on[static_cast<std::size_t>(w->index)];
+    const std::string module = module_of(w->name);
+    if (on && !on->replacement()) {
+      if (w->trainable)
+        throw Error(str("adapters: '", w->name, "' is trained itself and by '", name, "' at once: no file holds that"),
+                    "merge the adapter, or freeze the weight.");
+      full.insert(module);
+      last.insert(module.substr(module.rfind('.') + 1));
+      ++adapted;
+    } else if (on || w->trainable) {
+      saved.insert(module);
+    }
+    if (on) on->visit([&](const Parameter<T, D>& own) { put(own.name, own.value); });
+  }
+  for (Parameter<T, D>* w : base_)  // PEFT saves modules, with their biases
+    if (saved.contains(module_of(w->name)) && !data.tensors.contains(w->name)) {
+      if (w == tied_)
+        throw Error(str("adapters: '", w->name, "' is embedding and head at once; no adapter's file holds it"));
+      put(w->name, dense(ctx, *w));
+    }
+  // Short names where they say the same, as people write them; else the modules' full names.
+  const auto saves = [&](const std::vector<std::string>& wanted) {
+    Lora probe;
+    probe.modules_to_save = wanted;
+    std::set<std::string> found;
+    for (Parameter<T, D>* w : base_)
+      if (probe.saves(module_of(w->name))) found.insert(module_of(w->name));
+    return found;
+  };
+  if (saves(data.config.modules_to_save) != saved) data.config.modules_to_save.assign(saved.begin(), saved.end());
+  if (saves(data.config.modules_to_save) != saved)
+    throw Error("adapters: modules_to_save cannot name the trained weights alone: their names end alike",
+                "PEFT goes by endings of names.");
+  const Targets by_last(std::vector<std::string>(last.begin(), last.end()));
+  std::size_t matched = 0;
+  for (Parameter<T, D>* w : base_)
+    matched += w->shape().rank() == 2 && !saved.contains(module_of(w->name)) && by_last.match(module_of(w->name));
+  data.config.targets = Targets(std::vector<std::string>(full.begin(), full.end()));
+  if (matched == adapted) data.short_targets.assign(last.begin(), last.end());
+  return data;
+}
+
+template <Scalar T, Device D>
+typename AdapterSet<T, D>::Entry AdapterSet<T, D>::copy_of(Context<D>& ctx, const ModelAdapter<T, D>& adapter,
+                                                           float share) const {
+  auto twin = std::make_shared<ModelAdapter<T, D>>();
+  twin->config = adapter.config;
+  twin->base = adapter.base;
+  for (const Parameter<T, D>* w : base_) {
+    const auto& on = adapter.on[static_cast<std::size_t>(w->index)];
+    twin->on.push_back(on ? on->copy(ctx, *w, share) : nullptr);
+  }
+  return twin;
+}
+template <Scalar T, Device D>
+void AdapterSet<T, D>::copy(Context<D>& ctx, const std::string& from, const std::string& to, float share) {
+  const Entry adapter = find_own(ctx, from, "copy");
+  for (const Parameter<T, D>* w : base_)
+    if (w->trainable)
+      throw Error(str("adapters: '", w->name, "' of the base is trained beside '", from, "'"),
+                  "name its module in modules_to_save, so that the adapter has a copy of it.");
+  auto twin = copy_of(ctx, *adapter, share);
+  ctx.synchronize();  // other sessions' streams may read it next
+  replace(ctx, to, std::move(twin));
+}
+template <Scalar T, Device D> void AdapterSet<T, D>::freeze(Context<D>& ctx) noexcept {
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, adapter] : named_) {
+    if (adapter->trained_in != &ctx) continue;
+    adapter->visit([](Parameter<T, D>& own) {
+      own.trainable = false;
+      own.grad = {};
+    });
+    adapter->trained_in = nullptr;
+  }
+}
+template <Scalar T, Device D>
+void AdapterSet<T, D>::interpolate(Context<D>& ctx, const std::string& name, float share) {
+  const Entry adapter = find_own(ctx, name, "change");
+  auto twin = copy_of(ctx, *adapter, share);
+  twin->trained_in = adapter->trained_in;
+  if (twin->trained_in) twin->visit([](Parameter<T, D>& own) { own.trainable = true; });
+  ctx.synchronize();
+  replace(ctx, name, std::move(twin));
+}
+template <Scalar T, Device D> void AdapterSet<T, D>::train(Context<D>& ctx, const std::string& name) {
+  const Entry adapter = find_own(ctx, name, "train");
+  if (adapter->trained_in == &ctx) return;
+  const Strengths before = used(ctx);
+  auto twin = copy_of(ctx, *adapter, 1);
+  twin->trained_in = &ctx;
+  twin->visit([](Parameter<T, D>& own) { own.trainable = true; });
+  freeze_base();
+  replace(ctx, name, std::move(twin));
+  if (before.contains(name)) use(ctx, before);
+}
+
+template <Scalar T, Device D>
+const typename AdapterSet<T, D>::InUse* AdapterSet<T, D>::in_use_by(const Context<D>& ctx) {
+  return static_cast<const InUse*>(Overlay<T, D>::of(ctx));
+}
+template <Scalar T, Device D> typename AdapterSet<T, D>::Strengths AdapterSet<T, D>::used(const Context<D>& ctx) const {
+  Strengths strengths;
+  if (const InUse* in_use = in_use_by(ctx))
+    for (const auto& part : in_use->parts) strengths[part.name] = part.strength;
+  return strengths;
+}
+
+template <Scalar T, Device D> void AdapterSet<T, D>::use(Context<D>& ctx, const Strengths& strengths) {
+  if (strengths.empty()) return use_base(ctx);
+  auto made = std::make_shared<InUse>();
+  made->slots.resize(base_.size());
+  for (const auto& [name, strength] : strengths) {
+    if (!std::isfinite(strength)) throw Error(str("adapters: a strength of ", strength, " for '", name, '\''));
+    Entry adapter = find_own(ctx, name, "use");
+    for (std::size_t i = 0; i < base_.size(); ++i) {
+      if (!adapter->on[i]) continue;
+      made->slots[i].weight = base_[i];
+      made->slots[i].uses.push_back({adapter->on[i].get(), strength});
+    }
+    made->parts.push_back({name, std::move(adapter), strength});
+  }
+  for (std::size_t i = 0; i < base_.size(); ++i) {  // where an adapter holds its weight whole
+    auto& slot = made->slots[i];
+    bool whole = false, trained = false;
+    for (const auto& [adapter, strength] : slot.uses) {
+      whole |= adapter->replacement() != nullptr;
+      adapter->visit([&](const Parameter<T, D>& own) { trained |= own.trainable; });
+    }
+    if (!whole) continue;
+    if (slot.uses.size() == 1 && slot.uses.front().strength == 1) {
+      slot.replacement = slot.uses.front().adapter->replacement();
+      continue;
+    }
+    if (trained)
+      throw Error(str("adapters: '", base_[i]->name, "' is trained whole and cannot learn as a part of a sum"),
+                  "use that adapter alone, at strength 1, to train it.");
+    const Tensor<T, D> w = dense(ctx, *base_[i]);
+    Tensor<T, D> sum = clone(ctx, w);
+    for (const auto& [adapter, strength] : slot.uses) {
+      const Tensor<T, D> change = sub(ctx, adapter->merged(ctx, *base_[i]), w);
+      linear_combination(ctx, sum.view(), View<const T>(sum.view()), View<const T>(change.view()), T(1.0f),
+                         T(strength));
+    }
+    auto blend = std::make_unique<Parameter<T, D>>(base_[i]->name, sum, false);
+    blend->kind = base_[i]->kind;
+    slot.replacement = blend.get();
+    made->blends.push_back(std::move(blend));
+  }
+  ctx.exchange_overlay(std::static_pointer_cast<Overlay<T, D>>(std::move(made)));
+}
+
+template <Scalar T, Device D>
+std::vector<std::shared_ptr<Parameter<T, D>>> AdapterSet<T, D>::shared_parameters(
+    const Context<D>& ctx, const std::shared_ptr<void>& owner) const {
+  std::vector<std::shared_ptr<Parameter<T, D>>> all;
+  for (Parameter<T, D>* w : base_) all.emplace_back(owner, w);
+  if (const InUse* in_use = in_use_by(ctx))
+    for (const auto& part : in_use->parts)
+      part.adapter->visit([&](Parameter<T, D>& own) { all.emplace_back(part.adapter, &own); });
+  return all;
+}
+template <Scalar T, Device D>
+typename AdapterSet<T, D>::Params AdapterSet<T, D>::parameters(const Context<D>& ctx) const {
+  Params all;
+  for (const auto& w : shared_parameters(ctx, nullptr)) all.push_back(w.get());
+  return all;
+}
+
+template <Scalar T, Device D> [[gnu::cold]] void AdapterSet<T, D>::train_all(Context<D>& ctx) {
+  std::vector<Tensor<T, D>> values;
+  int64_t missing = 0;
+  for (const Parameter<T, D>* w : base_) missing += w->value ? 0 : storage_bytes(dtype_of<T>, w->count());
+  try {
+    for (const Parameter<T, D>* w : base_) values.push_back(w->value ? w->value : dense(ctx, *w));
+  } catch (const Error& e) {
+    throw Error(str("train_all: all weights in ", dtype_of<T>, " take ", missing, " bytes more: ", e.what()),
+                "nothing was changed; attach an adapter, or compute in 16 bits.");
+  }
+  use_base(ctx);
+  for (std::size_t i = 0; i < base_.size(); ++i) {
+    base_[i]->value = std::move(values[i]);
+    base_[i]->stored = {};
+    base_[i]->trainable = true;
+  }
+}
+
+template <Scalar T, Device D> [[gnu::cold]] void AdapterSet<T, D>::merge(Context<D>& ctx) {
+  const InUse* in_use = in_use_by(ctx);
+  if (!in_use) throw Error("merge: there is no adapter in use");
+  std::vector<std::pair<Parameter<T, D>*, Tensor<T, D>>> values;
+  for (std::size_t i = 0; i < base_.size(); ++i) {
+    const auto& slot = in_use->slots[i];
+    if (!slot.weight) continue;
+    Tensor<T, D> value;
+    if (slot.replacement) {
+      value = clone(ctx, slot.replacement->value);
+    } else if (slot.uses.size() == 1 && slot.uses.front().strength == 1) {
+      value = slot.uses.front().adapter->merged(ctx, *base_[i]);
+    } else {
+      const Tensor<T, D> w = dense(ctx, *base_[i]);
+      value = clone(ctx, w);
+      for (const auto& [adapter, strength] : slot.uses) {
+        const Tensor<T, D> change = sub(ctx, adapter->merged(ctx, *base_[i]), w);
+        linear_combination(ctx, value.view(), View<const T>(value.view()), View<const T>(change.view()), T(1.0f),
+                           T(strength));
+      }
+    }
+    values.emplace_back(base_[i], std::move(value));
+  }
+  const Strengths merged = used(ctx);
+  use_base(ctx);
+  for (auto& [w, value] : values) {
+    w->value = std::move(value);
+    w->stored = {};
+  }
+  const std::lock_guard lock(mutex_);
+  for (const auto& [name, strength] : merged) named_.erase(name);
+}
+
+}  // namespace ft::inline FTLIB_ABI

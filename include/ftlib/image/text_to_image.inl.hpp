@@ -1,0 +1,54 @@
+// image/text_to_image.inl.hpp: the bodies of image/text_to_image.hpp.
+#pragma once
+#include <ftlib/adapters/adapted.inl.hpp>
+#include <ftlib/adapters/diffusers_lora.hpp>  // read_diffusers_lora, write_diffusers_lora
+#include <ftlib/image/text_to_image.hpp>
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(MMJiT<T, D>& net) {
+  std::vector<Parameter<T, D>*> all;
+  net.visit([&](Parameter<T, D>& w) { all.push_back(&w); });
+  return all;
+}
+}  // namespace detail
+
+template <Scalar T, Device D>
+TextToImage<T, D>::TextToImage(std::unique_ptr<Context<D>> ctx, std::shared_ptr<MMJiT<T, D>> net,
+                               const FlowOptions& flow)
+    : Adapted<T, D>(std::move(ctx), net, detail::weights_of(*net)), net_(std::move(net)), flow_(flow) {}
+template <Scalar T, Device D>
+TextToImage<T, D>::TextToImage(TextToImage& other, const Options& options)
+    : Adapted<T, D>(std::make_unique<Context<D>>(options), other), net_(other.net_), flow_(other.flow_) {}
+
+template <Scalar T, Device D>
+[[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::from_pretrained(const std::filesystem::path& path,
+                                                                   const Options& options, const FlowOptions& flow) {
+  auto ctx = std::make_unique<Context<D>>(options);
+  auto net = std::make_shared<MMJiT<T, D>>(MMJiT<T, D>::open(*ctx, path));
+  return {std::move(ctx), std::move(net), flow};
+}
+template <Scalar T, Device D>
+[[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::initial(const MMJiTConfig& config, uint64_t seed,
+                                                           const Options& options, const FlowOptions& flow) {
+  auto ctx = std::make_unique<Context<D>>(options);
+  auto net = std::make_shared<MMJiT<T, D>>(MMJiT<T, D>::initial(*ctx, config, seed));
+  return {std::move(ctx), std::move(net), flow};
+}
+
+template <Scalar T, Device D> [[gnu::cold]] void TextToImage<T, D>::save_adapter(const std::filesystem::path& path) {
+  write_diffusers_lora(path, this->adapter_data(path.string(), {}, {}), net_->file_shapes());
+}
+template <Scalar T, Device D>
+[[gnu::cold]] std::vector<std::string> TextToImage<T, D>::load_adapter(const std::filesystem::path& path,
+                                                                       float strength) {
+  return this->take_adapter("default", read_diffusers_lora(path), {}, strength);
+}
+template <Scalar T, Device D>
+[[gnu::cold]] void TextToImage<T, D>::save(const std::filesystem::path& path, DType type,
+                                           const std::map<std::string, std::string>& metadata) {
+  net_->save(this->context(), path, type, metadata);
+}
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,166 @@
+// text/causal_lm.inl.hpp: the bodies of text/causal_lm.hpp.
+#pragma once
+#include <ftlib/adapters/adapted.inl.hpp>
+#include <ftlib/adapters/peft.hpp>        // read_peft, write_peft
+#include <ftlib/io/atomic_file.hpp>       // AtomicFolder
+#include <ftlib/io/safetensors.hpp>       // write_safetensors_sharded
+#include <ftlib/models/kit/registry.hpp>  // Checkpoint, make_language_model
+#include <ftlib/text/causal_lm.hpp>
+#include <ftlib/text/generate.inl.hpp>
+#include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
+#include <ftlib/train/screen/progress.hpp>  // pretty_bytes, pretty_count
+
+#include <ostream>  // std::ostream
+
+namespace ft::inline FTLIB_ABI {
+
+FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const ModelSummary& s) {
+  out << s.architecture << ": " << pretty_count(s.parameters) << " parameters, " << pretty_bytes(s.bytes) << " (";
+  const char* comma = "";
+  for (const auto& [type, count] : s.stored) {
+    out << comma << type << ' ' << pretty_count(count);
+    comma = ", ";
+  }
+  out << "); trainable " << pretty_count(s.trainable) << " ("
+      << printed("%.2f",
+                 100.0 * static_cast<double>(s.trainable) / static_cast<double>(std::max<int64_t>(1, s.parameters)))
+      << " %)\n";
+  if (!s.hint.empty()) out << "hint: " << s.hint << '\n';
+  return out;
+}
+
+namespace detail {
+template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(LanguageModel<T, D>& model) {
+  std::vector<Parameter<T, D>*> all;
+  model.visit([&](Parameter<T, D>& w) { all.push_back(&w); });
+  return all;
+}
+/// The weight that is embedding and head at once; null where there are two.
+template <Scalar T, Device D> const Parameter<T, D>* tied_weight(LanguageModel<T, D>& model) {
+  return model.head().kind == WeightKind::embedding ? &model.head() : nullptr;
+}
+}  // namespace detail
+
+template <Scalar T, Device D>
+CausalLM<T, D>::CausalLM(std::unique_ptr<Context<D>> ctx, std::shared_ptr<LanguageModel<T, D>> model,
+                         std::shared_ptr<const Tokenizer> tokenizer, std::filesystem::path path)
+    : Adapted<T, D>(std::move(ctx), model, detail::weights_of(*model), detail::tied_weight(*model)),
+      path_(std::move(path)),
+      model_(std::move(model)),
+      tokenizer_(std::move(tokenizer)) {}
+template <Scalar T, Device D>
+CausalLM<T, D>::CausalLM(CausalLM& other, const Options& options)
+    : Adapted<T, D>(std::make_unique<Context<D>>(options), other),
+      path_(other.path_),
+      model_(other.model_),
+      tokenizer_(other.tokenizer_) {}
+
+template <Scalar T, Device D>
+[[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path,
+                                                             const Options& options) {
+  auto ctx = std::make_unique<Context<D>>(options);
+  const Checkpoint checkpoint = Checkpoint::open(path);
+  std::shared_ptr<LanguageModel<T, D>> model = make_language_model<T>(*ctx, checkpoint);
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (checkpoint.gguf) {
+    tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
+  } else if (std::filesystem::exists(path / "tokenizer.json")) {
+    const Json json = read_json(path / "tokenizer.json");
+    Json config;
+    const bool has_config = std::filesystem::exists(path / "tokenizer_config.json");
+    if (has_config) config = read_json(path / "tokenizer_config.json");
+    tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_json(json, has_config ? &config : nullptr));
+  }
+  return {std::move(ctx), std::move(model), std::move(tokenizer), path};
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] void CausalLM<T, D>::save_adapter(const std::filesystem::path& folder,
+                                                const SaveAdapterOptions& options) {
+  write_peft(folder, this->adapter_data(folder.string(), path_, options));
+}
+template <Scalar T, Device D>
+[[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name,
+                                                                    const std::filesystem::path& folder) {
+  return this->take_adapter(name, read_peft(folder), path_);
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] void CausalLM<T, D>::save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes) {
+  Context<D>& ctx = this->context();
+  if (!this->adapters().used(ctx).empty())
+    throw Error(folder.string() + ": the model has an adapter that would be lost", "call merge() or save_adapter().");
+  std::vector<TensorEntry> entries;
+  std::vector<std::vector<T>> host;
+  for (const Parameter<T, D>* w : this->base_parameters()) {
+    host.push_back((w->value ? w->value : dense(ctx, *w)).to_host(ctx));
+    entries.push_back({w->name, dtype_of<T>, w->shape(), host.back().data()});
+  }
+  AtomicFolder out(folder);
+  Json config = model_->config();
+  config["torch_dtype"] = std::string(info(dtype_of<T>).name);
+  config.erase("dtype");
+  write_atomically(out.folder() / "config.json", config.dump(2) + "\n");
+  write_safetensors_sharded(out.folder(), entries, {{"format", "pt"}}, max_shard_bytes);
+  save_tokenizer(out.folder());
+  out.commit();
+}
+template <Scalar T, Device D> [[gnu::cold]] void CausalLM<T, D>::save_tokenizer(const std::filesystem::path& to) const {
+  if (std::filesystem::is_directory(path_)) {
+    for (const char* name :
+         {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
+      if (std::filesystem::exists(path_ / name)) std::filesystem::copy_file(path_ / name, to / name);
+  } else if (tokenizer_) {
+    const auto [json, config] = tokenizer_json(tokenizer_spec_from(GgufFile::open(path_)));
+    write_atomically(to / "tokenizer.json", json.dump() + "\n");
+    write_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
+  }
+}
+
+template <Scalar T, Device D> [[gnu::cold]] ModelSummary CausalLM<T, D>::summary() {
+  ModelSummary s;
+  s.architecture = model_->info().model_type;
+  for (const Parameter<T, D>* w : this->parameters()) {
+    s.parameters += w->count();
+    s.trainable += w->trainable ? w->count() : 0;
+    s.bytes += w->bytes();
+    s.stored[w->value ? dtype_of<T> : w->stored.type] += w->count();
+  }
+  return s;
+}
+
+template <Scalar T, Device D> std::vector<int32_t> CausalLM<T, D>::encode(std::string_view text) const {
+  auto ids = tokenizer().encode(text, {.special = Special::as_text});
+  if (tokenizer().add_bos() || ids.empty())
+    ids.insert(ids.begin(), tokenizer().bos() >= 0 ? tokenizer().bos() : tokenizer().eos());
+  return ids;
+}
+template <Scalar T, Device D>
+TextStream<T, D> CausalLM<T, D>::generate_from(std::vector<int32_t> prompt, const GenerateOptions& options) {
+  return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, end_tokens()),
+          TextStop(tokenizer(), options.stop)};
+}
+template <Scalar T, Device D>
+std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<int32_t>> prompts,
+                                                        const GenerateOptions& options) {
+  std::vector<std::string> answers(prompts.size());
+  std::vector<TextStop> texts(prompts.size(), TextStop(tokenizer(), options.stop));
+  TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, end_tokens());
+  while (!generator.done())
+    for (const auto& [i, token] : generator.next()) {
+      const auto at = static_cast<std::size_t>(i);
+      answers[at] += texts[at].put(token);
+      if (texts[at].stopped()) generator.stop(i);
+    }
+  for (std::size_t i = 0; i < answers.size(); ++i) answers[i] += texts[i].finish();
+  return answers;
+}
+template <Scalar T, Device D> std::vector<int32_t> CausalLM<T, D>::end_tokens() const {
+  std::vector<int32_t> ends;
+  if (tokenizer().eos() >= 0) ends.push_back(tokenizer().eos());
+  for (const char* name : {"<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|endoftext|>"})
+    if (const int32_t id = tokenizer().id(name); id >= 0 && tokenizer().is_special(id)) ends.push_back(id);
+  return ends;
+}
+
+}  // namespace ft::inline FTLIB_ABI
