@@ -20,6 +20,17 @@ const std::string plain_chatml =
     "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + "
     "'\\n'}}"
     "{% endfor %}";
+// The parts of Qwen2.5's and Qwen3's that count here; what they render was made by jinja2 from the whole ones.
+const std::string qwen25 =
+    "{%- if tools %}{{- '<|im_start|>system\\n' }}...{%- else %}{%- if messages[0]['role'] == 'system' %}{{- "
+    "'<|im_start|>system\\n' + messages[0]['content'] + '<|im_end|>\\n' }}{%- else %}{{- '<|im_start|>system\\nYou are "
+    "Qwen, "
+    "created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\\n' }}{%- endif %}{%- endif %}...";
+const std::string qwen3 =
+    "{%- if tools %}{{- '<|im_start|>system\\n' }}...{%- else %}{{- '<|im_start|>system\\n' + messages[0].content + "
+    "'<|im_end|>\\n' }}{%- endif %}...'</think>'...'<|im_start|>' + message.role + '\\n<think>\\n'...{%- if "
+    "enable_thinking is "
+    "defined and enable_thinking is false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}";
 const std::string gemma = "{{ bos_token }} ... '<start_of_turn>' + role + '\n' ...";  // the mark is what counts
 const std::string llama3 = "... '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' ...";
 
@@ -32,7 +43,7 @@ TEST_CASE("text/chat: ChatML as jinja2 renders SmolLM2's template") {
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\n Hi \n<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\n42<|im_end|>\n"
         "<|im_start|>assistant\n");
-  CHECK(render_chat(smollm2, with_system, /*answer_next=*/false) ==
+  CHECK(render_chat(smollm2, with_system, {.answer_next = false}) ==
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
   CHECK(render_chat(smollm2, {}) == "<|im_start|>assistant\n");
 }
@@ -41,9 +52,35 @@ TEST_CASE("text/chat: a default system line is taken from the template, whatever
   std::string other = smollm2;
   const std::string from = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
   other.replace(other.find(from), from.size(), "Answer in rhyme.");
-  CHECK(render_chat(other, {{"user", "Hi"}}, false) ==
+  CHECK(render_chat(other, {{"user", "Hi"}}, {.answer_next = false}) ==
         "<|im_start|>system\nAnswer in rhyme.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
-  CHECK(render_chat(plain_chatml, {{"user", "Hi"}}, false) == "<|im_start|>user\nHi<|im_end|>\n");
+  CHECK(render_chat(plain_chatml, {{"user", "Hi"}}, {.answer_next = false}) == "<|im_start|>user\nHi<|im_end|>\n");
+}
+
+TEST_CASE("text/chat: Qwen2.5's default system line stands behind its template's words on tools") {
+  CHECK(render_chat(qwen25, {{"user", "Hi"}}) ==
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+  CHECK(render_chat(qwen25, with_system, {.answer_next = false}) ==
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n");
+}
+
+TEST_CASE("text/chat: Qwen3 thinks, or an empty thought stands before its answer; earlier thoughts are left out") {
+  CHECK(recognise_chat_template(qwen3) == ChatTemplate::qwen3);
+  CHECK(render_chat(qwen3, with_system) ==
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\n\n</think>\n\n");
+  CHECK(render_chat(qwen3, with_system, {.thinking = true}) ==
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n");
+  const std::vector<Message> thought = {{"user", "1?"},
+                                        {"assistant", "<think>\nhm\n</think>\n\nYes"},
+                                        {"user", "2?"},
+                                        {"assistant", "<think>\nso\n</think>\n\nNo"}};
+  CHECK(render_chat(qwen3, thought, {.answer_next = false}) ==
+        "<|im_start|>user\n1?<|im_end|>\n<|im_start|>assistant\nYes<|im_end|>\n<|im_start|>user\n2?<|im_end|>\n"
+        "<|im_start|>assistant\n<think>\nso\n</think>\n\nNo<|im_end|>\n");
+  CHECK(render_chat(qwen3, {{"user", "1?"}, {"assistant", "Yes"}}, {.answer_next = false}) ==
+        "<|im_start|>user\n1?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\nYes<|im_end|>\n");
 }
 
 TEST_CASE("text/chat: Gemma folds the system message into the first user's turn, and trims") {
@@ -51,7 +88,7 @@ TEST_CASE("text/chat: Gemma folds the system message into the first user's turn,
         "<start_of_turn>user\nHi<end_of_turn>\n<start_of_turn>model\nYes?<end_of_turn>\n"
         "<start_of_turn>user\n42<end_of_turn>\n<start_of_turn>model\n");
   CHECK(render_chat(gemma, with_system) == "<start_of_turn>user\nBe brief.\n\nHi<end_of_turn>\n<start_of_turn>model\n");
-  CHECK(render_chat(gemma, {{"user", "\u3000\u00a0 x\u2003y\x1f"}}, false) ==
+  CHECK(render_chat(gemma, {{"user", "\u3000\u00a0 x\u2003y\x1f"}}, {.answer_next = false}) ==
         "<start_of_turn>user\nx\u2003y<end_of_turn>\n");
   CHECK_THROWS_WITH_AS(render_chat(gemma, {{"assistant", "Hi"}}), doctest::Contains("message 0 is the assistant's"),
                        Error);
@@ -68,7 +105,10 @@ TEST_CASE("text/chat: what is not known is refused") {
   CHECK(recognise_chat_template("") == ChatTemplate::none);
   CHECK_THROWS_WITH_AS(render_chat("", turns), doctest::Contains("base model"), Error);
   CHECK_THROWS_WITH_AS(recognise_chat_template("[INST] {{ x }}"), doctest::Contains("[INST]"), Error);
-  CHECK_THROWS_AS(recognise_chat_template(plain_chatml + "{% if tools %}"), Error);
+  CHECK(recognise_chat_template(plain_chatml + "{% if tools %}") == ChatTemplate::chatml);  // nobody is given tools
+  CHECK_THROWS_AS(recognise_chat_template(plain_chatml + "{{ strftime_now('%d %B %Y') }}"), Error);
+  CHECK_THROWS_AS(recognise_chat_template(plain_chatml + "Today Date: "), Error);
+  CHECK_THROWS_AS(recognise_chat_template(plain_chatml + "<think>"), Error);  // thinks whether one wants it or not
   CHECK_THROWS_WITH_AS(render_chat(smollm2, {{"narrator", "Hi"}}), doctest::Contains("'narrator'"), Error);
 }
 
