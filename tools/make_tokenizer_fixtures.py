@@ -2,8 +2,8 @@
 """Write tests/data/tokenizer/: strings, small tokenizers, and the ids that the reference tokenizers give.
 
     tools/make_tokenizer_fixtures.py --models FOLDER     needs tokenizers, sentencepiece, gguf, llama-cpp-python
-    tools/make_tokenizer_fixtures.py --only qwen2        one small tokenizer and its cases, on the strings as they are;
-                                                         needs tokenizers
+    tools/make_tokenizer_fixtures.py --only qwen2 [--models FOLDER]   the cases of one family, on the strings as they are;
+                     needs tokenizers, and gguf for FOLDER/qwen2-vocabulary.gguf (tools/fetch_vocabulary.py)
 
 FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf and gemma-3-270m-Q4_K_M.gguf. References: Hugging Face's tokenizers for
 tokenizer.json and for SmolLM2 (from the GGUF's tokens and merges), SentencePiece for scored vocabularies and for Gemma
@@ -361,13 +361,34 @@ def write_cases(cases):
         file.write("[\n" + ",\n".join(json.dumps(c, ensure_ascii=False, separators=(",", ":")) for c in cases) + "\n]\n")
 
 
-def make_only(name):
+def qwen2_real(fields):
+    """Qwen2's tokenizer.json, from a GGUF's tokens and merges."""
+    vocab = {t: i for i, (t, kind) in enumerate(zip(fields["tokens"], fields["token_type"])) if kind == 1}
+    made = Tokenizer(models.BPE(vocab, [tuple(m.split(" ")) for m in fields["merges"]]))
+    made.normalizer = normalizers.NFC()
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(QWEN2), "isolated"),
+                                                  pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    made.decoder = decoders.ByteLevel()
+    for token, kind in zip(fields["tokens"], fields["token_type"]):  # behind the others, in order: they get their own ids
+        if kind in (3, 4):
+            made.add_tokens([AddedToken(token, normalized=False, special=kind == 3)])
+    return made
+
+
+def make_only(name, folder):
     texts = [data.decode("utf-8", "replace") for data in read_strings()]
     made = {"qwen2": qwen2}[name](texts, sorted(pre_tokenizers.ByteLevel.alphabet()))
     files = {name: json.loads(made.to_str())}
     write(f"{name}.json", files[name])
-    kept = [c for c in json.loads((OUT / "expected.json").read_text()) if c.get("file") != f"{name}.json"]
-    write_cases(kept + list(variants(files, texts, name)))
+    cases = [c for c in json.loads((OUT / "expected.json").read_text()) if c.get("file") != f"{name}.json"]
+    cases += variants(files, texts, name)
+    if folder:
+        path = folder / "qwen2-vocabulary.gguf"
+        made = qwen2_real(gguf_fields(path))
+        ids = [made.encode(t, add_special_tokens=False).ids for t in texts]
+        cases = [c for c in cases if c.get("gguf") != path.name]
+        cases.append(case("Qwen2", ids, 3, gguf=path.name, decoded=decoded(made, texts, ids)))
+    write_cases(cases)
 
 
 def main():
@@ -376,7 +397,7 @@ def main():
     parser.add_argument("--only", choices=["qwen2"])
     args = parser.parse_args()
     if args.only:
-        return make_only(args.only)
+        return make_only(args.only, args.models)
     if not args.models:
         parser.error("--models FOLDER is needed")
     folder = args.models
