@@ -1,7 +1,7 @@
 // text/dataset.hpp: records as token sequences, and their batches: by token count, of similar length, shuffled by seed.
 #pragma once
 #include <ftlib/models/kit/language_model.hpp>  // PackedTokens
-#include <ftlib/text/chat.hpp>                  // encode_chat, end_of_turn
+#include <ftlib/text/prompt.hpp>                // Form
 #include <ftlib/text/records.hpp>               // Record
 #include <ftlib/text/tokenizer.hpp>             // Tokenizer
 
@@ -15,11 +15,6 @@
 namespace ft::inline FTLIB_ABI {
 namespace text {
 
-/// How a record becomes text.
-enum class Form {
-  question_answer,  // "Q: ...\nA: ...", with "Context: ...\n" before it where the record has one
-  chat,             // the model's own chat template
-};
 /// Which tokens are learned.
 enum class LossOn { answer, everything };
 

@@ -1,0 +1,100 @@
+// text/prompt.inl.hpp: the bodies of text/prompt.hpp.
+#pragma once
+#include <ftlib/io/json.hpp>  // at, value_or
+#include <ftlib/text/prompt.hpp>
+
+#include <algorithm>  // std::find
+#include <utility>    // std::move
+
+namespace ft::inline FTLIB_ABI {
+namespace text {
+
+[[gnu::cold]] FTLIB_INLINE Json PromptOptions::to_json() const {
+  Json json{{"form", form == Form::chat ? "chat" : "question_answer"}};
+  if (thinking) json["thinking"] = true;
+  if (stop) json["stop"] = *stop;
+  return json;
+}
+
+[[gnu::cold]] FTLIB_INLINE PromptOptions PromptOptions::from_json(const Json& json, const std::string& file) {
+  PromptOptions options;
+  const auto form = at<std::string>(json, "form", file);
+  if (form != "chat" && form != "question_answer")
+    throw Error(str(file, ": form ", quote(form), " of a prompt is not known"), "known are question_answer and chat.");
+  if (form == "chat") options.form = Form::chat;
+  options.thinking = value_or<bool>(json, "thinking", false, file);
+  if (json.contains("stop")) options.stop = at<std::vector<std::string>>(json, "stop", file);
+  for (const auto& [key, value] : json.items())
+    if (key != "form" && key != "thinking" && key != "stop")
+      throw Error(str(file, ": ", quote(key), " of a prompt is not known"), "it was written by a later version.");
+  return options;
+}
+
+[[gnu::cold]] FTLIB_INLINE Prompt::Prompt(Tokenizer tokenizer, PromptOptions options)
+    : tokenizer_(std::move(tokenizer)), options_(std::move(options)) {
+  if (options_.stop) stop_ = *options_.stop;
+  else if (options_.form == Form::question_answer) stop_ = {"\n"};
+  if (options_.form == Form::chat && recognise_chat_template(tokenizer_.chat_template()) == ChatTemplate::none)
+    throw Error("chat: this is a base model, it has no chat template", "use the question-answer form.");
+}
+
+FTLIB_INLINE std::vector<int32_t> Prompt::beginning() const {
+  return tokenizer_.add_bos() ? std::vector<int32_t>{tokenizer_.bos()} : std::vector<int32_t>{};
+}
+
+FTLIB_INLINE std::vector<int32_t> Prompt::plain(std::string_view text) const {
+  auto ids = beginning();
+  const auto rest = tokenizer_.encode(text, {.special = Special::as_text});
+  ids.insert(ids.end(), rest.begin(), rest.end());
+  if (ids.empty()) ids.push_back(tokenizer_.bos() >= 0 ? tokenizer_.bos() : tokenizer_.eos());
+  return ids;
+}
+
+FTLIB_INLINE std::vector<int32_t> Prompt::question(const Record& record) const {
+  const std::string context = record.context.empty() ? "" : record.context + "\n";
+  if (options_.form == Form::question_answer && !context.empty())
+    return plain("Context: " + context + "Q: " + record.question + "\nA:");
+  return conversation({{.role = "user", .content = context + record.question}});
+}
+
+FTLIB_INLINE std::vector<int32_t> Prompt::conversation(const std::vector<Message>& turns) const {
+  if (options_.form == Form::chat) return encode_chat(tokenizer_, turns, {.thinking = options_.thinking});
+  std::string text;
+  for (const Message& turn : turns) {
+    if (turn.role != "user" && turn.role != "assistant")
+      throw Error("prompt: the question-answer form has no place for the role '" + turn.role + "'",
+                  "leave the message out, or use the chat form.");
+    text += turn.role == "user" ? "Q: " + turn.content + "\nA:" : " " + turn.content + "\n";
+  }
+  return plain(text);
+}
+
+FTLIB_INLINE std::vector<int32_t> Prompt::answer(std::string_view answer) const {
+  const std::string text = (options_.form == Form::question_answer ? " " : "") + std::string(answer);
+  auto ids = tokenizer_.encode(text, {.special = Special::as_text});
+  ids.push_back(end_token());
+  return ids;
+}
+
+FTLIB_INLINE int32_t Prompt::end_token() const {
+  const int32_t id = options_.form == Form::chat ? end_of_turn(tokenizer_) : tokenizer_.eos();
+  if (id < 0)
+    throw Error(options_.form == Form::chat ? "prompt: the tokenizer has no token for the end of its template's turns"
+                                            : "prompt: the tokenizer names no end-of-text token",
+                "tokenizer_config.json names it as eos_token, GGUF as tokenizer.ggml.eos_token_id.");
+  return id;
+}
+
+FTLIB_INLINE std::vector<int32_t> Prompt::end_tokens() const {
+  std::vector<int32_t> ends;
+  const auto add = [&](int32_t id) {
+    if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
+  };
+  add(tokenizer_.eos());
+  for (const char* name : {"<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|endoftext|>"})
+    if (const int32_t id = tokenizer_.id(name); tokenizer_.is_special(id)) add(id);
+  return ends;
+}
+
+}  // namespace text
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,80 @@
+// tests/text/prompt.cpp: one place that says how a model is asked, in both forms.
+#include <ftlib/io/json.hpp>
+#include <ftlib/text/prompt.hpp>
+
+#include <doctest/doctest.h>
+
+#include <filesystem>
+
+using namespace ft;
+using namespace ft::text;
+
+namespace {
+const std::filesystem::path prompt_data = std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer";
+const char* const thinking_template =
+    "{{- '<|im_start|>' + message.role + '\\n' }}...'</think>'...{%- if enable_thinking is defined and enable_thinking "
+    "is "
+    "false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}";
+Tokenizer gemma_tokenizer() {
+  const Json config{
+      {"bos_token", "<bos>"}, {"eos_token", "<eos>"}, {"add_bos_token", true}, {"chat_template", "<start_of_turn>"}};
+  return Tokenizer::from_json(read_json(prompt_data / "gemma.json"), &config);
+}
+Tokenizer qwen_tokenizer(const char* jinja) {
+  const Json config{{"eos_token", "<|endoftext|>"}, {"chat_template", jinja}};
+  return Tokenizer::from_json(read_json(prompt_data / "qwen2.json"), &config);
+}
+Record record_of(const char* context) {
+  Record record;
+  record.question = "Who?";
+  record.context = context;
+  record.answers = {"She"};
+  return record;
+}
+std::string text_of(const Prompt& prompt, const std::vector<int32_t>& ids) { return prompt.tokenizer().decode(ids); }
+}  // namespace
+
+TEST_CASE("text/prompt: questions and answers as text, begun and ended") {
+  const Prompt prompt(gemma_tokenizer());
+  CHECK(text_of(prompt, prompt.question(record_of(""))) == "<bos>Q: Who?\nA:");
+  CHECK(text_of(prompt, prompt.question(record_of("Here."))) == "<bos>Context: Here.\nQ: Who?\nA:");
+  CHECK(text_of(prompt, prompt.answer("She")) == " She<eos>");
+  CHECK(text_of(prompt, prompt.conversation({{"user", "a"}, {"assistant", "b"}, {"user", "c"}})) ==
+        "<bos>Q: a\nA: b\nQ: c\nA:");
+  CHECK_THROWS_WITH_AS(prompt.conversation({{"system", "s"}}), doctest::Contains("no place for the role 'system'"),
+                       Error);
+  CHECK(prompt.plain("") == std::vector<int32_t>{prompt.tokenizer().bos()});
+  CHECK(prompt.plain("<eos>").size() > 2);  // what is written like a control token stays text
+  CHECK(prompt.stop() == std::vector<std::string>{"\n"});
+  CHECK(prompt.end_token() == prompt.tokenizer().id("<eos>"));
+  CHECK(prompt.end_tokens() ==
+        std::vector<int32_t>{prompt.tokenizer().id("<eos>"), prompt.tokenizer().id("<end_of_turn>")});
+  CHECK(Prompt(qwen_tokenizer("")).beginning().empty());
+  CHECK(Prompt(qwen_tokenizer("")).plain("") == std::vector<int32_t>{qwen_tokenizer("").id("<|endoftext|>")});
+}
+
+TEST_CASE("text/prompt: chat, with or without thoughts") {
+  const Prompt gemma(gemma_tokenizer(), {.form = Form::chat});
+  CHECK(text_of(gemma, gemma.question(record_of("Here."))) ==
+        "<bos><start_of_turn>user\nHere.\nWho?<end_of_turn>\n<start_of_turn>model\n");
+  CHECK(text_of(gemma, gemma.answer("She")) == "She<end_of_turn>");
+  CHECK(gemma.stop().empty());
+
+  const Prompt qwen(qwen_tokenizer(thinking_template), {.form = Form::chat});
+  CHECK(text_of(qwen, qwen.question(record_of(""))) ==
+        "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
+  const Prompt thinks(qwen_tokenizer(thinking_template), {.form = Form::chat, .thinking = true});
+  CHECK(text_of(thinks, thinks.question(record_of(""))) == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n");
+  CHECK(qwen.end_token() == qwen.tokenizer().id("<|im_end|>"));
+  CHECK_THROWS_WITH_AS(Prompt(qwen_tokenizer(""), {.form = Form::chat}), doctest::Contains("base model"), Error);
+}
+
+TEST_CASE("text/prompt: what an adapter keeps of it") {
+  for (const PromptOptions& options : {PromptOptions{}, PromptOptions{.form = Form::chat, .thinking = true},
+                                       PromptOptions{.stop = std::vector<std::string>{"END", "\n\n"}}})
+    CHECK(PromptOptions::from_json(options.to_json(), "x") == options);
+  CHECK(Prompt(gemma_tokenizer(), {.stop = std::vector<std::string>{}}).stop().empty());
+  CHECK_THROWS_WITH_AS(PromptOptions::from_json({{"form", "poem"}}, "x.json"), doctest::Contains("form 'poem'"), Error);
+  CHECK_THROWS_WITH_AS(PromptOptions::from_json({{"form", "chat"}, {"mood", 1}}, "x.json"), doctest::Contains("'mood'"),
+                       Error);
+}
