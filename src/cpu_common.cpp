@@ -2,7 +2,9 @@
 // updates of weights of 16 bits.
 #include <ftlib/cpu_runtime.hpp>
 #include <ftlib/optim/adamw.cpu.hpp>
+#include <ftlib/optim/adamw8bit.cpu.hpp>
 #include <ftlib/optim/ema.cpu.hpp>
+#include <ftlib/optim/lion.cpu.hpp>
 #include <ftlib/tensor/copy.cpu.hpp>
 
 namespace ft::inline FTLIB_ABI {
@@ -13,6 +15,9 @@ namespace ft::inline FTLIB_ABI {
   FTLIB_COPY(T, T)
 #define FTLIB_UPDATE(T)                                                                                          \
   template void adamw_update<T>(Context<Cpu>&, std::span<const AdamWItem<T>>, const Verdict*, Master, uint64_t); \
+  template void lion_update<T>(Context<Cpu>&, std::span<const LionItem<T>>, const Verdict*, Master, uint64_t);   \
+  template void adamw8bit_update<T>(Context<Cpu>&, std::span<const AdamW8bitItem<T>>, const Verdict*, Master,    \
+                                    uint64_t);                                                                   \
   template void move_towards<T>(Context<Cpu>&, View<float>, View<const T>, double);
 FTLIB_MOVE(float)
 FTLIB_MOVE(double)

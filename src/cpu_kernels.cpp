@@ -13,7 +13,9 @@
 #include <ftlib/ops/norm.shared.hpp>
 #include <ftlib/ops/sampling.shared.hpp>
 #include <ftlib/optim/adamw.shared.hpp>
+#include <ftlib/optim/adamw8bit.shared.hpp>
 #include <ftlib/optim/clip.shared.hpp>
+#include <ftlib/optim/lion.shared.hpp>
 #include <ftlib/optim/stochastic.hpp>
 
 namespace ft {
@@ -37,8 +39,10 @@ using namespace runtime_detail;
 #include <ftlib/ops/sampling.cpu.hpp>
 #include <ftlib/ops/softmax.cpu.hpp>
 #include <ftlib/optim/adamw.cpu.hpp>
+#include <ftlib/optim/adamw8bit.cpu.hpp>
 #include <ftlib/optim/clip.cpu.hpp>
 #include <ftlib/optim/ema.cpu.hpp>
+#include <ftlib/optim/lion.cpu.hpp>
 #include <ftlib/tensor/stored.cpu.hpp>
 
 namespace ft::inline FTLIB_ABI {

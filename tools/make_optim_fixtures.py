@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/data/optim/*.json (torch's AdamW, transformers' schedules) and tests/data/tensorboard/* (event files).
+"""Makes tests/data/optim/*.json (torch's AdamW, Lion, bitsandbytes' codes, transformers' schedules) and tests/data/tensorboard/* (event files).
 
-Needs torch, transformers, tensorboard. Run from the repository's root: python tools/make_optim_fixtures.py
+Needs torch, transformers, tensorboard, bitsandbytes. Run from the repository's root: python tools/make_optim_fixtures.py
 """
 import json
 import math
@@ -62,6 +62,47 @@ def adamw_fixture():
             "name": name, "shape": shape, "decay": decay, "without": without, "t": int(optimizer.state[w64]["step"]),
             "float": [float(f"{v:.9g}") for v in w32.detach().flatten().tolist()],
             "double": w64.detach().flatten().tolist()[:65]})
+    return out
+
+
+def lion_fixture():
+    """Twenty steps of Lion, algorithm 2 of arXiv:2302.06675, on the parameters of adamw(), in float64."""
+    lr, beta1, beta2, decay = 0.015625, float32(0.9), float32(0.99), 0.125
+    weights, momenta = [], []
+    for index, (_, shape, _, _) in enumerate(PARAMETERS):
+        weights.append(torch.tensor([float32(initial(index, i)) for i in range(math.prod(shape))], dtype=torch.float64))
+        momenta.append(torch.zeros_like(weights[-1]))
+    for step in range(STEPS):
+        rate = float32(lr * (1 - step / 32))
+        for index, (_, shape, decays, without) in enumerate(PARAMETERS):
+            if step in without:
+                continue
+            g = torch.tensor([float32(gradient(index, i, step)) for i in range(math.prod(shape))], dtype=torch.float64)
+            w, m = weights[index], momenta[index]
+            direction = torch.sign(beta1 * m + (1 - beta1) * g)
+            weights[index] = (1 - rate * (decay if decays else 0)) * w - rate * direction
+            momenta[index] = beta2 * m + (1 - beta2) * g
+    return {"settings": {"lr": lr, "beta1": 0.9, "beta2": 0.99, "weight_decay": decay}, "steps": STEPS,
+            "parameters": [{"name": p[0], "shape": p[1], "decay": p[2], "without": p[3], "double": w.tolist()[:65]}
+                           for p, w in zip(PARAMETERS, weights)]}
+
+
+def moments_fixture():
+    """bitsandbytes' codes of 256 values, and arrays quantised by them in blocks of 256 and brought back."""
+    import bitsandbytes.functional as functional
+
+    out = {"block": 256, "cases": []}
+    for signed in (True, False):
+        code = functional.create_dynamic_map(signed=signed)
+        values = [float32(math.sin(0.7 * i) * math.exp(-0.02 * i)) for i in range(600)]
+        if not signed:
+            values = [v * v for v in values]
+        x = torch.tensor(values)
+        codes, state = functional.quantize_blockwise(x, code=code, blocksize=256)
+        back = functional.dequantize_blockwise(codes, state)
+        out["cases"].append({"signed": signed, "code": [float(f"{v:.9g}") for v in code.tolist()],
+                             "codes": codes.tolist(), "max": [float(f"{v:.9g}") for v in state.absmax.tolist()],
+                             "back": [float(f"{v:.9g}") for v in back.tolist()]})
     return out
 
 
@@ -139,6 +180,8 @@ def tensorboard_fixture(folder):
 def main():
     (DATA / "optim").mkdir(parents=True, exist_ok=True)
     (DATA / "optim/adamw.json").write_text(json.dumps(adamw_fixture()) + "\n")
+    (DATA / "optim/lion.json").write_text(json.dumps(lion_fixture()) + "\n")
+    (DATA / "optim/moments.json").write_text(json.dumps(moments_fixture()) + "\n")
     (DATA / "optim/clip.json").write_text(json.dumps(clip_fixture()) + "\n")
     (DATA / "optim/schedule.json").write_text(json.dumps(schedule_fixture()) + "\n")
     tensorboard_fixture(DATA / "tensorboard")

@@ -606,8 +606,12 @@ class Cases {
         return std::const_pointer_cast<Verdict>(ctx.upload(std::vector<Verdict>{{.factor = 1 - 1e-7}}));
       };
       add<T>("clip/norm", n * 4, 2 * n, [=](Context<Cuda>& ctx, Arrays& of) {
-        return [&ctx, xs = gradients(of), v = verdict(ctx)] {
-          judge_gradients<float>(ctx, v.get(), std::span<const View<float>>(xs), 1, 1);
+        int64_t blocks = 0;
+        const auto xs = gradients(of);
+        for (const auto& x : xs) blocks += (x.count() + squares_block<Cuda> - 1) / squares_block<Cuda>;
+        return [&ctx, xs, squares = std::make_shared<Tensor<double, Cuda>>(ctx, Shape{blocks}), v = verdict(ctx)] {
+          block_squares<float>(ctx, squares->view(), std::span<const View<float>>(xs));
+          judge_squares<double>(ctx, v.get(), View<const double>(squares->view()), 1, 1);
         };
       });
       add<T>("clip/scale", n * 8, n, [=](Context<Cuda>& ctx, Arrays& of) {

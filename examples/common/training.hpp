@@ -66,6 +66,7 @@ struct RunOptions {
     c.out_dir = out;
     c.save_every = save_every;
     c.resume = resume;
+    c.signals = true;  // Ctrl-C saves
     return c;
   }
 };
@@ -121,6 +122,7 @@ inline void show(ft::Progress& progress, const ft::Step& s, const char* unit = "
 inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, const ft::RunReport& report,
                        ft::Json settings) {
   if (!report.finished) {
+    for (const auto& warning : report.warnings) std::cout << "warning: " << warning << '\n';
     std::cout << "stopped after step " << report.steps << "; the same command with --resume goes on\n";
     return false;
   }
@@ -139,6 +141,7 @@ inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, c
   const auto off = [](auto planned, auto used) {
     return ft::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
   };
+  for (const auto& warning : report.warnings) std::cout << "warning: " << warning << '\n';
   std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
             << static_cast<std::int64_t>(report.tokens_per_second) << ' ' << plan.unit << "/s"
             << (report.stopped_early ? ", stopped early" : "") << "\nplan against use: memory "

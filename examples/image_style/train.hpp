@@ -82,7 +82,7 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
   std::cout << "data: " << train.size() << " pictures; held out " << valid.size() << '\n';
   const auto epoch_steps = (static_cast<std::int64_t>(train.size()) + a.batch - 1) / a.batch;
   auto run = a.run.config(out);
-  run.optimizer = {.lr = static_cast<float>(a.lr), .beta2 = 0.99f};
+  run.optimizer = ft::AdamW{.lr = static_cast<float>(a.lr), .beta2 = 0.99f};
   run.epochs = (a.steps + epoch_steps - 1) / epoch_steps;
   run.max_steps = a.steps;
   run.batch_tokens = a.batch;
@@ -251,14 +251,29 @@ inline std::string only_style(const Data& data, const std::string& folder) {
               "say with --style which words shall call it, for example --style \"my style\".");
 }
 
-/// What is learned of a style, and what is looked at in between: the samples of "valid", else of "test", else the same.
+/// What is learned of a style, and what is looked at in between: the samples of "valid"; without them, those of "test"
+/// or else the same, but where --patience decides by them, a tenth of what there is to learn.
 inline std::pair<Examples, Examples> examples_in(const Data& data, const std::string& folder, const std::string& style,
-                                                 const std::string& words, Encoder& encoder) {
+                                                 const std::string& words, Encoder& encoder, bool decides) {
   auto learned = styled(data, folder, "train", style, words, encoder);
   if (learned.flow.empty())
     throw Error(str(folder, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
   auto held_out = styled(data, folder, "valid", style, words, encoder);
-  if (held_out.flow.empty()) held_out = styled(data, folder, "test", style, words, encoder);
+  if (!held_out.flow.empty()) return {std::move(learned), std::move(held_out)};
+  if (decides && learned.flow.size() > 1) {
+    Examples rest;
+    for (std::size_t i = 0; i < learned.flow.size(); ++i) {
+      Examples& side = i % 10 == 9 || (learned.flow.size() < 10 && i == 0) ? held_out : rest;
+      side.flow.push_back(learned.flow[i]);
+      side.captions.push_back(learned.captions[i]);
+    }
+    std::cout << "no split \"valid\": " << held_out.flow.size() << " of " << learned.flow.size()
+              << " pictures are held out, to decide when to stop\n";
+    return {std::move(rest), std::move(held_out)};
+  }
+  held_out = styled(data, folder, "test", style, words, encoder);
+  std::cout << "no split \"valid\": the pictures of \"" << (held_out.flow.empty() ? "train" : "test")
+            << "\" are looked at, and decide nothing\n";
   if (held_out.flow.empty()) held_out = learned;
   return {std::move(learned), std::move(held_out)};
 }
@@ -269,7 +284,7 @@ inline void train(const TuneArguments& a) {
   auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed, a.flow);
   const auto words = a.words.empty() ? painter.base_style() : a.words;
   a.lora.apply(painter.model(), a.run.seed);
-  auto [learned, held_out] = examples_in(data, a.data, style, words, painter.encoder());
+  auto [learned, held_out] = examples_in(data, a.data, style, words, painter.encoder(), a.run.patience > 0);
   if (!learn(painter, painter.model(), a, std::move(learned.flow), std::move(held_out),
              {{"base", a.base}, {"style", style}, {"words", words}}))
     return;
@@ -314,7 +329,7 @@ inline void finish(const FinishArguments& a) {
   auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed);
   painter.load_adapter(a.adapter, 1, /*finished=*/false);
   const auto style = a.style.empty() ? painter.style() : a.style;
-  auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter.encoder());
+  auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter.encoder(), a.run.patience > 0);
   const auto wordless = std::make_shared<const std::vector<float>>();
   for (auto* some : {&learned, &held_out})
     for (auto& example : some->flow) example.caption = wordless;

@@ -89,26 +89,30 @@ template <class Lm> void train(const TrainArguments& a, Lm lm) {
       .form = a.text_form(),
       .loss_on = a.everything ? ft::text::LossOn::everything : ft::text::LossOn::answer,
       .max_tokens = a.max_tokens};
-  auto held_out_records = of_split(records, "valid");
-  const bool has_splits = held_out_records.size() != records.size();
-  ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.tokenizer(), options);
-  if (has_splits && held_out_records.empty()) held_out_records = of_split(records, "test");
-  const std::pair<ft::text::Dataset, ft::text::Dataset> parts =
-      has_splits && !held_out_records.empty()
-          ? std::pair(data, ft::text::Dataset(held_out_records, lm.tokenizer(), options))
-          : data.split(0.9, a.run.seed);
+  bool has_splits = false;
+  for (const Record& r : records) has_splits |= !r.split.empty();
+  const auto valid = has_splits ? of_split(records, "valid") : std::vector<Record>(),
+             test = has_splits ? of_split(records, "test") : std::vector<Record>();
+  const ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.tokenizer(), options);
+  // What decides when to stop must not be what is asked at the end: without "valid", a tenth of what is learned.
+  const bool look_at_test = valid.empty() && !test.empty() && a.run.patience == 0;
+  const auto parts = valid.empty() && !look_at_test
+                         ? data.split(0.9, a.run.seed)
+                         : std::pair(data, ft::text::Dataset(look_at_test ? test : valid, lm.tokenizer(), options));
   const auto &learned = parts.first, &held_out = parts.second;
   std::cout << "data: " << learned.size() << " examples, " << learned.tokens() << " tokens; held out "
-            << held_out.size();
-  if (learned.too_long())
-    std::cout << "; " << learned.too_long() << " left out: longer than " << a.max_tokens << " tokens";
+            << held_out.size()
+            << (look_at_test     ? " of split \"test\", which are looked at and decide nothing"
+                : !valid.empty() ? " of split \"valid\""
+                                 : ", a tenth of what there was to learn");
+  if (data.too_long()) std::cout << "; " << data.too_long() << " left out: longer than " << a.max_tokens << " tokens";
   std::cout << '\n';
 
   // 3. The run.
   const std::filesystem::path out = a.out;
   const double lr = a.lr > 0 ? a.lr : a.lora.full ? 3e-5 : 5e-4;
   auto config = a.run.config(out);
-  config.optimizer = {.lr = static_cast<float>(lr), .weight_decay = a.weight_decay};
+  config.optimizer = ft::AdamW{.lr = static_cast<float>(lr), .weight_decay = a.weight_decay};
   config.epochs = a.epochs;
   config.max_steps = a.max_steps;
   config.batch_tokens = a.batch_tokens;
@@ -151,9 +155,10 @@ void add_train(CLI::App& app) {
   const auto a = std::make_shared<TrainArguments>();
   auto* c = app.add_subcommand("train", "Fine-tune a model on records");
   a->add_to(*c, false);
-  c->add_option(
-       "--data", a->data,
-       "records, as prepare writes them; split \"train\" is learned, \"valid\" (or \"test\") held out, else a tenth")
+  c->add_option("--data", a->data,
+                "records, as prepare writes them; split \"train\" is learned, \"valid\" held out (without one, "
+                "\"test\" is looked "
+                "at, but where --patience decides by it a tenth of \"train\" is held out)")
       ->required()
       ->type_name("DATA.jsonl");
   c->add_option("--out", a->out, "folder for the adapter or model, checkpoint, metrics")->required()->type_name("RUN");

@@ -61,9 +61,12 @@
   X(, add_column_sums, View<T>, In<T>)                                                                                \
   X(, flat_outer, Write, View<T>, In<T>, In<T>)                                                                       \
   X(, adamw_update, std::span<const AdamWItem<T>>, const Verdict*, Master, uint64_t)                                  \
+  X(, lion_update, std::span<const LionItem<T>>, const Verdict*, Master, uint64_t)                                    \
+  X(, adamw8bit_update, std::span<const AdamW8bitItem<T>>, const Verdict*, Master, uint64_t)                          \
   X(, move_towards, View<accumulate_t<T>>, View<const T>, double)                                                     \
   X(, add_loss, Verdict*, View<const T>)                                                                              \
-  X(, judge_gradients, Verdict*, std::span<const View<T>>, double, double)                                            \
+  X(, block_squares, View<double>, std::span<const View<T>>)                                                          \
+  X(, judge_squares, Verdict*, View<const T>, double, double)                                                         \
   X(, scale_gradients, std::span<const View<T>>, const Verdict*)                                                      \
   FTLIB_CPU_ACTIVATION(X, Silu, T)                                                                                    \
   FTLIB_CPU_ACTIVATION(X, Gelu, T)                                                                                    \
@@ -79,6 +82,8 @@ namespace ft::inline FTLIB_ABI {
 
 template <Scalar T> struct Norm;
 template <Scalar T> struct AdamWItem;
+template <Scalar T> struct AdamW8bitItem;
+template <Scalar T> struct LionItem;
 template <class T> struct DenseOperand;
 struct StoredOperand;
 struct Segment;

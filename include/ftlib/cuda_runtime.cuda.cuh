@@ -14,8 +14,10 @@
 #include <ftlib/ops/sampling.cuda.cuh>
 #include <ftlib/ops/softmax.cuda.cuh>
 #include <ftlib/optim/adamw.cuda.cuh>
+#include <ftlib/optim/adamw8bit.cuda.cuh>
 #include <ftlib/optim/clip.cuda.cuh>
 #include <ftlib/optim/ema.cuda.cuh>
+#include <ftlib/optim/lion.cuda.cuh>
 #include <ftlib/tensor/stored.cuda.cuh>
 
 // EXTERN is `extern` to declare and empty to define. T is the compute type.
@@ -77,24 +79,28 @@
   EXTERN template void accumulate<T>(Context<Cuda>&, View<T>, View<const T>);                                          \
   EXTERN template void adamw_update<T>(Context<Cuda>&, std::span<const AdamWItem<T>>, const Verdict*, Master,          \
                                        uint64_t);                                                                      \
+  EXTERN template void lion_update<T>(Context<Cuda>&, std::span<const LionItem<T>>, const Verdict*, Master, uint64_t); \
+  EXTERN template void adamw8bit_update<T>(Context<Cuda>&, std::span<const AdamW8bitItem<T>>, const Verdict*, Master,  \
+                                           uint64_t);                                                                  \
   EXTERN template void move_towards<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, double);                  \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Silu, T)                                                                       \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Gelu, T)                                                                       \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::GeluTanh, T) FTLIB_CUDA_ACTIVATION(EXTERN, detail::Relu, T)
 /// Those that do not depend on the compute type, or convert between types.
-#define FTLIB_CUDA_COMMON_TEMPLATES(EXTERN)                                                                            \
-  EXTERN template void fill<int32_t>(Context<Cuda>&, View<int32_t>, int32_t);                                          \
-  EXTERN template void copy<int32_t, int32_t>(Context<Cuda>&, View<int32_t>, View<const int32_t>);                     \
-  EXTERN template void copy<float, bfloat16>(Context<Cuda>&, View<float>, View<const bfloat16>);                       \
-  EXTERN template void copy<bfloat16, float>(Context<Cuda>&, View<bfloat16>, View<const float>);                       \
-  EXTERN template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, float*, int64_t,                         \
-                            const DenseOperand<bfloat16>&, const DenseOperand<bfloat16>&, float, const bfloat16*);     \
-  EXTERN template void sum_all<float>(Context<Cuda>&, View<float>, In<float>);                                         \
-  EXTERN template void choose_tokens<float>(Context<Cuda>&, View<int32_t>, View<float>, const detail::SamplingRule&,   \
-                                            const std::vector<double>&, const std::vector<int32_t>&,                   \
-                                            const std::vector<int64_t>&);                                              \
-  EXTERN template void add_loss<float>(Context<Cuda>&, Verdict*, View<const float>);                                   \
-  EXTERN template void judge_gradients<float>(Context<Cuda>&, Verdict*, std::span<const View<float>>, double, double); \
+#define FTLIB_CUDA_COMMON_TEMPLATES(EXTERN)                                                                          \
+  EXTERN template void fill<int32_t>(Context<Cuda>&, View<int32_t>, int32_t);                                        \
+  EXTERN template void copy<int32_t, int32_t>(Context<Cuda>&, View<int32_t>, View<const int32_t>);                   \
+  EXTERN template void copy<float, bfloat16>(Context<Cuda>&, View<float>, View<const bfloat16>);                     \
+  EXTERN template void copy<bfloat16, float>(Context<Cuda>&, View<bfloat16>, View<const float>);                     \
+  EXTERN template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, float*, int64_t,                       \
+                            const DenseOperand<bfloat16>&, const DenseOperand<bfloat16>&, float, const bfloat16*);   \
+  EXTERN template void sum_all<float>(Context<Cuda>&, View<float>, In<float>);                                       \
+  EXTERN template void choose_tokens<float>(Context<Cuda>&, View<int32_t>, View<float>, const detail::SamplingRule&, \
+                                            const std::vector<double>&, const std::vector<int32_t>&,                 \
+                                            const std::vector<int64_t>&);                                            \
+  EXTERN template void add_loss<float>(Context<Cuda>&, Verdict*, View<const float>);                                 \
+  EXTERN template void block_squares<float>(Context<Cuda>&, View<double>, std::span<const View<float>>);             \
+  EXTERN template void judge_squares<double>(Context<Cuda>&, Verdict*, View<const double>, double, double);          \
   EXTERN template void scale_gradients<float>(Context<Cuda>&, std::span<const View<float>>, const Verdict*);
 
 #if FTLIB_CUDA_RUNTIME

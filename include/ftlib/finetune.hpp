@@ -8,6 +8,8 @@
 #include <ftlib/text/records.hpp>
 #include <ftlib/text/text_encoder.hpp>
 #include <ftlib/train/screen/plot.hpp>
+#include <ftlib/train/screen/progress.hpp>
+#include <ftlib/train/screen/tensorboard.hpp>
 #include <ftlib/train/trainer.hpp>
 #if FTLIB_WITH_CUDA
 #include <ftlib/cuda_runtime.cuda.cuh>

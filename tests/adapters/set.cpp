@@ -44,7 +44,7 @@ float learn(Lm& lm, int steps = 4, bool recompute = false) {
   for (auto* w : lm.parameters())
     if (w->trainable) params.push_back(w);
   REQUIRE(!params.empty());
-  Optimizer<float, Cpu> optimizer({.lr = 2e-2f});
+  AdamWOptimizer<float, Cpu> optimizer({.lr = 2e-2f});
   PackedTokens batch;
   batch.add(tokens);
   for (int step = 0; step < steps; ++step) {

@@ -195,18 +195,25 @@ template <Device D> std::vector<HostArray> train(Context<D>& ctx) {
   ws.emplace_back("vector", upload<float>(ctx, parameter(random, {40000})));
   ws[0].kind = WeightKind::linear;
   std::vector<Parameter<float, D>*> params{&ws[0], &ws[1]};
-  Optimizer<float, D> optimizer(AdamW{.lr = 0.01f, .weight_decay = 0.1f});
+  AdamWOptimizer<float, D> optimizer(AdamW{.lr = 0.01f, .weight_decay = 0.1f});
   std::vector<HostArray> results;
   for (int step = 0; step < 3; ++step) {
     for (auto& w : ws) w.grad = upload<float>(ctx, activation(random, w.shape()));
     results.emplace_back(Shape{}, double{clip_grad_norm(ctx, params, 1.0f)});
-    optimizer.step(ctx, params);
+    optimizer.step(ctx, params, 0.01f);
     for (auto& w : ws) results.push_back(download(ctx, w.grad));
     zero_grad(params);
   }
   for (auto& w : ws) results.push_back(download(ctx, w.value));
-  optimizer.for_each_state(ctx,
-                           [&](const std::string&, const auto& state) { results.push_back(download(ctx, state)); });
+  for (const auto& entry : optimizer.save(ctx)) {
+    HostArray state(entry.shape);
+    for (std::size_t i = 0; entry.type == "F32" && i < state.values.size(); ++i) {
+      float f;
+      std::memcpy(&f, entry.bytes.data() + 4 * i, 4);
+      state.values[i] = f;
+    }
+    results.push_back(state);
+  }
   return results;
 }
 }  // namespace

@@ -1,7 +1,10 @@
 // tests/cuda_emulation/optim_test.cpp: the optimizer's step on the GPU beside the CPU's: clipping, AdamW over many
 // arrays in one launch, weights of 16 bits, averages, and the trainer's step around them.
 #include <ftlib/ops/elementwise.hpp>
+#include <ftlib/optim/optimizers.hpp>
 #include <ftlib/train/trainer.hpp>
+
+#include <cstring>
 
 #include "../op_suite.hpp"
 #include "../scratch.hpp"
@@ -36,35 +39,52 @@ template <Scalar T, Device D> struct Model {
   }
 };
 
+/// A state as numbers: bytes as they are.
+HostArray host_array(const StateEntry& entry) {
+  HostArray a(entry.shape);
+  for (int64_t i = 0; i < a.count(); ++i) {
+    const std::byte* const at =
+        entry.bytes.data() + static_cast<std::size_t>(i) * (entry.bytes.size() / a.values.size());
+    float f;
+    double d;
+    int64_t n;
+    if (entry.type == "U8") a[i] = std::to_integer<int>(*at);
+    else if (entry.type == "F64") std::memcpy(&d, at, sizeof d), a[i] = d;
+    else if (entry.type == "I64") std::memcpy(&n, at, sizeof n), a[i] = static_cast<double>(n);
+    else std::memcpy(&f, at, sizeof f), a[i] = f;
+  }
+  return a;
+}
+
 /// Four steps with StepCheck, the third of which is no number; verdicts, weights and state.
-template <Scalar T, Device D> std::vector<HostArray> train(Context<D>& ctx, Master master) {
+template <Scalar T, Device D> std::vector<HostArray> train(Context<D>& ctx, const OptimizerConfig& config) {
   Model<T, D> model(ctx);
-  Optimizer<T, D> optimizer(AdamW{.lr = 0.01f, .weight_decay = 0.1f, .master = master});
+  const auto optimizer = config.make<T, D>();
   std::vector<HostArray> results;
   for (int step = 0; step < 4; ++step) {
     model.set_gradients(ctx, step == 1 ? 1e-4 : 1);
     StepCheck check(ctx);
     for (const float loss : {1.5f, step == 2 ? NAN : 2.0f}) check.add_loss(ctx, Tensor<float, D>(ctx, Shape{}, {loss}));
     check.measure(ctx, model.params, 1.0f, 4.0f);
-    const Verdict v = optimizer.step(ctx, model.params, 0.01f, check);
+    const Verdict v = optimizer->step(ctx, model.params, 0.01f, check);
     CHECK(v.finite == (step != 2));
     if (v.finite) CHECK(v.loss == 3.5);
     results.emplace_back(Shape{}, double{v.norm});
     results.emplace_back(Shape{}, v.factor);
   }
-  CHECK(optimizer.steps() == 3);
+  CHECK(optimizer->steps() == 3);
   for (auto& a : model.weights(ctx)) results.push_back(a);
-  optimizer.for_each_state(ctx, [&](const std::string&, const auto& s) { results.push_back(download(ctx, s)); });
+  for (const auto& entry : optimizer->save(ctx)) results.push_back(host_array(entry));
   return results;
 }
-template <Scalar T> void beside_cpu(Master master, double tolerance) {
+template <Scalar T> void beside_cpu(const OptimizerConfig& config, double tolerance) {
   Context<Cpu> cpu({.threads = 1, .seed = 7});
-  const auto expected = train<T>(cpu, master);
+  const auto expected = train<T>(cpu, config);
   std::vector<HostArray> first;
   for (const uint64_t seed : {1u, 2u}) {
     cuda_emulation::set_seed(seed);
     Context<Cuda> ctx({.seed = 7});
-    const auto got = train<T>(ctx, master);
+    const auto got = train<T>(ctx, config);
     REQUIRE(got.size() == expected.size());
     for (std::size_t i = 0; i < got.size(); ++i) {
       CHECK(nmse(got[i], expected[i]) <= tolerance);
@@ -76,12 +96,31 @@ template <Scalar T> void beside_cpu(Master master, double tolerance) {
 }  // namespace
 
 TEST_CASE("cuda/optim: steps as on the CPU, the same in any order of threads; what is not finite changes nothing") {
-  beside_cpu<float>(Master::none, 1e-12);
-  beside_cpu<double>(Master::none, 1e-24);
+  const auto adamw = [](Master master) { return AdamW{.lr = 0.01f, .weight_decay = 0.1f, .master = master}; };
+  beside_cpu<float>(adamw(Master::none), 1e-12);
+  beside_cpu<double>(adamw(Master::none), 1e-24);
   for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding}) {
-    beside_cpu<bfloat16>(master, 1e-6);  // a last bit of float may turn a rounding
-    beside_cpu<ft::half>(master, 1e-8);
+    beside_cpu<bfloat16>(adamw(master), 1e-6);  // a last bit of float may turn a rounding
+    beside_cpu<ft::half>(adamw(master), 1e-8);
   }
+}
+
+TEST_CASE("cuda/optim: Lion's steps as on the CPU") {
+  const auto lion = [](Master master) { return Lion{.lr = 0.01f, .weight_decay = 0.1f, .master = master}; };
+  beside_cpu<float>(lion(Master::none), 1e-12);
+  beside_cpu<double>(lion(Master::none), 1e-24);
+  for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding})
+    beside_cpu<bfloat16>(lion(master), 1e-6);
+}
+
+TEST_CASE("cuda/optim: AdamW's steps with moments in 8 bits as on the CPU") {
+  const auto adamw = [](Master master) {
+    return AdamW8bit{.lr = 0.01f, .weight_decay = 0.1f, .master = master, .smallest = 64};
+  };
+  beside_cpu<double>(adamw(Master::none), 1e-12);
+  beside_cpu<float>(adamw(Master::none), 1e-6);  // a last bit may choose another code
+  for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding})
+    beside_cpu<bfloat16>(adamw(master), 1e-5);
 }
 
 TEST_CASE("cuda/optim: clip_grad_norm as on the CPU") {
@@ -109,7 +148,7 @@ TEST_CASE("cuda/optim: the number of launches does not grow with the number of p
     w.grad = upload<float>(ctx, scattered({65}));
     params.push_back(&w);
   }
-  Optimizer<bfloat16, Cuda> optimizer;
+  AdamWOptimizer<bfloat16, Cuda> optimizer;
   for (int step = 0; step < 2; ++step) {  // the first one makes the state
     const auto before = cuda_emulation::launches();
     StepCheck check(ctx);
@@ -126,7 +165,7 @@ TEST_CASE("cuda/optim: changes below half a weight's last bit are kept, by float
   for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding}) {
     Parameter<bfloat16, Cuda> w("w", upload<bfloat16>(ctx, HostArray({n}, 1)));
     Parameter<bfloat16, Cuda>* const params[] = {&w};
-    Optimizer<bfloat16, Cuda> optimizer(AdamW{.master = master});
+    AdamWOptimizer<bfloat16, Cuda> optimizer(AdamW{.master = master});
     for (int step = 0; step < 50; ++step) {
       w.grad = upload<float>(ctx, HostArray({n}, 1));
       optimizer.step(ctx, params, 2e-4f);  // Adam's steps are lr each; bfloat16 has 2^-8 below 1
@@ -150,11 +189,11 @@ TEST_CASE("cuda/optim: a run in 16 bits that was saved goes on to the bit") {
     };
     Context<Cuda> whole({.seed = 3}), other({.seed = 8});
     Model<bfloat16, Cuda> a(whole), b(other);
-    Optimizer<bfloat16, Cuda> first(AdamW{.master = master}), second(first.config());
+    AdamWOptimizer<bfloat16, Cuda> first(AdamW{.master = master}), second(first.config());
     steps(whole, a, first, 0, 3);
-    save_checkpoint<bfloat16, Cuda>(whole, dir / "saved", a.params, first, Json::object());
+    save_checkpoint<bfloat16, Cuda>(whole, dir / "saved", a.params, first, RunState(), Description());
     steps(whole, a, first, 3, 6);
-    load_checkpoint<bfloat16, Cuda>(other, dir / "saved", b.params, second);
+    load_checkpoint<bfloat16, Cuda>(other, dir / "saved", b.params, second, Description());
     steps(other, b, second, 3, 6);
     const auto expected = a.weights(whole), got = b.weights(other);
     for (std::size_t i = 0; i < got.size(); ++i) CHECK(got[i].values == expected[i].values);
@@ -184,28 +223,31 @@ TEST_CASE("cuda/optim: weights and their average, as on the CPU") {
 
 namespace {
 /// The mean of (w x - y)^2 over 64 numbers, times `blow`.
-template <Scalar T, Device D> struct Line {
-  using value_type = T;
-  using device_type = D;
-  struct Micro {
-    double blow = 1;
-  };
-  struct Batch {
-    std::vector<Micro> micro;
-    int64_t targets = 1, tokens = 64;
-    std::vector<std::string> names{"line"};
-  };
+struct LineMicro {
+  static constexpr const char* kind = "line";
+  double blow = 1;
+  int64_t tokens() const { return 64; }
+};
+ft::Batch line_batch(std::initializer_list<double> blows) {
+  ft::Batch batch;
+  for (const double blow : blows) batch.add(LineMicro{blow}, 0);
+  batch.targets = 1;
+  batch.names = {"line"};
+  return batch;
+}
+template <Scalar T, Device D> struct Line final : Trainable<T, D> {
   Context<D>& ctx;
   Parameter<T, D> w;
 
   explicit Line(Context<D>& c) : ctx(c), w("w", upload<T>(c, HostArray({8, 8}, 0.25))) {}
-  Context<D>& context() { return ctx; }
-  std::vector<Parameter<T, D>*> parameters() { return {&w}; }
-  Tensor<T, D> loss_sum(const Micro& micro, bool) {
+  Context<D>& context() override { return ctx; }
+  std::vector<Parameter<T, D>*> parameters() override { return {&w}; }
+  Loss<T, D> loss_sum(const MicroBatch& micro, bool) override {
     HostArray x = scattered({8, 8}), y = x;
     for (double& v : y.values) v *= 2;
     const auto wx = apply(upload<T>(ctx, x));
-    return scale(ctx, mean_squared_error(ctx, wx, upload<T>(ctx, y)), static_cast<float>(micro.blow));
+    return scale(ctx, mean_squared_error(ctx, wx, upload<T>(ctx, y)),
+                 static_cast<float>(micro_cast<LineMicro>(micro).blow));
   }
   /// w x, as a weight that is an activation: its gradient goes to the parameter.
   Tensor<T, D> apply(const Tensor<T, D>& x) {
@@ -222,7 +264,7 @@ template <Scalar T, Device D> std::vector<HostArray> fit_line(Context<D>& ctx, T
   Trainer trainer(line, config);
   std::vector<HostArray> results;
   for (int i = 0; i < steps; ++i) {
-    const Step s = trainer.step(typename Line<T, D>::Batch{.micro = {{1}, {0.5}}}, 0.01f);
+    const Step s = trainer.step(line_batch({1, 0.5}), 0.01f);
     CHECK(!s.skipped);
     results.emplace_back(Shape{}, s.loss);
     results.emplace_back(Shape{}, double{s.grad_norm});
@@ -260,13 +302,13 @@ TEST_CASE("cuda/optim: half's loss scale halves where gradients overflow; such a
   Trainer trainer(line, config);
   const auto before = download(ctx, line.w.value).values;
   int skipped = 0;
-  while (trainer.step(Line<ft::half, Cuda>::Batch{.micro = {{1}}}, 0.01f).skipped) {
+  while (trainer.step(line_batch({1}), 0.01f).skipped) {
     CHECK(download(ctx, line.w.value).values == before);
     REQUIRE(++skipped < 20);
   }
   CHECK(skipped > 2);
   CHECK(download(ctx, line.w.value).values != before);
-  const Line<ft::half, Cuda>::Batch bad{.micro = {{INFINITY}}};
+  const auto bad = line_batch({INFINITY});
   CHECK(trainer.step(bad, 0.01f).skipped);
   CHECK_THROWS_WITH_AS(trainer.step(bad, 0.01f), doctest::Contains("records: line"), Error);
 }

@@ -42,7 +42,7 @@ std::vector<int32_t> tokens(Random& random, int64_t count) {
 template <Scalar T, Device D> struct Training {
   Loaded<T, D> m;
   std::vector<Parameter<T, D>*> all;
-  Optimizer<T, D> optimizer{AdamW{.weight_decay = 0.01f}};
+  AdamWOptimizer<T, D> optimizer{AdamW{.weight_decay = 0.01f}};
   LossScale scale;
   StepGraph<D> graph;
 

@@ -51,7 +51,7 @@ TEST_CASE("mmjit: ten steps of full fine-tuning and of LoRA are PyTorch's and pe
       std::vector<Parameter<float, MMJiTCase::D>*> trained;
       for (auto* w : c.adapters->parameters(c.ctx))
         if (w->trainable) trained.push_back(w);
-      Optimizer<float, MMJiTCase::D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      AdamWOptimizer<float, MMJiTCase::D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
       for (std::size_t step = 0; step < 10; ++step) {
         CAPTURE(step);
         zero_grad(trained);
@@ -60,7 +60,7 @@ TEST_CASE("mmjit: ten steps of full fine-tuning and of LoRA are PyTorch's and pe
         const auto pictures = static_cast<float>(c.batch(step % 3).tokens());
         tape.backward(loss, Tensor<float, MMJiTCase::D>(c.ctx, {}, {1 / pictures}));
         const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
-        optimizer.step(c.ctx, trained);
+        optimizer.step(c.ctx, trained, 1e-3f);
         const double wanted = expected["losses"][step].get<double>();
         CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / pictures) - wanted) <= 1e-4 * std::max(1.0, wanted));
         CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));

@@ -101,7 +101,7 @@ TEST_CASE("mmjit: a model from a seed begins as its papers say, and learns") {
 
   std::vector<Parameter<float, Cpu>*> parameters;
   net.visit([&](Parameter<float, Cpu>& w) { parameters.push_back(&w); });
-  Optimizer<float, Cpu> optimizer({.lr = 3e-3f});
+  AdamWOptimizer<float, Cpu> optimizer({.lr = 3e-3f});
   FlowBatch batch;
   Random random(3);
   for (int i = 0; i < 4; ++i) {
@@ -116,7 +116,7 @@ TEST_CASE("mmjit: a model from a seed begins as its papers say, and learns") {
     Tape tape(ctx);
     const auto loss = flow_loss(ctx, net, batch);
     tape.backward(loss);
-    optimizer.step(ctx, parameters);
+    optimizer.step(ctx, parameters, 3e-3f);
     (step == 0 ? first : last) = loss.item(ctx);
   }
   CHECK(last < 0.1f * first);

@@ -64,7 +64,7 @@ void check_pretrained(const std::string& name) {
   }
   const Json& settings = training["optimizer"];
   const auto lr = settings["lr"].get<float>();
-  Optimizer<float, Cpu> optimizer({.lr = lr, .weight_decay = settings["weight_decay"].get<float>()});
+  AdamWOptimizer<float, Cpu> optimizer({.lr = lr, .weight_decay = settings["weight_decay"].get<float>()});
   double worst_step = 0;
   for (std::size_t step = 0; step < training["batches"].size(); ++step) {
     PackedTokens batch;

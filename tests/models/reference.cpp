@@ -138,7 +138,7 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
       std::vector<Parameter<float, D>*> trained;
       for (auto* w : c.adapters->parameters(c.ctx))
         if (w->trainable) trained.push_back(w);
-      Optimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+      AdamWOptimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
       for (std::size_t step = 0; step < training["batches"].size(); ++step) {
         CAPTURE(step);
         const auto batch = Case::pack(training["batches"][step]);

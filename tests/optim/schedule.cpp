@@ -46,5 +46,7 @@ TEST_CASE("optim/schedule: past the end it stays at the floor, which linear deca
   CHECK(Cosine{.warmup = 0, .floor = 0.25f}.multiplier(15, 10) == doctest::Approx(0.25));
   CHECK(LinearDecay{.warmup = 0, .floor = 0.5f}.multiplier(5, 10) == doctest::Approx(0.75));
   CHECK(LinearDecay{.warmup = 0, .floor = 0.5f}.multiplier(12, 10) == doctest::Approx(0.5));
-  CHECK(Schedule().multiplier(0, 0) == 1);  // a run of no steps divides by nothing
+  CHECK(Schedule().multiplier(0, 0) == 1);
+  CHECK(Schedule(Cosine{.warmup = 0.03f}).multiplier(0, 1) == 1);    // a run of one step learns something
+  CHECK(Schedule(Constant{.warmup = 0.99f}).multiplier(1, 2) == 1);  // a run of no steps divides by nothing
 }

@@ -209,7 +209,7 @@ TEST_CASE("dataset: batches hold every example once, within the budget, and the 
   for (const auto& items : plan) {
     const auto batch = data.batch(items, 60);
     CHECK((batch.tokens <= 150 || items.size() == 1));
-    for (const auto& micro : batch.micro) CHECK(micro.tokens() <= 60);
+    for (const auto& micro : batch.micro) CHECK(micro_cast<PackedTokens>(*micro).tokens() <= 60);
     for (const auto i : items) ++seen[i];
     CHECK(batch.targets ==
           static_cast<int64_t>(items.size()) * static_cast<int64_t>(lm.tokenizer().encode(" yes").size() + 1));
@@ -218,6 +218,29 @@ TEST_CASE("dataset: batches hold every example once, within the budget, and the 
   CHECK(data.plan(150, 7, 0) == plan);
   CHECK(data.plan(150, 7, 1) != plan);
   CHECK(data.plan(150, 8, 0) != plan);
+  {  // what is known of an epoch before it is read
+    const auto size = data.size(0, {.batch_tokens = 150, .micro_batch_tokens = 60, .seed = 7});
+    REQUIRE(size.has_value());
+    CHECK(size->batches == static_cast<int64_t>(plan.size()));
+    CHECK(size->tokens == data.tokens());
+    const auto reader = data.epoch(0, {.batch_tokens = 150, .micro_batch_tokens = 60, .seed = 7});
+    int64_t largest = 0, in = 0, at = 0;
+    while (const auto batch = reader->next()) {
+      for (const auto& micro : batch->micro)
+        if (micro->tokens() > largest) {
+          largest = micro->tokens();
+          in = at;
+        }
+      ++at;
+    }
+    CHECK(size->largest == largest);
+    CHECK(size->largest_batch == in);
+    const auto skipped = data.epoch(0, {.batch_tokens = 150, .micro_batch_tokens = 60, .seed = 7});
+    skipped->skip(2);
+    CHECK(skipped->next()->names == data.batch(plan[2], 60).names);
+  }
+  CHECK_THROWS_WITH_AS(micro_cast<FlowBatch>(*data.batch({0}, 60).micro[0]),
+                       doctest::Contains("holds packed tokens, what learns from it asks for pictures"), Error);
   const auto [a, b] = data.split(0.9, 1);
   CHECK(a.size() == 90);
   CHECK(b.size() == 10);

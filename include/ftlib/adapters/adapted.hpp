@@ -1,6 +1,7 @@
 // adapters/adapted.hpp: Adapted, what every model that a host touches can do with adapters: CausalLM and TextToImage.
 #pragma once
-#include <ftlib/adapters/set.hpp>  // AdapterSet
+#include <ftlib/adapters/set.hpp>      // AdapterSet
+#include <ftlib/core/description.hpp>  // Description
 
 #include <filesystem>  // std::filesystem::path
 #include <memory>      // std::shared_ptr
@@ -36,6 +37,7 @@ template <Scalar T, Device D> class Adapted {
     if (ctx_) adapters().freeze(*ctx_);
   }
 
+  /// The context of this session.
   Context<D>& context() { return *ctx_; }
   /// The model's adapters, shared with all its sessions.
   AdapterSet<T, D>& adapters() { return shared_->adapters; }
@@ -68,6 +70,9 @@ template <Scalar T, Device D> class Adapted {
   void use(const std::string& name) { adapters().use(*ctx_, name); }
   void use(const Strengths& strengths) { adapters().use(*ctx_, strengths); }
   void use_base() { adapters().use_base(*ctx_); }
+
+  /// Adds what of the adapters in use decides a training's numbers, beside their weights.
+  void describe(Description& d) const;
 
  protected:
   struct Shared {

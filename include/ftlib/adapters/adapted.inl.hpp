@@ -21,6 +21,9 @@ template <Scalar T, Device D> void Adapted<T, D>::check_alone(const char* what) 
                 "end them first, or open the model a second time.");
 }
 
+template <Scalar T, Device D> void Adapted<T, D>::describe(Description& d) const {
+  shared_->adapters.describe(*ctx_, d);
+}
 template <Scalar T, Device D> void Adapted<T, D>::attach(const std::string& name, const Lora& lora) {
   adapters().add(*ctx_, name, lora);
   use(name);

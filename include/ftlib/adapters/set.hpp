@@ -3,6 +3,7 @@
 #pragma once
 #include <ftlib/adapters/config.hpp>  // Lora
 #include <ftlib/adapters/data.hpp>    // AdapterData
+#include <ftlib/core/description.hpp>  // Description
 #include <ftlib/nn/adapter.hpp>       // Adapter, Overlay, AdaptersOff
 
 #include <map>      // std::map
@@ -82,6 +83,8 @@ template <Scalar T, Device D> class AdapterSet {
   void use(Context<D>& ctx, const std::string& name) { use(ctx, Strengths{{name, 1.0f}}); }
   void use(Context<D>& ctx, const Strengths& strengths);
   void use_base(Context<D>& ctx) { ctx.exchange_overlay(nullptr); }
+  /// Adds what of the adapters in use decides a training's numbers, beside their weights.
+  void describe(const Context<D>& ctx, Description& d) const;
   /// What it uses now.
   Strengths used(const Context<D>& ctx) const;
 

@@ -445,6 +445,23 @@ template <Scalar T, Device D> typename AdapterSet<T, D>::Strengths AdapterSet<T,
   return strengths;
 }
 
+template <Scalar T, Device D> void AdapterSet<T, D>::describe(const Context<D>& ctx, Description& d) const {
+  const InUse* in_use = in_use_by(ctx);
+  if (!in_use) return;
+  for (const auto& part : in_use->parts) {
+    const Lora& config = part.adapter->config;
+    const std::string at = in_use->parts.size() == 1 ? "lora." : "lora." + part.name + ".";
+    d.add(at + "kind", config.kind);
+    d.add(at + "rank", config.rank);
+    d.add(at + "alpha", config.alpha);
+    d.add(at + "rslora", config.rslora);
+    d.add(at + "dropout", config.dropout);
+    d.add(at + "strength", part.strength);
+    for (const auto& [key, rank] : config.rank_pattern) d.add(at + "rank." + key, rank);
+    for (const auto& [key, alpha] : config.alpha_pattern) d.add(at + "alpha." + key, alpha);
+  }
+}
+
 template <Scalar T, Device D> void AdapterSet<T, D>::use(Context<D>& ctx, const Strengths& strengths) {
   if (strengths.empty()) return use_base(ctx);
   auto made = std::make_shared<InUse>();

@@ -24,6 +24,7 @@ struct FlowOptions {
 /// A micro-batch, as ft::Trainer sees it; its unit is a picture. Without times and noise the loss draws them from
 /// ctx.random(), and drops captions; with them it is a function of the weights alone (validation).
 struct FlowBatch {
+  static constexpr const char* kind = "pictures with captions";
   std::vector<float> pictures;  // (B, ch, S, S)  in [-1, 1]
   PackedText text;              // B captions
   std::vector<float> times;     // (B), or empty

@@ -1,6 +1,7 @@
 // image/flow_data.hpp: pictures with their captions' hidden states, as ft::Trainer takes its data.
 #pragma once
-#include <ftlib/image/flow.hpp>  // FlowBatch
+#include <ftlib/image/flow.hpp>         // FlowBatch
+#include <ftlib/train/data_source.hpp>  // IndexedSource
 
 #include <memory>    // std::shared_ptr
 #include <optional>  // std::optional
@@ -15,31 +16,26 @@ struct FlowExample {
   std::shared_ptr<const std::vector<float>> caption;  // (rows, txt_input_size)  shared by pictures of one caption
 };
 
-/// What a step learns from: losses of micro-batches are summed and divided by the number of pictures.
-struct FlowBatches {
-  std::vector<FlowBatch> micro;
-  int64_t targets = 0, tokens = 0;  // pictures
-  std::vector<std::string> names;
-};
-
 /// The unit of batch sizes is a picture: TrainerConfig{.batch_tokens = 16} takes 16 at a time.
-class FlowData {
+class FlowData final : public IndexedSource {
  public:
-  static constexpr const char* unit = "pictures";
-
   /// With `fixed`, a seed, every picture has one time and one noise for good, and keeps its caption: for validation,
   /// where losses of different steps are to be compared. Throws Error where there is no example or a size differs.
   FlowData(std::vector<FlowExample> examples, const MMJiTConfig& config, std::optional<uint64_t> fixed = {},
            const FlowOptions& options = {});
 
   std::size_t size() const { return examples_.size(); }
+  using IndexedSource::size;
   const std::vector<FlowExample>& examples() const { return examples_; }
 
   /// The batches of an epoch, as places in examples(), shuffled by (seed, epoch); the last one may be smaller.
-  std::vector<std::vector<std::size_t>> plan(int64_t batch_pictures, uint64_t seed, int64_t epoch) const;
-
-  /// The examples at `items`, in micro-batches of at most `micro_pictures`, at least one.
-  FlowBatches batch(const std::vector<std::size_t>& items, int64_t micro_pictures) const;
+  std::vector<std::vector<std::size_t>> plan(int64_t batch_pictures, uint64_t seed, int64_t epoch) const override;
+  /// Micro-batches are FlowBatches.
+  Batch batch(const std::vector<std::size_t>& items, int64_t micro_pictures) const override;
+  int64_t tokens_of(std::size_t) const override { return 1; }
+  const char* unit() const override { return "pictures"; }
+  /// Of pictures, captions, and what is fixed of them.
+  Hash content() const override;
 
  private:
   std::vector<FlowExample> examples_;

@@ -2,7 +2,9 @@
 #pragma once
 #include <ftlib/image/flow_data.hpp>
 
+#include <map>      // std::map
 #include <numeric>  // std::iota
+#include <utility>  // std::exchange
 
 namespace ft::inline FTLIB_ABI {
 
@@ -32,12 +34,16 @@ FTLIB_INLINE std::vector<std::vector<std::size_t>> FlowData::plan(int64_t batch_
   return batches;
 }
 
-FTLIB_INLINE FlowBatches FlowData::batch(const std::vector<std::size_t>& items, int64_t micro_pictures) const {
-  FlowBatches batch;
+FTLIB_INLINE Batch FlowData::batch(const std::vector<std::size_t>& items, int64_t micro_pictures) const {
+  Batch batch;
+  FlowBatch micro;
+  const auto put = [&] {
+    const int64_t pictures = micro.tokens();
+    if (pictures > 0) batch.add(std::exchange(micro, {}), pictures);
+  };
   for (const std::size_t item : items) {
     const FlowExample& e = examples_[item];
-    if (batch.micro.empty() || batch.micro.back().tokens() >= micro_pictures) batch.micro.emplace_back();
-    FlowBatch& micro = batch.micro.back();
+    if (micro.tokens() >= micro_pictures) put();
     micro.pictures.insert(micro.pictures.end(), e.picture.begin(), e.picture.end());
     micro.text.add(*e.caption, width_);
     if (fixed_) {
@@ -48,8 +54,30 @@ FTLIB_INLINE FlowBatches FlowData::batch(const std::vector<std::size_t>& items, 
     }
     batch.names.push_back(e.id);
   }
-  batch.targets = batch.tokens = static_cast<int64_t>(items.size());
+  put();
   return batch;
+}
+
+FTLIB_INLINE Hash FlowData::content() const {
+  Hash hash;
+  std::map<const void*, uint64_t> captions;  // pictures share them
+  for (const FlowExample& e : examples_) {
+    hash.add(e.picture);
+    const auto [found, fresh] = captions.emplace(e.caption.get(), 0);
+    if (fresh) {
+      Hash of_caption;
+      of_caption.add(*e.caption);
+      found->second = of_caption.value();
+    }
+    hash.add(found->second);
+  }
+  hash.add(fixed_.has_value());
+  if (fixed_) {
+    hash.add(*fixed_);
+    hash.add(options_.time_mu);
+    hash.add(options_.time_sigma);
+  }
+  return hash;
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -3,6 +3,7 @@
 #pragma once
 #include <ftlib/adapters/adapted.hpp>  // Adapted
 #include <ftlib/image/flow.hpp>        // flow_loss, draw
+#include <ftlib/train/trainable.hpp>   // Trainable
 
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
@@ -22,8 +23,10 @@ inline const Targets picture_layers{"img_embedder.proj1", "img_embedder.proj2", 
 /// A text-to-image model on device D, computing in T: captions come as a text encoder's hidden states, pictures go as
 /// (ch, S, S) floats in [-1, 1]. What ft::Trainer calls a model, and a session on it (adapters/adapted.hpp). Moves,
 /// does not copy; session() gives another one.
-template <Scalar T, Device D> class TextToImage : public Adapted<T, D> {
+template <Scalar T, Device D> class TextToImage : public Adapted<T, D>, public Trainable<T, D> {
  public:
+  using value_type = T;
+  using device_type = D;
   using typename Adapted<T, D>::Options;
 
   /// Opens a file that save() wrote, or a published one; weights stay mapped as they are stored, and are frozen.
@@ -35,6 +38,8 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D> {
   /// Another session on the same weights and adapters, in which no adapter is in use. See CausalLM::session.
   TextToImage session(const Options& options = {}) { return {*this, options}; }
 
+  Context<D>& context() override { return Adapted<T, D>::context(); }
+  std::vector<Parameter<T, D>*> parameters() override { return Adapted<T, D>::parameters(); }
   MMJiT<T, D>& network() { return *net_; }
   const MMJiTConfig& config() const { return net_->config(); }
 
@@ -50,6 +55,17 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D> {
   /// The sum over a batch's pictures of their losses: what the trainer asks for.
   Tensor<T, D> loss_sum(const FlowBatch& batch, bool recompute = false) {
     return flow_loss(this->context(), *net_, batch, flow_, recompute);
+  }
+  /// What a Trainer asks: micro-batches are FlowBatches.
+  Loss<T, D> loss_sum(const MicroBatch& micro, bool recompute) override {
+    return loss_sum(micro_cast<FlowBatch>(micro), recompute);
+  }
+  void describe(Description& d) const override {
+    Adapted<T, D>::describe(d);
+    d.add("flow.time_mu", flow_.time_mu);
+    d.add("flow.time_sigma", flow_.time_sigma);
+    d.add("flow.eps", flow_.eps);
+    d.add("flow.caption_drop", flow_.caption_drop);
   }
   /// Pictures under a caption and a seed each, (B, ch, S, S). See ft::draw.
   std::vector<float> draw(const PackedText& captions, const std::vector<uint64_t>& seeds,

@@ -14,6 +14,7 @@ struct TensorEntry {
   DType type = DType::f32;
   Shape shape;
   const void* data = nullptr;
+  std::string_view word = {};  // in safetensors files: a type of theirs that is no DType, U8 or I64; empty: `type`'s
 };
 inline TensorEntry entry(std::string name, const Stored<Cpu>& tensor) {
   return {std::move(name), tensor.type, tensor.shape, tensor.data};
@@ -50,7 +51,8 @@ inline std::optional<int64_t> checked_count(std::span<const int64_t> sizes) {
 /// Bytes of an entry that is about to be written. Throws Error for what no file should hold.
 inline int64_t entry_bytes(const TensorEntry& tensor, std::string_view file) {
   const auto count = checked_count({tensor.shape.begin(), static_cast<std::size_t>(tensor.shape.rank())});
-  const auto [type, block, block_bytes] = info(tensor.type);
+  const DTypeInfo of_word{tensor.word, 1, tensor.word == "I64" ? 8 : 1};
+  const auto [type, block, block_bytes] = tensor.word.empty() ? info(tensor.type) : of_word;
   const int64_t row = tensor.shape.rank() ? tensor.shape.back() : 1;
   const auto bytes = count && row % block == 0 ? checked_mul(*count / block, block_bytes) : std::nullopt;
   if (!bytes || (*bytes > 0 && !tensor.data))

@@ -300,7 +300,10 @@ struct SafetensorsLayout {
                                                           std::vector<TensorEntry> entries,
                                                           const std::map<std::string, std::string>& metadata) {
   std::sort(entries.begin(), entries.end(), [](const TensorEntry& a, const TensorEntry& b) {
-    const auto width_a = info(a.type).bytes, width_b = info(b.type).bytes;
+    const auto width = [](const TensorEntry& e) {
+      return e.word.empty() ? info(e.type).bytes : e.word == "I64" ? 8 : 1;
+    };
+    const auto width_a = width(a), width_b = width(b);
     return width_a != width_b ? width_a > width_b : a.name < b.name;
   });
   std::set<std::string_view> seen{"__metadata__"};
@@ -311,7 +314,7 @@ struct SafetensorsLayout {
     if (!metadata.empty()) header += "\"__metadata__\":" + Json(metadata).dump();
     int64_t position = 0;
     for (const auto& tensor : entries) {
-      const auto word = SafetensorsFile::word_for(tensor.type);
+      const auto word = tensor.word.empty() ? SafetensorsFile::word_for(tensor.type) : std::optional(tensor.word);
       if (!word)
         throw Error(str(file_name, ": tensor ", quote(tensor.name), " is ", tensor.type,
                         ", which safetensors files do not hold"),

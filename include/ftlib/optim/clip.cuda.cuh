@@ -1,10 +1,10 @@
 // optim/clip.cuda.cuh: the verdict on the gradients of a step, and their scaling by it, on the GPU: a number of
 // launches that does not depend on how many arrays there are, and no word to the host.
 #pragma once
-#include <ftlib/cuda/reduce.cuda.cuh>  // block_sum
-#include <ftlib/optim/list.cuda.cuh>  // upload_list, my_part
-#include <ftlib/optim/clip.shared.hpp>    // Verdict, judge
-#include <ftlib/tensor/view.hpp>      // View
+#include <ftlib/cuda/reduce.cuda.cuh>   // block_sum
+#include <ftlib/optim/clip.shared.hpp>  // Verdict, judge
+#include <ftlib/optim/list.cuda.cuh>    // upload_list, my_part
+#include <ftlib/tensor/view.hpp>        // View
 
 #include <cmath>   // std::sqrt
 #include <span>    // std::span
@@ -73,17 +73,22 @@ template <Scalar A> void add_loss(Context<Cuda>& ctx, Verdict* v, View<const A> 
   launch(detail::add_loss_kernel<A>, 1, 1, 0, ctx.stream(), v, loss.data);
 }
 
-/// The verdict on gradients `xs` (contiguous), which loss_scale has made larger, summed in double and in an order that
-/// depends on sizes alone.
+/// squares = for each block of each of `xs` (contiguous) the sum of x^2, in double.
 template <Scalar A>
-void judge_gradients(Context<Cuda>& ctx, Verdict* v, std::span<const View<A>> xs, double max_norm, double loss_scale) {
+void block_squares(Context<Cuda>& ctx, View<double> squares,
+                   std::span<const View<A>> xs) {  // (blocks), see squares_block
+  static_assert(squares_block<Cuda> == detail::list_chunk);
   const auto list = detail::upload_arrays(ctx, xs);
-  const std::shared_ptr<void> memory = ctx.allocate(static_cast<std::size_t>(list.blocks) * sizeof(double));
-  auto* const partial = static_cast<double*>(memory.get());
   launch(detail::squares_kernel<A, detail::pack_size<A>>, detail::grid_of(list.blocks), detail::block_size, 0,
-         ctx.stream(), partial, list.get());
-  launch(detail::judge_kernel<detail::block_size>, 1, detail::block_size, 0, ctx.stream(), v, partial, list.blocks,
-         max_norm, loss_scale);
+         ctx.stream(), squares.data, list.get());
+}
+
+/// The verdict on gradients whose squares have these sums, and which loss_scale has made larger; summed in an order
+/// that depends on their number alone.
+template <Scalar A>
+void judge_squares(Context<Cuda>& ctx, Verdict* v, View<const A> squares, double max_norm, double loss_scale) {
+  launch(detail::judge_kernel<detail::block_size>, 1, detail::block_size, 0, ctx.stream(), v, squares.data,
+         squares.count(), max_norm, loss_scale);
 }
 
 /// x *= the verdict's factor for all `xs` (contiguous); nothing where the verdict is not finite.

@@ -2,14 +2,6 @@
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/optim/clip.shared.hpp>   // Verdict
-#if FTLIB_HEADER_ONLY
-#include <ftlib/optim/clip.cpu.hpp>  // judge_gradients, scale_gradients
-#else
-#include <ftlib/cpu_runtime.hpp>
-#endif
-#if FTLIB_WITH_CUDA
-#include <ftlib/optim/clip.cuda.cuh>
-#endif
 
 #include <memory>       // std::shared_ptr
 #include <span>         // std::span
@@ -31,7 +23,7 @@ template <ParameterList Params> auto gradients_of(const Params& params) {
   std::vector<View<A>> grads;
   for (auto* w : params) {
     if (!w->grad) continue;
-    if (!w->grad.contiguous()) throw Error(str("clip_grad_norm: the gradient of '", w->name, "' is strided"));
+    if (!w->grad.contiguous()) throw Error(str("gradients: that of '", w->name, "' is strided"));
     grads.push_back(w->grad.view());
   }
   return grads;
@@ -39,48 +31,49 @@ template <ParameterList Params> auto gradients_of(const Params& params) {
 }  // namespace detail
 
 /// The verdict on a step, made where its gradients lie; read() is what the host waits for, and may come after the
-/// optimizer's step.
+/// optimizer's step. Squares are summed first and judged then, so that ranks that share a step can add up what each has
+/// of squares() in between.
 template <Device D> class StepCheck {
  public:
-  explicit StepCheck(Context<D>& ctx) : memory_(ctx.allocate(sizeof(Verdict))) {
-    const Verdict none;
-    ctx.copy_from_host(memory_.get(), &none, sizeof none);
-  }
+  explicit StepCheck(Context<D>& ctx);
   /// Counts a micro-batch's loss: a scalar.
-  template <Scalar A> void add_loss(Context<D>& ctx, const Tensor<A, D>& loss) {
-    ft::add_loss(ctx, get(), loss.view());
-  }
-  /// The norm of all gradients of `params` taken as one vector, summed in double, in the same order whatever the number
-  /// of threads; and the factor that brings them to max_norm, as torch's clip_grad_norm_ does (0: no clipping), and
-  /// takes loss_scale back, which backward began with.
+  template <Scalar A> void add_loss(Context<D>& ctx, const Tensor<A, D>& loss);
+  /// Sums the squares of gradients, block by block, in double.
+  template <Scalar A> void sum_squares(Context<D>& ctx, std::span<const View<A>> gradients);
+  Tensor<double, D>& squares() { return squares_; }  // (blocks)  see squares_block
+  /// The norm of all gradients taken as one vector, whose squares were summed, in the same order whatever the number of
+  /// threads; and the factor that brings them to max_norm, as torch's clip_grad_norm_ does (0: no clipping), and takes
+  /// loss_scale back, which backward began with.
+  void judge(Context<D>& ctx, double max_norm, double loss_scale = 1);
+  /// Both, of all gradients of `params`.
   template <ParameterList Params>
   void measure(Context<D>& ctx, const Params& params, float max_norm, float loss_scale = 1) {
-    const auto grads = detail::gradients_of(params);
-    judge_gradients(ctx, get(), std::span(grads), double{max_norm}, double{loss_scale});
+    const auto gradients = detail::gradients_of(params);
+    sum_squares(ctx, std::span(gradients));
+    judge(ctx, double{max_norm}, double{loss_scale});
   }
   /// Waits for the device.
-  Verdict read(Context<D>& ctx) const {
-    Verdict v;
-    ctx.copy_to_host(&v, memory_.get(), sizeof v);
-    return v;
-  }
+  Verdict read(Context<D>& ctx) const;
   Verdict* get() { return static_cast<Verdict*>(memory_.get()); }
   const Verdict* get() const { return static_cast<const Verdict*>(memory_.get()); }
 
  private:
   std::shared_ptr<void> memory_;
+  Tensor<double, D> squares_;
 };
 template <Device D> StepCheck(Context<D>&) -> StepCheck<D>;
+
+namespace detail {
+template <Scalar A, Device D> float clip_grad_norm(Context<D>& ctx, std::span<const View<A>> gradients, float max_norm);
+}
 
 /// The Euclidean norm of all gradients of `params`, see StepCheck. Where it is above max_norm, gradients are multiplied
 /// by max_norm / (norm + 1e-6). max_norm <= 0 only measures. A norm that is not finite is returned and leaves gradients
 /// alone: the caller should skip the step.
 template <Device D, ParameterList Params> float clip_grad_norm(Context<D>& ctx, const Params& params, float max_norm) {
-  StepCheck check(ctx);
-  check.measure(ctx, params, max_norm);
-  const auto grads = detail::gradients_of(params);
-  scale_gradients(ctx, std::span(grads), check.get());
-  return check.read(ctx).norm;
+  const auto gradients = detail::gradients_of(params);
+  using A = std::remove_cvref_t<decltype(*gradients.front().data)>;
+  return detail::clip_grad_norm<A>(ctx, std::span<const View<A>>(gradients), max_norm);
 }
 
 /// Forgets the gradients of `params`: their memory is free for the next forward pass, and a parameter that gets none
@@ -90,3 +83,7 @@ template <ParameterList Params> void zero_grad(const Params& params) {
 }
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/optim/clip.inl.hpp>
+#endif

@@ -1,6 +1,6 @@
 // optim/clip.shared.hpp: what a step's loss and gradients come to, in numbers that lie where the gradients do.
 #pragma once
-#include <ftlib/core/version.hpp>
+#include <ftlib/tensor/device.hpp>  // Device
 
 namespace ft::inline FTLIB_ABI {
 
@@ -12,6 +12,10 @@ struct Verdict {
   bool finite = true;  // loss and norm are: else the update changes nothing
   double factor = 1;   // what the update multiplies gradients by
 };
+
+/// Elements of an array whose squares are summed as one: sums of squares come as one number a block, in the order of
+/// the arrays, and whole blocks may be summed elsewhere without another result.
+template <Device D> inline constexpr int64_t squares_block = std::same_as<D, Cpu> ? 4096 : 16384;
 
 namespace detail {
 /// The verdict on gradients of Euclidean norm `norm`, which loss_scale has made larger. They are to be divided by it,

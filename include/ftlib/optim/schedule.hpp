@@ -1,7 +1,6 @@
 // optim/schedule.hpp: how the learning rate moves over a run: constant, linear, cosine, each after a linear warm-up.
 #pragma once
-#include <ftlib/core/dtype.hpp>  // int64_t
-#include <ftlib/core/error.hpp>  // Error
+#include <ftlib/core/description.hpp>  // Description
 
 #include <algorithm>  // std::max, std::min
 #include <cmath>      // std::ceil, std::cos
@@ -22,7 +21,10 @@ inline int64_t warmup_steps(float warmup, int64_t steps) {
 namespace detail {
 /// step / warm-up steps during warm-up; then after(progress), where progress goes from 0 to 1 over the rest.
 template <class F> float warmed_up(float warmup, int64_t step, int64_t steps, F after) {
-  const int64_t first = warmup_steps(warmup, steps);
+  int64_t first = warmup_steps(warmup, steps);
+  if (warmup < 1)
+    first =
+        std::max<int64_t>(0, std::min(first, steps - 1));  // a share leaves a step: a run of one step learns something
   if (step < first) return static_cast<float>(static_cast<double>(step) / static_cast<double>(first));
   const double rest = static_cast<double>(std::max<int64_t>(1, steps - first));
   return static_cast<float>(after(std::min(1.0, static_cast<double>(step - first) / rest)));
@@ -59,7 +61,8 @@ struct Cosine {
 
 /// Any of them. Step `step` (from 0) of a run of `steps` has the learning rate lr * multiplier(step, steps), with the
 /// numbers of transformers' get_{constant,linear,cosine}_schedule_with_warmup: the first step of a warm-up has rate 0,
-/// and steps past the end stay at the floor.
+/// and steps past the end stay at the floor. One difference: a warm-up that is a share never takes a run's last step,
+/// so that a run of one step learns something.
 class Schedule {
  public:
   Schedule() : kind_(Cosine{}) {}
@@ -70,9 +73,24 @@ class Schedule {
   float multiplier(int64_t step, int64_t steps) const {
     return std::visit([&](const auto& kind) { return kind.multiplier(step, steps); }, kind_);
   }
+  /// Whether rates depend on how long the run is.
+  bool needs_steps() const {
+    const Constant* constant = std::get_if<Constant>(&kind_);
+    return !constant || (constant->warmup > 0 && constant->warmup < 1);
+  }
+  void describe(Description& d) const {
+    constexpr const char* names[] = {"constant", "linear", "cosine"};
+    d.add("schedule", names[kind_.index()]);
+    std::visit(
+        [&](const auto& kind) {
+          d.add("warmup", kind.warmup);
+          if constexpr (requires { kind.floor; }) d.add("floor", kind.floor);
+        },
+        kind_);
+  }
 
  private:
-  std::variant<Constant, LinearDecay, Cosine> kind_;
+  std::variant<Constant, LinearDecay, Cosine> kind_;  // in the order of describe()'s names
 };
 
 }  // namespace ft::inline FTLIB_ABI

@@ -5,6 +5,7 @@
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/text/generate.hpp>              // TokenGenerator, TextStream
 #include <ftlib/text/tokenizer.hpp>             // Tokenizer
+#include <ftlib/train/trainable.hpp>            // Trainable
 
 #include <filesystem>   // std::filesystem::path
 #include <iosfwd>       // std::ostream
@@ -29,8 +30,10 @@ struct ModelSummary {
 
 /// A pretrained causal language model on device D, computing in T: a session on it (adapters/adapted.hpp). Moves, does
 /// not copy; session() gives another one.
-template <Scalar T, Device D> class CausalLM : public Adapted<T, D> {
+template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trainable<T, D> {
  public:
+  using value_type = T;
+  using device_type = D;
   using typename Adapted<T, D>::Options;
 
   /// Opens a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. Weights keep the type they
@@ -41,6 +44,8 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D> {
   /// which no adapter is in use. For another thread, or beside a training. Throws Error where base weights are trained.
   CausalLM session(const Options& options = {}) { return {*this, options}; }
 
+  Context<D>& context() override { return Adapted<T, D>::context(); }
+  std::vector<Parameter<T, D>*> parameters() override { return Adapted<T, D>::parameters(); }
   LanguageModel<T, D>& model() { return *model_; }
   const std::filesystem::path& path() const { return path_; }
   /// Throws Error where the checkpoint has none.
@@ -68,6 +73,13 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D> {
   Tensor<accumulate_t<T>, D> loss_sum(const PackedTokens& batch, bool recompute = false) {
     return model_->nll_sum(this->context(), batch, {.recompute = recompute});
   }
+
+  /// What a Trainer asks: micro-batches are PackedTokens.
+  Loss<T, D> loss_sum(const MicroBatch& micro, bool recompute) override {
+    return loss_sum(micro_cast<PackedTokens>(micro), recompute);
+  }
+  void check(const DataLimits& data) override;
+  void describe(Description& d) const override { Adapted<T, D>::describe(d); }
 
   /// `text` as tokens, with the model's beginning-of-text token where it asks for one. What is written like a control
   /// token stays text.

@@ -129,6 +129,14 @@ template <Scalar T, Device D> [[gnu::cold]] ModelSummary CausalLM<T, D>::summary
   return s;
 }
 
+template <Scalar T, Device D> void CausalLM<T, D>::check(const DataLimits& data) {
+  const int64_t rows = model_->head().shape()[0];
+  if (data.first_token < 0 || data.last_token >= rows)
+    throw Error(str("data: token ids go from ", data.first_token, " to ", data.last_token, " (record '", data.where,
+                    "'), the model has ", rows, " rows"),
+                "was it made by another model's tokenizer?");
+}
+
 template <Scalar T, Device D> std::vector<int32_t> CausalLM<T, D>::encode(std::string_view text) const {
   auto ids = tokenizer().encode(text, {.special = Special::as_text});
   if (tokenizer().add_bos() || ids.empty())

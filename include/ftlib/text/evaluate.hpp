@@ -1,6 +1,7 @@
 // text/evaluate.hpp: does the model give the right answers, and what does it make of other text: exact match, F1,
 // perplexity.
 #pragma once
+#include <ftlib/core/stop.hpp>       // StopToken
 #include <ftlib/text/causal_lm.hpp>  // CausalLM
 #include <ftlib/text/dataset.hpp>    // Dataset, prompt
 #include <ftlib/text/scores.hpp>     // exact_match, f1
@@ -15,6 +16,7 @@ struct EvaluateOptions {
   GenerateOptions generate = {.max_new_tokens = 48, .stop = {"\n"}};
   int64_t batch = 64;                                           // prompts generated side by side
   std::function<void(int64_t done, int64_t of)> progress = {};  // called after each batch
+  StopToken stop = {};                                          // looked at before each batch
 };
 
 /// What the model answered to one record.
@@ -39,10 +41,13 @@ struct Evaluation {
 };
 
 /// Asks the model every record's question, greedily unless the options say otherwise, and scores what it generates by
-/// SQuAD's rules or, for Korean records, KorQuAD's.
+/// SQuAD's rules or, for Korean records, KorQuAD's. Throws Interrupted on a request to stop.
 template <Scalar T, Device D>
 [[gnu::cold]] Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records,
                                   const EvaluateOptions& options = {}) {
+  const auto go_on = [&] {
+    if (options.stop.stop_requested()) throw Interrupted("evaluate: stopped by the host");
+  };
   Evaluation result;
   const auto size = static_cast<int64_t>(records.size());
   const text::Dataset data(records, lm.tokenizer(), {.form = options.form, .max_tokens = lm.model().context_length()});
@@ -51,13 +56,15 @@ template <Scalar T, Device D>
     double nll = 0;
     int64_t targets = 0;
     for (const auto& items : data.plan(1024, 0, 0)) {
+      go_on();
       const auto batch = data.batch(items, 1024);
-      for (const auto& micro : batch.micro) nll += static_cast<double>(lm.loss_sum(micro).item(lm.context()));
+      for (const auto& micro : batch.micro) nll += lm.loss_sum(*micro, false).item(lm.context());
       targets += batch.targets;
     }
     result.perplexity = std::exp(nll / static_cast<double>(std::max<int64_t>(1, targets)));
   }
   for (int64_t begin = 0; begin < size; begin += options.batch) {
+    go_on();
     const int64_t end = std::min(size, begin + options.batch);
     std::vector<std::vector<int32_t>> prompts;
     for (int64_t i = begin; i < end; ++i)

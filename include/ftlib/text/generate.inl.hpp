@@ -1,5 +1,6 @@
 // text/generate.inl.hpp: the bodies of text/generate.hpp.
 #pragma once
+#include <ftlib/ops/cross_entropy.hpp>  // sum_all
 #include <ftlib/text/generate.hpp>
 
 #include <span>  // std::span
@@ -51,6 +52,12 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
   std::vector<std::span<const int32_t>> history;
   for (const int64_t i : active_) history.emplace_back(texts_[static_cast<std::size_t>(i)]);
   const auto logits = convert<float>(ctx_, project(ctx_, ends, model_.head()));
+  Tensor<float, D> sum(ctx_,
+                       {});  // a NaN or an infinity in any of them shows in it, and every choice would be nonsense
+  sum_all(ctx_, sum.view(), logits.view());
+  if (const float s = sum.item(ctx_); !(s - s == 0))
+    throw Error("generate: the model's logits hold a NaN or an infinity",
+                "its weights or its adapter's do; the file is damaged, or was made by a training that failed.");
   const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
 
   std::vector<int64_t> running;

@@ -14,6 +14,7 @@ namespace ft::inline FTLIB_ABI {
 
 /// Sequences of unequal length, one after the other, without padding.
 struct PackedTokens {
+  static constexpr const char* kind = "packed tokens";
   std::vector<int32_t> ids;        // (N)    tokens of all sequences
   std::vector<int64_t> starts{0};  // (B+1)  sequence i is [starts[i], starts[i + 1])
   std::vector<int32_t> targets;  // (N)    the token that should follow, or ignored_target; empty where no loss is asked

@@ -1,5 +1,7 @@
 // train/screen/plot.hpp: loss curves as a small SVG that needs nothing else and is readable on light and on dark pages.
 #pragma once
+#include <ftlib/train/run.hpp>  // CurvePoint
+
 #include <span>    // std::span
 #include <string>  // std::string
 #include <vector>  // std::vector
@@ -8,9 +10,7 @@ namespace ft::inline FTLIB_ABI {
 
 /// One curve; x is the step. Points that are not finite are left out. A series of at most 60 points is drawn with dots.
 struct PlotSeries {
-  struct Point {
-    double x, y;
-  };
+  using Point = CurvePoint;
   std::string name;
   std::vector<Point> points;
 };

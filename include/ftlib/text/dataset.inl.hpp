@@ -1,0 +1,162 @@
+// text/dataset.inl.hpp: the bodies of text/dataset.hpp.
+#pragma once
+#include <ftlib/text/chat.hpp>  // encode_chat, end_of_turn
+#include <ftlib/text/dataset.hpp>
+
+#include <algorithm>  // std::stable_sort
+#include <cmath>      // std::llround
+#include <numeric>    // std::iota
+#include <utility>    // std::exchange
+
+namespace ft::inline FTLIB_ABI {
+namespace text {
+
+FTLIB_INLINE std::string prompt_text(const Record& record) {
+  return (record.context.empty() ? "" : "Context: " + record.context + "\n") + "Q: " + record.question + "\nA:";
+}
+
+FTLIB_INLINE std::vector<int32_t> encode_prompt(const Record& record, const Tokenizer& tokenizer, Form form) {
+  if (form == Form::chat) {
+    const std::string context = record.context.empty() ? "" : record.context + "\n";
+    return encode_chat(tokenizer, {{.role = "user", .content = context + record.question}});
+  }
+  auto ids = tokenizer.encode(prompt_text(record), {.special = Special::as_text});
+  if (tokenizer.add_bos()) ids.insert(ids.begin(), tokenizer.bos());
+  return ids;
+}
+
+FTLIB_INLINE int32_t end_of_answer(const Tokenizer& tokenizer, Form form) {
+  const int32_t id = form == Form::chat ? end_of_turn(tokenizer) : tokenizer.eos();
+  if (id < 0) throw Error("dataset: the tokenizer names no end-of-text token");
+  return id;
+}
+
+namespace detail {
+FTLIB_INLINE Example encode_example(const Record& record, const Tokenizer& tokenizer, const DatasetOptions& options) {
+  Example example;
+  example.tokens = encode_prompt(record, tokenizer, options.form);
+  // Encoded by itself, as generation will make it: after the prompt's tokens.
+  const std::string answer = (options.form == Form::question_answer ? " " : "") + record.answers.front();
+  const auto tokens = tokenizer.encode(answer, {.special = Special::as_text});
+  example.loss_from = options.loss_on == LossOn::answer ? example.tokens.size() : 0;
+  example.tokens.insert(example.tokens.end(), tokens.begin(), tokens.end());
+  example.tokens.push_back(end_of_answer(tokenizer, options.form));
+  return example;
+}
+}  // namespace detail
+
+FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Tokenizer& tokenizer, const DatasetOptions& options)
+    : records_(std::move(records)) {
+  for (std::size_t i = 0; i < records_.size(); ++i) {
+    if (const std::string fault = record_fault(records_[i]); !fault.empty())
+      throw Error(str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", fault),
+                  "leave it out, or mend it.");
+    Example example = detail::encode_example(records_[i], tokenizer, options);
+    example.record = i;
+    if (static_cast<int64_t>(example.tokens.size()) > options.max_tokens) ++too_long_;
+    else examples_.push_back(std::move(example));
+  }
+  if (examples_.empty())
+    throw Error(str("dataset: none of ", records_.size(), " records is left",
+                    too_long_ ? str("; ", too_long_, " are longer than ", options.max_tokens, " tokens") : ""),
+                too_long_ ? "raise max_tokens." : "the data set is empty.");
+}
+
+FTLIB_INLINE int64_t Dataset::tokens() const {
+  int64_t n = 0;
+  for (const Example& e : examples_) n += static_cast<int64_t>(e.tokens.size());
+  return n;
+}
+
+FTLIB_INLINE std::pair<Dataset, Dataset> Dataset::split(double share, uint64_t seed) const {
+  std::vector<std::size_t> order = all();
+  Random(seed).shuffle(order);
+  const auto cut = static_cast<std::size_t>(std::llround(share * static_cast<double>(order.size())));
+  if (cut == 0 || cut >= order.size())
+    throw Error(str("dataset: a share of ", share, " of ", order.size(), " examples leaves one side empty"));
+  std::pair<Dataset, Dataset> parts;
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    Dataset& part = i < cut ? parts.first : parts.second;
+    part.examples_.push_back(examples_[order[i]]);
+    part.records_.push_back(records_[part.examples_.back().record]);
+    part.examples_.back().record = part.records_.size() - 1;
+  }
+  return parts;
+}
+
+FTLIB_INLINE std::vector<std::vector<std::size_t>> Dataset::plan(int64_t batch_tokens, uint64_t seed,
+                                                                 int64_t epoch) const {
+  std::vector<std::vector<std::size_t>> batches;
+  if (examples_.empty()) return batches;
+  Random random(seed, static_cast<uint64_t>(epoch) << 40);
+  std::vector<std::size_t> order = all();
+  random.shuffle(order);
+  const std::size_t window = std::max<std::size_t>(
+      1, static_cast<std::size_t>(32 * batch_tokens / std::max<int64_t>(1, tokens() / static_cast<int64_t>(size()))));
+  for (std::size_t begin = 0; begin < order.size(); begin += window) {
+    const auto end = order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), begin + window));
+    std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin), end, [&](std::size_t a, std::size_t b) {
+      return examples_[a].tokens.size() < examples_[b].tokens.size();
+    });
+    int64_t filled = batch_tokens;  // a window begins a batch
+    for (auto i = order.begin() + static_cast<std::ptrdiff_t>(begin); i != end; ++i) {
+      const auto n = static_cast<int64_t>(examples_[*i].tokens.size());
+      if (filled + n > batch_tokens) {
+        batches.emplace_back();
+        filled = 0;
+      }
+      batches.back().push_back(*i);
+      filled += n;
+    }
+  }
+  random.shuffle(batches);
+  return batches;
+}
+
+FTLIB_INLINE Batch Dataset::batch(const std::vector<std::size_t>& items, int64_t micro_tokens) const {
+  Batch batch;
+  PackedTokens micro;
+  const auto put = [&] {
+    const int64_t targets = micro.target_count();
+    if (micro.tokens() > 0) batch.add(std::exchange(micro, {}), targets);
+  };
+  for (const std::size_t item : items) {
+    const Example& e = examples_[item];
+    if (micro.tokens() + static_cast<int64_t>(e.tokens.size()) > micro_tokens) put();
+    micro.add(e.tokens, e.loss_from);
+    batch.names.push_back(records_[e.record].id);
+  }
+  put();
+  return batch;
+}
+
+FTLIB_INLINE Hash Dataset::content() const {
+  Hash hash;
+  for (const Example& e : examples_) {
+    hash.add(e.tokens);
+    hash.add(e.loss_from);
+  }
+  return hash;
+}
+
+FTLIB_INLINE DataLimits Dataset::limits() const {
+  DataLimits limits;
+  for (const Example& e : examples_)
+    for (const int32_t id : e.tokens) {
+      const bool first = limits.last_token < limits.first_token;
+      if (!first && id >= limits.first_token && id <= limits.last_token) continue;
+      if (first || id < 0 || limits.first_token >= 0) limits.where = records_[e.record].id;
+      limits.first_token = first ? id : std::min<int64_t>(limits.first_token, id);
+      limits.last_token = first ? id : std::max<int64_t>(limits.last_token, id);
+    }
+  return limits;
+}
+
+FTLIB_INLINE std::vector<std::size_t> Dataset::all() const {
+  std::vector<std::size_t> order(examples_.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  return order;
+}
+
+}  // namespace text
+}  // namespace ft::inline FTLIB_ABI

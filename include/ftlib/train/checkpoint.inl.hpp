@@ -1,0 +1,198 @@
+// train/checkpoint.inl.hpp: what train/checkpoint.hpp declares.
+#pragma once
+#include <ftlib/io/atomic_file.hpp>  // AtomicFolder, recover_folder
+#include <ftlib/io/json.hpp>         // Json
+#include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
+#include <ftlib/train/checkpoint.hpp>
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+template <Scalar T, Device D> struct TrainedNames {
+  std::vector<std::string> names;
+  std::vector<Shape> shapes;
+  explicit TrainedNames(std::span<Parameter<T, D>* const> params) {
+    for (const Parameter<T, D>* w : params)
+      if (w->trainable) {
+        names.push_back(w->name);
+        shapes.push_back(w->shape());
+      }
+  }
+};
+void write_state(const std::filesystem::path& file, const RunState& state, const Description& run, uint64_t seed,
+                 uint64_t position);
+/// Reads what write_state wrote; throws Error where it was made by a run of other settings.
+RunState read_state(const std::filesystem::path& file, const Description& run, uint64_t& seed, uint64_t& position);
+void write_optimizer(const std::filesystem::path& file, const std::vector<StateEntry>& entries);
+std::vector<StateEntry> read_optimizer(const std::filesystem::path& file);
+}  // namespace detail
+
+template <Scalar T, Device D>
+void save_tensors(Context<D>& ctx, const std::filesystem::path& file, std::span<const std::string> names,
+                  std::span<const Tensor<T, D>> tensors) {
+  std::vector<std::vector<T>> host;  // lives until the file is written
+  std::vector<TensorEntry> entries;
+  for (std::size_t i = 0; i < tensors.size(); ++i) {
+    host.push_back(tensors[i].to_host(ctx));
+    entries.push_back({names[i], dtype_of<T>, tensors[i].shape(), host.back().data()});
+  }
+  write_safetensors(file, std::move(entries));
+}
+
+template <Scalar T, Device D>
+std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::path& path,
+                                       std::span<const std::string> names, std::span<const Shape> shapes) {
+  const auto file = SafetensorsFile::open(path);
+  const char* hint = "resume with the options that the run was started with.";
+  if (file.names().size() != names.size())
+    throw Error(str(path.string(), ": holds ", file.names().size(), " tensors, the run trains ", names.size()), hint);
+  std::vector<Tensor<T, D>> values;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    const Stored<Cpu> stored = file.tensor(names[i]);
+    if (stored.type != dtype_of<T>)
+      throw Error(str(path.string(), ": '", names[i], "' is ", stored.type, ", the run computes in ", dtype_of<T>),
+                  hint);
+    if (stored.shape != shapes[i])
+      throw Error(str(path.string(), ": '", names[i], "' is ", stored.shape, ", the model says ", shapes[i]), hint);
+    values.emplace_back(ctx, stored.shape);
+    ctx.copy_from_host(values.back().data(), stored.data, static_cast<std::size_t>(stored.bytes()));
+  }
+  return values;
+}
+
+template <Scalar T, Device D>
+void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
+                     const Optimizer<T, D>& optimizer, const RunState& state, const Description& run,
+                     std::span<const Tensor<accumulate_t<T>, D>> averages) {
+  const detail::TrainedNames<T, D> trained(params);
+  std::vector<Tensor<T, D>> weights;
+  for (const Parameter<T, D>* w : params)
+    if (w->trainable) weights.push_back(w->value);
+  AtomicFolder out(folder);
+  save_tensors<T, D>(ctx, out.folder() / "weights.safetensors", trained.names, weights);
+  detail::write_optimizer(out.folder() / "optimizer.safetensors", optimizer.save(ctx));
+  if (!averages.empty())
+    save_tensors<accumulate_t<T>, D>(ctx, out.folder() / "averages.safetensors", trained.names, averages);
+  detail::write_state(out.folder() / "state.json", state, run, ctx.random().seed(), ctx.random().position());
+  out.commit();
+}
+
+template <Scalar T, Device D>
+RunState load_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
+                         Optimizer<T, D>& optimizer, const Description& run,
+                         std::vector<Tensor<accumulate_t<T>, D>>* averages) {
+  uint64_t seed = 0, position = 0;
+  const RunState state = detail::read_state(folder / "state.json", run, seed, position);
+  const detail::TrainedNames<T, D> trained(params);
+  auto weights = load_tensors<T, D>(ctx, folder / "weights.safetensors", trained.names, trained.shapes);
+  std::vector<Tensor<accumulate_t<T>, D>> loaded;
+  if (averages)
+    loaded = load_tensors<accumulate_t<T>, D>(ctx, folder / "averages.safetensors", trained.names, trained.shapes);
+  optimizer.load(ctx, params, detail::read_optimizer(folder / "optimizer.safetensors"));
+  if (averages) *averages = std::move(loaded);
+  std::size_t next = 0;
+  for (Parameter<T, D>* w : params)
+    if (w->trainable) w->value = weights[next++];
+  ctx.random() = Random(seed, position);
+  return state;
+}
+
+FTLIB_INLINE bool has_checkpoint(const std::filesystem::path& folder) {
+  if (!path_exists(folder.parent_path())) return false;
+  recover_folder(folder);
+  return path_exists(folder / "state.json");
+}
+
+namespace detail {
+
+FTLIB_INLINE void write_state(const std::filesystem::path& file, const RunState& s, const Description& run,
+                              uint64_t seed, uint64_t position) {
+  Json settings = Json::object();
+  for (const auto& [key, value] : run.entries()) settings[key] = value;
+  Json json{{"format", checkpoint_format},
+            {"run", std::move(settings)},
+            {"step", s.step},
+            {"epoch", s.epoch},
+            {"batch", s.batch},
+            {"best_step", s.best_step},
+            {"since_best", s.since_best},
+            {"bad_steps", s.bad_steps},
+            {"still_steps", s.still_steps},
+            {"loss_scale", s.loss_scale},
+            {"good_steps", s.good_steps},
+            {"evaluation_due", s.evaluation_due},
+            {"best", s.best},
+            {"random", {{"seed", seed}, {"position", position}}}};
+  if (s.best_step > 0) json["best_loss"] = s.best_loss;
+  write_atomically(file, json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+FTLIB_INLINE RunState read_state(const std::filesystem::path& path, const Description& run, uint64_t& seed,
+                                 uint64_t& position) {
+  const std::string file = path.string();
+  const Json json = read_json(path);
+  const auto format = value_or<int64_t>(json, "format", 1, file);
+  if (format != checkpoint_format)
+    throw Error(str(file, ": is a checkpoint of format ", format, ", this library reads format ", checkpoint_format),
+                "finish that run with the version that began it, or start afresh.");
+  const auto then = at<Json>(json, "run", file);
+  std::string differences;
+  int64_t count = 0;
+  const auto differs = [&](const std::string& key, const std::string& was, const std::string& now) {
+    ++count;
+    differences += str(differences.empty() ? "" : "; ", key, " = ", was, ", this run has ", now);
+  };
+  std::map<std::string, std::string> now;
+  for (const auto& [key, value] : run.entries()) {
+    now[key] = value;
+    const auto was = then.find(key);
+    if (was == then.end()) differs(key, "(not there)", value);
+    else if (*was != value) differs(key, was->is_string() ? was->get<std::string>() : was->dump(), value);
+  }
+  for (const auto& [key, value] : then.items())
+    if (!now.contains(key)) differs(key, value.is_string() ? value.get<std::string>() : value.dump(), "(not there)");
+  if (count > 0)
+    throw Error(str(file, ": was made with ", differences),
+                "resume with the same options, data and model, or start afresh.");
+  RunState s;
+  s.step = at<int64_t>(json, "step", file);
+  s.epoch = at<int64_t>(json, "epoch", file);
+  s.batch = at<int64_t>(json, "batch", file);
+  s.best_step = at<int64_t>(json, "best_step", file);
+  s.since_best = at<int64_t>(json, "since_best", file);
+  s.best_loss = value_or<double>(json, "best_loss", s.best_loss, file);
+  s.bad_steps = at<int64_t>(json, "bad_steps", file);
+  s.still_steps = at<int64_t>(json, "still_steps", file);
+  s.loss_scale = at<float>(json, "loss_scale", file);
+  s.good_steps = at<int64_t>(json, "good_steps", file);
+  s.evaluation_due = at<bool>(json, "evaluation_due", file);
+  s.best = at<std::string>(json, "best", file);
+  const auto random = at<Json>(json, "random", file);
+  seed = at<uint64_t>(random, "seed", file);
+  position = at<uint64_t>(random, "position", file);
+  return s;
+}
+
+FTLIB_INLINE void write_optimizer(const std::filesystem::path& file, const std::vector<StateEntry>& states) {
+  std::vector<TensorEntry> entries;
+  for (const StateEntry& s : states) {
+    TensorEntry entry{s.name, s.type == "F64" ? DType::f64 : DType::f32, s.shape, s.bytes.data()};
+    if (s.type != "F32" && s.type != "F64") entry.word = s.type;
+    entries.push_back(std::move(entry));
+  }
+  write_safetensors(file, std::move(entries));
+}
+
+FTLIB_INLINE std::vector<StateEntry> read_optimizer(const std::filesystem::path& path) {
+  const auto file = SafetensorsFile::open(path);
+  std::vector<StateEntry> states;
+  for (const std::string& name : file.names()) {
+    const auto bytes = file.bytes(name);
+    states.push_back({name, file.info(name).dtype, file.info(name).shape, {bytes.begin(), bytes.end()}});
+  }
+  return states;
+}
+
+}  // namespace detail
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,42 @@
+// train/run_folder.hpp: a run's folder on the disk: its checkpoint, and the best weights so far.
+#pragma once
+#include <ftlib/optim/ema.hpp>         // WeightAverage
+#include <ftlib/train/checkpoint.hpp>  // save_checkpoint, load_checkpoint
+
+namespace ft::inline FTLIB_ABI {
+
+/// What of a run a folder keeps, by reference.
+template <Scalar T, Device D> struct RunParts {
+  Context<D>& ctx;
+  std::span<Parameter<T, D>* const> params;  // the trained ones
+  Optimizer<T, D>& optimizer;
+  WeightAverage<T, D>* average;     // null: none
+  std::vector<Tensor<T, D>>& best;  // empty: none
+};
+
+/// Keeps a run so that it can be killed at any moment. A checkpoint that cannot be written leaves the one before it,
+/// and the weights in memory, as they are.
+template <Scalar T, Device D> class RunFolder {
+ public:
+  /// Without a `folder`, nothing is kept. `run` is what a resumed run must agree in.
+  RunFolder(std::filesystem::path folder, Description run) : folder_(std::move(folder)), run_(std::move(run)) {}
+
+  /// Makes the folder; with `resume`, takes up its checkpoint where there is one, else removes it. Returns where the
+  /// run stands.
+  RunState begin(const RunParts<T, D>& parts, bool resume);
+  /// Writes all of it; sets state.best.
+  void save(const RunParts<T, D>& parts, RunState& state);
+
+ private:
+  std::filesystem::path checkpoint() const { return folder_ / "checkpoint"; }
+  void remove_best_files(const std::string& but) const;
+
+  std::filesystem::path folder_;
+  Description run_;
+};
+
+}  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/train/run_folder.inl.hpp>
+#endif

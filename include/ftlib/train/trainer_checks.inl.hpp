@@ -1,0 +1,149 @@
+// train/trainer_checks.inl.hpp: what a Trainer refuses, before a run and in between, and what a resumed run must agree
+// in.
+#pragma once
+#include <ftlib/optim/optimizer.inl.hpp>
+#include <ftlib/tensor/finite.hpp>  // first_not_finite
+#include <ftlib/train/trainer.hpp>
+
+#include <algorithm>  // std::find_if
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+void check_config(const TrainerConfig& config);
+/// Of a weight: name, type, shape, and bytes: all of a small one, of a large one sixteen pieces of a page, first and
+/// last among them. So a base whose weights were trained on is another base; a few elements changed by hand may be
+/// overlooked.
+template <Device D> void add_weight(Hash& hash, Context<D>& ctx, const std::string& name, const Stored<D>& w) {
+  constexpr int64_t page = 4096, pieces = 16;
+  hash.add(name);
+  hash.add(info(w.type).name);
+  for (const int64_t size : w.shape) hash.add(size);
+  const int64_t bytes = w.bytes(), count = std::min(pieces, (bytes + page - 1) / page);
+  std::vector<std::byte> piece(static_cast<std::size_t>(std::min(page, bytes)));
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t at = count > 1 ? (bytes - static_cast<int64_t>(piece.size())) / (count - 1) * i : 0;
+    if constexpr (std::same_as<D, Cpu>) std::memcpy(piece.data(), w.data + at, piece.size());
+    else ctx.copy_to_host(piece.data(), w.data + at, piece.size());
+    hash.add(piece.data(), piece.size());
+  }
+}
+}  // namespace detail
+
+template <Scalar T, Device D>
+Trainer<T, D>::Trainer(Trainable<T, D>& model, TrainerConfig config)
+    : model_(model), config_(std::move(config)), graph_(config_.cuda_graph) {
+  detail::check_config(config_);
+  optimizer_ = config_.optimizer.make<T, D>(config_.groups);
+  if (config_.micro_batch_tokens == 0) config_.micro_batch_tokens = config_.batch_tokens;
+  if (config_.loss_scale == 0 && std::same_as<T, half>) config_.loss_scale = 65536;
+  loss_scale_ = LossScale(config_.loss_scale);
+  held_.push_back(model.context().overlay());
+  for (Parameter<T, D>* w : model.parameters())
+    if (w->trainable) params_.push_back(w);
+  if (params_.empty())
+    throw Error("trainer: the model has nothing to train", "attach an adapter, or call train_all().");
+  if (config_.ema_decay > 0) average_.emplace(model.context(), params_, config_.ema_decay);
+}
+template <Scalar T, Device D> Trainer<T, D>::~Trainer() = default;
+
+template <Scalar T, Device D> void Trainer<T, D>::check_parameters() {
+  std::vector<Parameter<T, D>*> now;
+  for (Parameter<T, D>* w : model_.parameters())
+    if (w->trainable) now.push_back(w);
+  if (now != params_)
+    throw Error(str("trainer: it was made for ", params_.size(), " trained weights, the model now has ",
+                    now.size() == params_.size() ? "others" : str(now.size())),
+                "make a new Trainer after attach(), detach(), merge(), load_adapter() or train_all().");
+}
+
+template <Scalar T, Device D>
+void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_out, const EpochWalk& data) {
+  check_parameters();
+  model_.check(train.limits());
+  if (held_out) model_.check(held_out->limits());
+  if (data.steps() == 0 && config_.schedule.needs_steps())
+    throw Error("trainer: the schedule needs to know how many steps there are, and the data do not say",
+                "set max_steps, or a schedule of Constant{}, with a warmup of 0 or of a number of steps.");
+  // On a GPU, where all weights would have to come to the host, a loss that is no number leads to the same look.
+  if constexpr (std::same_as<D, Cpu>) check_weights();
+}
+
+// Throws Error for a weight with a NaN or an infinity; looks once.
+template <Scalar T, Device D> void Trainer<T, D>::check_weights() {
+  if (std::exchange(checked_, true)) return;
+  for (const Parameter<T, D>* w : model_.parameters()) {
+    if (!*w) continue;
+    const int64_t at = first_not_finite(model_.context(), w->weight());
+    if (at >= 0)
+      throw Error(str("train: weight '", w->name, "' ", w->shape(), " holds a NaN or an infinity, at element ", at),
+                  "the model's file is damaged, or was made by a training that failed.");
+  }
+}
+
+template <Scalar T, Device D> void Trainer<T, D>::count_bad(const Batch& batch, double loss, bool finite, float scale) {
+  const bool overflow = std::isfinite(loss) && scale > 1;  // of gradients that the scale made too large
+  if (finite) state_.bad_steps = 0;
+  else if (!overflow) ++state_.bad_steps;
+  if (!std::isfinite(loss)) check_weights();
+  if (state_.bad_steps < config_.max_bad_steps || finite) return;
+  std::string names;
+  for (std::size_t i = 0; i < batch.names.size() && i < 16; ++i) names += (i ? ", " : "") + batch.names[i];
+  throw Error(str("train: ", state_.bad_steps,
+                  " steps in a row had a loss or gradient that is not finite; the last one's records: ", names),
+              "lower the learning rate, or look at these records.");
+}
+
+template <Scalar T, Device D>
+Description Trainer<T, D>::describe_run(const DataSource& train, const DataSource* held_out, const EpochWalk& data) {
+  Context<D>& ctx = model_.context();
+  Description d;
+  d.add("compute", str(dtype_of<T>, " on ", D::name));
+  if constexpr (std::same_as<D, Cpu>) d.add("threads", ctx.threads());
+  model_.describe(d);
+  Hash frozen, trained;
+  for (const Parameter<T, D>* w : model_.parameters()) {
+    if (!w->trainable && *w) detail::add_weight(frozen, ctx, w->name, w->weight());
+    if (!w->trainable) continue;
+    const ParameterInfo info{w->name, w->kind, w->shape()};
+    trained.add(w->name);
+    for (const int64_t size : w->shape()) trained.add(size);
+    trained.add(config_.groups.lr_scale ? config_.groups.lr_scale(info) : 1.0f);
+    trained.add(config_.groups.decays ? config_.groups.decays(info) : w->decays());
+  }
+  d.add("frozen weights", frozen);
+  d.add("trained weights and groups", trained);
+  d.add("data", train.content());
+  if (held_out) d.add("held-out data", held_out->content());
+  d.add("steps", data.steps());
+  if (!data.known()) d.add("epochs", config_.epochs);
+  d.add("batch_tokens", config_.batch_tokens);
+  d.add("micro_batch_tokens", config_.micro_batch_tokens);
+  d.add("seed", config_.seed);
+  config_.optimizer.describe(d);
+  config_.schedule.describe(d);
+  d.add("clip_norm", config_.clip_norm);
+  d.add("loss_scale", config_.loss_scale);
+  d.add("ema_decay", config_.ema_decay);
+  d.add("evaluate_every", config_.evaluate_every);
+  d.add("patience", config_.patience);
+  return d;
+}
+
+FTLIB_INLINE void detail::check_config(const TrainerConfig& c) {
+  const auto at_least = [](const char* name, auto value, int64_t least) {
+    if (!(value >= static_cast<decltype(value)>(least)))
+      throw Error(str("trainer: ", name, " is ", value), str("it must be ", least, " or more."));
+  };
+  at_least("epochs", c.epochs, 1);
+  at_least("batch_tokens", c.batch_tokens, 1);
+  at_least("micro_batch_tokens", c.micro_batch_tokens, 0);
+  at_least("max_steps", c.max_steps, 0);
+  at_least("clip_norm", c.clip_norm, 0);
+  at_least("evaluate_every", c.evaluate_every, 0);
+  at_least("patience", c.patience, 0);
+  at_least("save_every", c.save_every, 0);
+  at_least("max_bad_steps", c.max_bad_steps, 1);
+}
+
+}  // namespace ft::inline FTLIB_ABI
