@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """Includes point down only. Fails, naming file and line, on an arrow that points up, on a CUDA file that includes a CPU
 one, on Eigen outside *.cpu.hpp, on CUDA outside *.cuda.cuh and its gate, on a launcher that the shipped translation unit does
-not compile, and on a header without #pragma once or without a line that says what it is for."""
+not compile, on functions of std::filesystem that throw their own, and on a header without #pragma once or without a line
+that says what it is for."""
 import re
 import sys
 from pathlib import Path
@@ -12,6 +13,8 @@ FLOORS = ["core", "cuda", "tensor", "io", "autograd", "ops", "optim", "nn", "ada
 # cuda/ is the plumbing of a GPU's tensors: the two folders know each other, and their files form no circle.
 BESIDE = {("cuda", "tensor")}
 APART = {("nn", "optim"), ("adapters", "optim"), ("models", "optim"), ("image", "text")}  # neighbours that do not know each other
+
+ERROR_CODE = r"\b(error|ignored|failure)\)"  # what the code's variables are called
 
 bad = []
 for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
@@ -26,6 +29,10 @@ for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
         bad.append(f"{name}: '{floor}' is no floor of tools/check_includes.py")
         continue
     for number, line in enumerate(lines, 1):
+        call = re.search(r"std::filesystem::(\w+)\(", line)
+        if call and call.group(1) not in ("path", "temp_directory_path") and not re.search(ERROR_CODE, line):
+            bad.append(f"{name}:{number}: std::filesystem::{call.group(1)} throws what is no ft::Error: use io/file.hpp's, "
+                       "or give it a std::error_code")
         found = re.match(r"\s*#\s*include\s*([<\"])([^>\"]+)", line)
         if not found:
             continue

@@ -63,7 +63,7 @@ inline std::string plain_lora_name(const std::string& key) {
 
 [[gnu::cold]] FTLIB_INLINE AdapterData read_diffusers_lora(const std::filesystem::path& path) {
   const auto name = detail::diffusers_lora_file(path);
-  if (!std::filesystem::exists(name) && std::filesystem::exists(path / "adapter_config.json"))
+  if (!path_exists(name) && path_exists(path / "adapter_config.json"))
     throw Error(str(path.string(), ": holds a PEFT adapter of a language model"), "give it to CausalLM::load_adapter.");
   const auto file = SafetensorsFile::open(name);
   AdapterData data;

@@ -52,11 +52,11 @@ FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::stri
 
 [[gnu::cold]] FTLIB_INLINE AdapterData read_peft(const std::filesystem::path& folder) {
   const auto config = folder / "adapter_config.json", weights = folder / "adapter_model.safetensors";
-  if (!std::filesystem::exists(config) && std::filesystem::exists(folder / "pytorch_lora_weights.safetensors"))
+  if (!path_exists(config) && path_exists(folder / "pytorch_lora_weights.safetensors"))
     throw Error(str(folder.string(), ": holds an adapter of diffusers', for a model of pictures"),
                 "give it to TextToImage::load_adapter.");
   const Json json = read_json(config);
-  if (!std::filesystem::exists(weights) && std::filesystem::exists(folder / "adapter_model.bin"))
+  if (!path_exists(weights) && path_exists(folder / "adapter_model.bin"))
     throw Error(str(folder.string(), ": has adapter_model.bin and no adapter_model.safetensors"),
                 "weights in pickle files are not read; save the adapter with safetensors.");
   return detail::peft_data(json, config.string(), SafetensorsFile::open(weights));

@@ -54,10 +54,12 @@ inline void sync_path(const std::filesystem::path& path) {
 
 /// All that is in a folder, then the folder.
 inline void sync_tree(const std::filesystem::path& folder) {
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.is_symlink()) continue;
-    if (entry.is_directory()) sync_tree(entry.path());
-    else if (entry.is_regular_file()) sync_path(entry.path());
+  for (const auto& path : files_in(folder)) {
+    std::error_code error;
+    const auto type = std::filesystem::symlink_status(path, error).type();
+    if (type == std::filesystem::file_type::directory) sync_tree(path);
+    else if (type == std::filesystem::file_type::regular) sync_path(path);
+    else if (error) throw system_error(path, "cannot sync", {}, error.value());
   }
   sync_path(folder);
 }
@@ -205,7 +207,7 @@ class AtomicFolder {
   const std::filesystem::path& folder() const { return temporary_; }
 
   /// Puts the folder in place. Call once, last.
-  void commit() try {
+  void commit() {
     detail::sync_tree(temporary_);
     std::error_code ignored;
     const auto aside = detail::sibling(path_, ".old-");
@@ -216,8 +218,6 @@ class AtomicFolder {
     detail::sync_path(detail::parent_of(path_));
     std::filesystem::remove_all(temporary_, ignored);  // the old folder; what remains is the next writer's to remove
     std::filesystem::remove_all(aside, ignored);
-  } catch (const std::filesystem::filesystem_error& error) {
-    throw system_error(path_, "cannot write the folder", {}, error.code().value());
   }
 
  private:

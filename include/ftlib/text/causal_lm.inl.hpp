@@ -64,10 +64,10 @@ template <Scalar T, Device D>
   std::shared_ptr<const Tokenizer> tokenizer;
   if (checkpoint.gguf) {
     tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
-  } else if (std::filesystem::exists(path / "tokenizer.json")) {
+  } else if (path_exists(path / "tokenizer.json")) {
     const Json json = read_json(path / "tokenizer.json");
     Json config;
-    const bool has_config = std::filesystem::exists(path / "tokenizer_config.json");
+    const bool has_config = path_exists(path / "tokenizer_config.json");
     if (has_config) config = read_json(path / "tokenizer_config.json");
     tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_json(json, has_config ? &config : nullptr));
   }
@@ -106,10 +106,10 @@ template <Scalar T, Device D>
   out.commit();
 }
 template <Scalar T, Device D> [[gnu::cold]] void CausalLM<T, D>::save_tokenizer(const std::filesystem::path& to) const {
-  if (std::filesystem::is_directory(path_)) {
+  if (is_folder(path_)) {
     for (const char* name :
          {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
-      if (std::filesystem::exists(path_ / name)) std::filesystem::copy_file(path_ / name, to / name);
+      if (path_exists(path_ / name)) duplicate_file(path_ / name, to / name);
   } else if (tokenizer_) {
     const auto [json, config] = tokenizer_json(tokenizer_spec_from(GgufFile::open(path_)));
     write_atomically(to / "tokenizer.json", json.dump() + "\n");
