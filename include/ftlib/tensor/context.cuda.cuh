@@ -13,13 +13,15 @@
 #include <map>        // std::map
 #include <memory>     // std::shared_ptr
 #include <mutex>      // std::mutex
-#include <typeindex>  // std::type_index
 #include <utility>    // std::exchange
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
+
+/// Its address names a type, where typeid would need RTTI.
+template <class Part> inline constexpr char part_key = 0;
 
 /// The stream of a context and its memory. A freed block is free for what comes later in the stream, so nothing waits.
 /// Blocks are kept; before those and what is in use would come to much more than was ever in use, they are given back
@@ -241,7 +243,7 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   }
   /// What an op keeps from one call to the next (a library's handle, a workspace), made when it is first asked for.
   template <class Part> Part& part() {
-    auto& found = parts_[std::type_index(typeid(Part))];
+    auto& found = parts_[&detail::part_key<Part>];
     if (!found) {
       const detail::DeviceGuard guard(device());
       found = std::make_shared<Part>();
@@ -275,7 +277,7 @@ template <> class Context<Cuda> : public ContextBase<Cuda> {
   };
 
   std::shared_ptr<detail::CudaStream> stream_;
-  std::map<std::type_index, std::shared_ptr<void>> parts_;
+  std::map<const void*, std::shared_ptr<void>> parts_;  // by their types' part_key
   std::deque<Upload> uploads_;  // the last few
 };
 
