@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/image/flow_data.hpp>
 #include <ftlib/image/text_to_image.hpp>
+#include <ftlib/ops/softmax.hpp>
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>

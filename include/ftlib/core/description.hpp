@@ -47,7 +47,7 @@ class Hash {
 /// Settings by name, in the order in which they were added:
 ///
 ///     Description d;
-///     d.add("lr", 5e-4f);                       // lr = 0.0005
+///     d.add("lr", 5e-4f);                       // lr = 5e-04
 ///     d.add("data", data.content());            // a Hash, as sixteen digits
 class Description {
  public:

@@ -79,6 +79,7 @@ __global__ void __launch_bounds__(block_size)
       m_max = m_max < size ? size : m_max;
       v_max = v_max < v ? v : v_max;
     }
+    __syncwarp();  // all lanes have read the block's scales, which one will write
     m_max = warp_max(m_max);
     v_max = warp_max(v_max);
     const A to_m = m_max > 0 ? 1 / m_max : 0, to_v = v_max > 0 ? 1 / v_max : 0;

@@ -1,0 +1,91 @@
+// train/trainer_plan.inl.hpp: what a run is expected to take, and the watch and the memory that it is measured by.
+#pragma once
+#include <ftlib/autograd/tape.hpp>          // Tape
+#include <ftlib/train/screen/progress.hpp>  // process_memory
+#include <ftlib/train/trainer.hpp>
+
+#include <chrono>  // std::chrono::steady_clock
+
+namespace ft::inline FTLIB_ABI {
+
+namespace detail {
+/// Seconds since it was made.
+struct Stopwatch {
+  std::chrono::steady_clock::time_point begin = std::chrono::steady_clock::now();
+  double seconds() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count(); }
+};
+/// Puts a variable back at its end.
+template <class V> struct Restore {
+  V& place;
+  V value;
+  explicit Restore(V& x) : place(x), value(x) {}
+  ~Restore() { place = std::move(value); }
+  Restore(const Restore&) = delete;
+  Restore& operator=(const Restore&) = delete;
+};
+template <class V> Restore(V&) -> Restore<V>;
+/// What Step and RunReport tell of memory.
+template <Device D> ProcessMemory memory_of(Context<D>& ctx) {
+  if constexpr (std::same_as<D, Cpu>) return process_memory();
+  else return {ctx.memory().now, ctx.memory().peak};
+}
+}  // namespace detail
+
+template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) {
+  Context<D>& ctx = model_.context();
+  check_parameters();
+  const EpochWalk data(train, batches(config_.seed), config_.epochs, config_.max_steps);
+  Plan plan;
+  plan.steps = data.steps();
+  plan.tokens = data.tokens();
+  plan.unit = train.unit();
+  for (const Parameter<T, D>* w : model_.parameters()) plan.weight_bytes += w->bytes();
+  for (const Parameter<T, D>* w : params_)  // the gradient, and the average where there is one
+    plan.state_bytes += (average_ ? 2 : 1) * w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
+  plan.state_bytes += optimizer_->state_bytes(params_);
+
+  const detail::Restore random(ctx.random());
+  const auto probe =
+      [&](int64_t most_tokens) {  // the batch with the largest micro-batch, in pieces of that many tokens
+        BatchOptions options = batches(config_.seed);
+        options.micro_batch_tokens = most_tokens;
+        const auto reader = train.epoch(data.largest_epoch(), options);
+        reader->skip(data.largest().largest_batch);
+        auto batch = reader->next();
+        if (!batch || batch->micro.empty()) throw Error("plan: the data source gives no batch");
+        return *batch;
+      };
+  int64_t largest = data.largest().largest;
+  if (!data.known())
+    for (const auto& micro : probe(config_.micro_batch_tokens).micro) largest = std::max(largest, micro->tokens());
+  const auto measure = [&](int64_t most_tokens) {
+    if (stop_requested()) throw Interrupted("plan: stopped by the host");
+    const auto batch = probe(most_tokens);
+    const auto& micro = *batch.micro.front();
+    const detail::Stopwatch watch;
+    const int64_t before = ctx.memory().now;
+    ctx.reset_peak();
+    Tape<D> tape(ctx);
+    model_.loss_sum(micro, config_.recompute).visit([&](const auto& sum) {
+      if (sum.node()) tape.backward(sum);
+    });
+    ctx.synchronize();
+    struct {
+      double tokens, seconds, bytes;
+    } result{static_cast<double>(micro.tokens()), watch.seconds(), static_cast<double>(ctx.memory().peak - before)};
+    zero_grad(params_);
+    return result;
+  };
+  measure(largest / 8);  // touches every weight once, which a mapped file is read for
+  if constexpr (!std::same_as<D, Cpu>) measure(largest / 2);  // loads kernels, and chooses them by shape
+  const auto small = measure(largest / 8), large = measure(largest / 2);
+  const double more = large.tokens > small.tokens ? large.tokens - small.tokens : 1;
+  const double per_token = std::max(0.0, (large.bytes - small.bytes) / more);
+  plan.activation_bytes = static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(largest) - large.tokens));
+  plan.seconds = large.seconds / large.tokens * static_cast<double>(plan.tokens);
+  plan.peak_bytes = ctx.memory().now + plan.state_bytes + plan.activation_bytes;
+  if constexpr (std::same_as<D, Cpu>) plan.peak_bytes += process_memory().resident - ctx.memory().reserved;
+  return plan;
+}
+
+}  // namespace ft::inline FTLIB_ABI
