@@ -19,7 +19,7 @@ using ft::text::Record;
 
 /// What every subcommand that opens a model asks for.
 struct ModelArguments {
-  std::string model, adapter, form = "qa", device = "cpu", dtype = "f32";
+  std::string model, adapter, form, device = "cpu", dtype = "f32";
   int threads = 0;
 
   void add_to(CLI::App& command, bool with_adapter) {
@@ -27,9 +27,10 @@ struct ModelArguments {
     if (with_adapter)
       command.add_option("--adapter", adapter, "a PEFT folder, as train leaves it (default: none)")
           ->type_name("FOLDER");
-    command.add_option("--form", form, "qa: \"Q: ...\\nA: ...\"; chat: the model's chat template")
-        ->check(CLI::IsMember({"qa", "chat"}))
-        ->capture_default_str();
+    command
+        .add_option("--form", form,
+                    "qa: \"Q: ...\\nA: ...\"; chat: the model's chat template (default: the adapter's, or qa)")
+        ->check(CLI::IsMember({"qa", "chat"}));
     command.add_option("--threads", threads, "CPU threads; 0: one for each core")->capture_default_str();
     command.add_option("--device", device, "what computes; cuda: NVIDIA's GPU")
         ->check(CLI::IsMember({"cpu", "cuda"}))
@@ -52,7 +53,13 @@ struct ModelArguments {
     throw ft::Error("--device cuda: this qa was built for the CPU alone", "build it with cmake -DFTLIB_CUDA=ON.");
 #endif
   }
-  ft::text::Form text_form() const { return form == "chat" ? ft::text::Form::chat : ft::text::Form::question_answer; }
+  /// The form that was asked for, else the adapter's or the usual one; an adapter that is saved keeps it.
+  template <class Lm> void set_form(Lm& lm) const {
+    auto options = lm.prompt().options();
+    if (form == "chat") options.form = ft::text::Form::chat;
+    if (form == "qa") options.form = ft::text::Form::question_answer;
+    lm.set_prompt(options);
+  }
 };
 
 /// The records of one split; all of them where the file has no splits.
@@ -85,15 +92,14 @@ template <class Lm> void train(const TrainArguments& a, Lm lm) {
 
   // 2. The records as tokens: those to learn, and those held out to see when to stop.
   const auto records = ft::text::read_records(a.data);
+  a.set_form(lm);
   const ft::text::DatasetOptions options{
-      .form = a.text_form(),
-      .loss_on = a.everything ? ft::text::LossOn::everything : ft::text::LossOn::answer,
-      .max_tokens = a.max_tokens};
+      .loss_on = a.everything ? ft::text::LossOn::everything : ft::text::LossOn::answer, .max_tokens = a.max_tokens};
   bool has_splits = false;
   for (const Record& r : records) has_splits |= !r.split.empty();
   const auto valid = has_splits ? of_split(records, "valid") : std::vector<Record>(),
              test = has_splits ? of_split(records, "test") : std::vector<Record>();
-  const ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.tokenizer(), options);
+  const ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.prompt(), options);
   // What decides when to stop must not be what is asked at the end: without "valid", a tenth of what is learned.
   const bool look_at_test = valid.empty() && !test.empty() && a.run.patience == 0;
   const auto parts = valid.empty() && !look_at_test
@@ -131,8 +137,7 @@ template <class Lm> void train(const TrainArguments& a, Lm lm) {
     progress.message(ft::str("step ", step, ": held-out loss ", loss));
     for (int i = 0; i < a.samples && i < static_cast<int>(held_out.size()); ++i) {
       const auto& record = held_out.records()[held_out.examples()[static_cast<std::size_t>(i)].record];
-      auto answer = lm.generate_from(ft::text::encode_prompt(record, lm.tokenizer(), a.text_form()),
-                                     {.max_new_tokens = 24, .stop = {"\n"}});
+      auto answer = lm.generate_from(lm.prompt().question(record), {.max_new_tokens = 24, .stop = {"\n"}});
       progress.message("  " + record.question + " ->" + answer.rest());
     }
   });
@@ -229,7 +234,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
   };
   ft::Progress progress(std::cerr);
   const auto run = [&](const char* name) {
-    ft::EvaluateOptions options{.form = a.text_form(), .batch = a.batch};
+    ft::EvaluateOptions options{.batch = a.batch};
     options.generate.max_new_tokens = a.max_new_tokens;
     options.progress = [&](int64_t done, int64_t of) { progress.update({.step = done, .steps = of}); };
     progress.message(std::string(name) + ":");
@@ -239,12 +244,15 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
     if (!unrelated.empty()) r.unrelated = ft::perplexity(lm, unrelated);
     return r;
   };
-  const Result base = run("base");
-  std::optional<Result> tuned;
-  if (!a.adapter.empty()) {
+  if (!a.adapter.empty())  // first, because it says in which form both are asked
     for (const auto& warning : lm.load_adapter(a.adapter)) std::cerr << "warning: " << warning << '\n';
-    tuned = run("tuned");
-  }
+  a.set_form(lm);
+  const Result base = [&] {
+    const ft::AdaptersOff off(lm);
+    return run("base");
+  }();
+  std::optional<Result> tuned;
+  if (!a.adapter.empty()) tuned = run("tuned");
   progress.finish();
 
   std::set<std::string> trained_answers;
@@ -344,24 +352,14 @@ struct AskArguments : ModelArguments {
   uint64_t seed = 0;
 };
 
-/// The tokens of a conversation up to where the answer to its last question goes.
-template <class Lm>
-std::vector<int32_t> encode_turns(const Lm& lm, const AskArguments& a, const std::vector<ft::text::Message>& turns) {
-  if (a.form == "chat") return ft::text::encode_chat(lm.tokenizer(), turns);
-  std::string text;
-  for (const auto& turn : turns)
-    text += turn.role == "user" ? "Q: " + turn.content + "\nA:" : " " + turn.content + "\n";
-  return lm.encode(text);
-}
-
 /// Answers the last question of `turns`, and adds the answer to them.
 template <class Lm> void answer(Lm& lm, const AskArguments& a, std::vector<ft::text::Message>& turns) {
-  ft::GenerateOptions options{.max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .stop = {}, .seed = a.seed};
-  if (a.form == "qa") options.stop = {"\n"};
-  auto prompt = encode_turns(lm, a, turns);
+  ft::GenerateOptions options{
+      .max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .stop = lm.prompt().stop(), .seed = a.seed};
+  auto prompt = lm.prompt().conversation(turns);
   while (turns.size() > 1 && static_cast<int64_t>(prompt.size()) + a.max_new_tokens > lm.model().context_length()) {
     turns.erase(turns.begin(), turns.begin() + 2);  // the oldest question and its answer have no room any more
-    prompt = encode_turns(lm, a, turns);
+    prompt = lm.prompt().conversation(turns);
   }
   std::string text;
   for (const std::string& piece : lm.generate_from(std::move(prompt), options)) {
@@ -377,6 +375,7 @@ template <class Lm> void answer(Lm& lm, const AskArguments& a, std::vector<ft::t
 template <class Lm> void ask(const AskArguments& a, Lm lm) {
   if (!a.adapter.empty())
     for (const auto& warning : lm.load_adapter(a.adapter)) std::cerr << "warning: " << warning << '\n';
+  a.set_form(lm);
   std::vector<ft::text::Message> turns;
   if (!a.question.empty()) {
     turns.push_back({.role = "user", .content = a.question});

@@ -140,9 +140,26 @@ TEST_CASE("adapters: one of another model is refused, with how many keys do not 
   CHECK_THROWS_WITH_AS(llama.attach({.targets = {"no_such_layer"}}), doctest::Contains("no_such_layer"), Error);
 }
 
+TEST_CASE("adapters: the form that a model was trained in goes with the adapter") {
+  Scratch dir;
+  auto lm = Lm::from_pretrained(models / "llama_q4_1.gguf", {.threads = 1});
+  CHECK(lm.prompt().stop() == std::vector<std::string>{"\n"});
+  lm.attach({.rank = 2});
+  lm.save_adapter(dir / "unsaid");
+  lm.set_prompt({.stop = std::vector<std::string>{"END"}});
+  CHECK(lm.session().prompt().stop() == std::vector<std::string>{"END"});
+  lm.save_adapter(dir / "said");
+  auto again = Lm::from_pretrained(models / "llama_q4_1.gguf", {.threads = 1});
+  again.load_adapter(dir / "said");
+  CHECK(again.prompt().options() == lm.prompt().options());
+  again.load_adapter(dir / "unsaid");  // says nothing: the form stays
+  CHECK(again.prompt().options() == lm.prompt().options());
+  CHECK_THROWS_WITH_AS(lm.set_prompt({.form = text::Form::chat}), doctest::Contains("base model"), Error);
+}
+
 TEST_CASE("checkpoints: a GGUF model saved as a Hugging Face folder says the same") {
   Scratch dir;
-  for (const std::string name : {"llama_q4_1.gguf", "gemma3_q4_k.gguf"}) {
+  for (const std::string name : {"llama_q4_1.gguf", "qwen2_q4_1.gguf", "qwen3_q4_1.gguf", "gemma3_q4_k.gguf"}) {
     CAPTURE(name);
     auto lm = Lm::from_pretrained(models / name, {.threads = 2});
     lm.save_pretrained(dir / "folder");

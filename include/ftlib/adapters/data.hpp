@@ -24,6 +24,7 @@ struct AdapterData {
   std::map<std::string, std::string> keys;  // what the file calls a tensor, where it is another name: for messages
   std::vector<std::string> short_targets;  // names that end as config.targets' and mean the same modules, where they do
   std::vector<std::string> warnings;       // what the caller should tell
+  std::map<std::string, std::string> metadata;  // what a program keeps beside it, in the header of the tensors' file
 
   /// The file's name for a tensor.
   const std::string& key_of(const std::string& tensor) const {

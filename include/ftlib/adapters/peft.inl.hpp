@@ -14,6 +14,8 @@ inline constexpr std::string_view peft_prefix = "base_model.model.";
                                                  const SafetensorsFile& file) {
   AdapterData data;
   data.source = file.file_name();
+  data.metadata = file.metadata();
+  data.metadata.erase("format");
   if (const auto type = at<std::string>(json, "peft_type", config_name); type != "LORA")
     throw Error(str(config_name, ": peft_type '", type, "' is not supported"), "only LORA is, with DoRA and rsLoRA.");
   read_lora_config(data, json, "", config_name);
@@ -36,6 +38,11 @@ FTLIB_INLINE std::vector<TensorEntry> peft_entries(const AdapterData& adapter) {
   std::vector<TensorEntry> entries;
   for (const auto& [name, tensor] : adapter.tensors) entries.push_back(entry(std::string(peft_prefix) + name, tensor));
   return entries;
+}
+FTLIB_INLINE std::map<std::string, std::string> peft_metadata(const AdapterData& adapter) {
+  auto metadata = adapter.metadata;
+  metadata["format"] = "pt";
+  return metadata;
 }
 FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::string& task) {
   Json json = lora_config_json(adapter.config);
@@ -73,12 +80,12 @@ FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::stri
   const auto entries = detail::peft_entries(adapter);
   AtomicFolder out(folder);
   write_atomically(out.folder() / "adapter_config.json", detail::peft_config(adapter, task));
-  write_safetensors(out.folder() / "adapter_model.safetensors", entries, {{"format", "pt"}});
+  write_safetensors(out.folder() / "adapter_model.safetensors", entries, detail::peft_metadata(adapter));
   out.commit();
 }
 [[gnu::cold]] FTLIB_INLINE PeftBytes peft_bytes(const AdapterData& adapter, const std::string& task) {
   return {detail::peft_config(adapter, task),
-          safetensors_bytes(adapter.source, detail::peft_entries(adapter), {{"format", "pt"}})};
+          safetensors_bytes(adapter.source, detail::peft_entries(adapter), detail::peft_metadata(adapter))};
 }
 
 }  // namespace ft::inline FTLIB_ABI

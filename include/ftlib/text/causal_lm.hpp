@@ -4,6 +4,7 @@
 #include <ftlib/core/cpu.hpp>                   // cpu_flags_hint
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/text/generate.hpp>              // TokenGenerator, TextStream
+#include <ftlib/text/prompt.hpp>                // Prompt
 #include <ftlib/text/tokenizer.hpp>             // Tokenizer
 #include <ftlib/train/trainable.hpp>            // Trainable
 
@@ -11,6 +12,7 @@
 #include <iosfwd>       // std::ostream
 #include <map>          // std::map
 #include <memory>       // std::shared_ptr
+#include <optional>     // std::optional
 #include <string>       // std::string
 #include <string_view>  // std::string_view
 #include <vector>       // std::vector
@@ -23,6 +25,7 @@ struct ModelSummary {
   int64_t parameters = 0, trainable = 0;  // counts
   int64_t bytes = 0;                      // of all weights, adapters among them
   std::map<DType, int64_t> stored;        // parameters by how they are stored
+  std::vector<std::string> notes;         // what the files hold that is passed over, a sentence each
   std::string hint = cpu_flags_hint();    // the compiler's flag that this build lacks for this CPU; mostly empty
 
   friend std::ostream& operator<<(std::ostream& out, const ModelSummary& s);
@@ -81,9 +84,18 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   void check(const DataLimits& data) override;
   void describe(Description& d) const override { Adapted<T, D>::describe(d); }
 
-  /// `text` as tokens, with the model's beginning-of-text token where it asks for one. What is written like a control
-  /// token stays text.
-  std::vector<int32_t> encode(std::string_view text) const;
+  /// How this session's model is asked: data, evaluation and generation go by it. What set_prompt() has said,
+  /// save_adapter keeps and load_adapter takes up; else questions and answers, "Q: ...\nA: ...". Throws Error where
+  /// there is no tokenizer, or it has no chat template and the form is chat.
+  text::Prompt prompt(std::optional<text::Form> form = {}) const {
+    text::PromptOptions options = prompt_.value_or(text::PromptOptions());
+    if (form) options.form = *form;
+    return text::Prompt(tokenizer(), options);
+  }
+  void set_prompt(text::PromptOptions options) { prompt_ = text::Prompt(tokenizer(), std::move(options)).options(); }
+
+  /// `text` as tokens, as Prompt::plain has them.
+  std::vector<int32_t> encode(std::string_view text) const { return prompt().plain(text); }
   /// Goes on from `prompt`, piece by piece; the model must outlive the stream.
   TextStream<T, D> generate(std::string_view prompt, const GenerateOptions& options = {}) {
     return generate_from(encode(prompt), options);
@@ -92,8 +104,6 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   /// Many prompts in one batch; the answers in their order.
   std::vector<std::string> generate_batch(std::vector<std::vector<int32_t>> prompts,
                                           const GenerateOptions& options = {});
-  /// The tokens that end an answer: the end of text, and the end of a turn.
-  std::vector<int32_t> end_tokens() const;
 
  private:
   CausalLM(std::unique_ptr<Context<D>> ctx, std::shared_ptr<LanguageModel<T, D>> model,
@@ -105,6 +115,7 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   std::filesystem::path path_;
   std::shared_ptr<LanguageModel<T, D>> model_;
   std::shared_ptr<const Tokenizer> tokenizer_;
+  std::optional<text::PromptOptions> prompt_;  // as it was set, or as the adapter has it
 };
 
 }  // namespace ft::inline FTLIB_ABI

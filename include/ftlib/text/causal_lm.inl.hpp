@@ -25,6 +25,7 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const ModelSummary& s) 
       << printed("%.2f",
                  100.0 * static_cast<double>(s.trainable) / static_cast<double>(std::max<int64_t>(1, s.parameters)))
       << " %)\n";
+  for (const std::string& note : s.notes) out << "note: " << note << '\n';
   if (!s.hint.empty()) out << "hint: " << s.hint << '\n';
   return out;
 }
@@ -53,7 +54,8 @@ CausalLM<T, D>::CausalLM(CausalLM& other, const Options& options)
     : Adapted<T, D>(std::make_unique<Context<D>>(options), other),
       path_(other.path_),
       model_(other.model_),
-      tokenizer_(other.tokenizer_) {}
+      tokenizer_(other.tokenizer_),
+      prompt_(other.prompt_) {}
 
 template <Scalar T, Device D>
 [[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path,
@@ -77,12 +79,23 @@ template <Scalar T, Device D>
 template <Scalar T, Device D>
 [[gnu::cold]] void CausalLM<T, D>::save_adapter(const std::filesystem::path& folder,
                                                 const SaveAdapterOptions& options) {
-  write_peft(folder, this->adapter_data(folder.string(), path_, options));
+  AdapterData data = this->adapter_data(folder.string(), path_, options);
+  if (prompt_) data.metadata["ftlib.prompt"] = prompt_->to_json().dump();
+  write_peft(folder, data);
 }
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name,
                                                                     const std::filesystem::path& folder) {
-  return this->take_adapter(name, read_peft(folder), path_);
+  const AdapterData data = read_peft(folder);
+  std::optional<text::PromptOptions> prompt;
+  if (const auto kept = data.metadata.find("ftlib.prompt"); kept != data.metadata.end()) {
+    const std::string where = data.source + ": ftlib.prompt";
+    prompt = text::PromptOptions::from_json(parse_json(kept->second, where), where);
+    if (tokenizer_) text::Prompt(*tokenizer_, *prompt);  // a form that this model has not is said before it is taken
+  }
+  auto warnings = this->take_adapter(name, data, path_);
+  if (prompt) prompt_ = std::move(prompt);
+  return warnings;
 }
 
 template <Scalar T, Device D>
@@ -111,7 +124,7 @@ template <Scalar T, Device D> [[gnu::cold]] void CausalLM<T, D>::save_tokenizer(
          {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
       if (path_exists(path_ / name)) duplicate_file(path_ / name, to / name);
   } else if (tokenizer_) {
-    const auto [json, config] = tokenizer_json(tokenizer_spec_from(GgufFile::open(path_)));
+    const auto [json, config] = tokenizer_json(tokenizer_->spec());
     write_atomically(to / "tokenizer.json", json.dump() + "\n");
     write_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
   }
@@ -120,6 +133,10 @@ template <Scalar T, Device D> [[gnu::cold]] void CausalLM<T, D>::save_tokenizer(
 template <Scalar T, Device D> [[gnu::cold]] ModelSummary CausalLM<T, D>::summary() {
   ModelSummary s;
   s.architecture = model_->info().model_type;
+  s.notes = model_->info().notes;
+  if (tokenizer_ && tokenizer_->vocab_size() > model_->info().vocab_size)
+    s.notes.push_back(str("the tokenizer has ", tokenizer_->vocab_size(), " tokens, the model's embedding ",
+                          model_->info().vocab_size, " rows: text that needs one of the others is refused"));
   for (const Parameter<T, D>* w : this->parameters()) {
     s.parameters += w->count();
     s.trainable += w->trainable ? w->count() : 0;
@@ -137,15 +154,9 @@ template <Scalar T, Device D> void CausalLM<T, D>::check(const DataLimits& data)
                 "was it made by another model's tokenizer?");
 }
 
-template <Scalar T, Device D> std::vector<int32_t> CausalLM<T, D>::encode(std::string_view text) const {
-  auto ids = tokenizer().encode(text, {.special = Special::as_text});
-  if (tokenizer().add_bos() || ids.empty())
-    ids.insert(ids.begin(), tokenizer().bos() >= 0 ? tokenizer().bos() : tokenizer().eos());
-  return ids;
-}
 template <Scalar T, Device D>
 TextStream<T, D> CausalLM<T, D>::generate_from(std::vector<int32_t> prompt, const GenerateOptions& options) {
-  return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, end_tokens()),
+  return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, this->prompt().end_tokens()),
           TextStop(tokenizer(), options.stop)};
 }
 template <Scalar T, Device D>
@@ -153,7 +164,7 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
                                                         const GenerateOptions& options) {
   std::vector<std::string> answers(prompts.size());
   std::vector<TextStop> texts(prompts.size(), TextStop(tokenizer(), options.stop));
-  TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, end_tokens());
+  TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, this->prompt().end_tokens());
   while (!generator.done())
     for (const auto& [i, token] : generator.next()) {
       const auto at = static_cast<std::size_t>(i);
@@ -162,13 +173,6 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
     }
   for (std::size_t i = 0; i < answers.size(); ++i) answers[i] += texts[i].finish();
   return answers;
-}
-template <Scalar T, Device D> std::vector<int32_t> CausalLM<T, D>::end_tokens() const {
-  std::vector<int32_t> ends;
-  if (tokenizer().eos() >= 0) ends.push_back(tokenizer().eos());
-  for (const char* name : {"<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|endoftext|>"})
-    if (const int32_t id = tokenizer().id(name); id >= 0 && tokenizer().is_special(id)) ends.push_back(id);
-  return ends;
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,14 +1,14 @@
 // text/dataset.hpp: records as token sequences, and their batches: by token count, of similar length, shuffled by seed.
 #pragma once
 #include <ftlib/models/kit/language_model.hpp>  // PackedTokens
-#include <ftlib/text/prompt.hpp>                // Form
+#include <ftlib/text/prompt.hpp>                // Prompt
 #include <ftlib/text/records.hpp>               // Record
-#include <ftlib/text/tokenizer.hpp>             // Tokenizer
 #include <ftlib/train/data_source.hpp>          // IndexedSource
 
-#include <string>   // std::string
-#include <utility>  // std::pair
-#include <vector>   // std::vector
+#include <optional>  // std::optional
+#include <string>    // std::string
+#include <utility>   // std::pair
+#include <vector>    // std::vector
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
@@ -16,15 +16,8 @@ namespace text {
 /// Which tokens are learned.
 enum class LossOn { answer, everything };
 
-/// The text that a record's answer follows, in the form "Q: ...\nA:".
-std::string prompt_text(const Record& record);
-
-/// The tokens that a record's answer follows: what generation is asked to go on from, and what training puts before the
-/// answer. Text that is written like a control token stays text.
-std::vector<int32_t> encode_prompt(const Record& record, const Tokenizer& tokenizer, Form form);
-
 struct DatasetOptions {
-  Form form = Form::question_answer;
+  std::optional<Form> form = {};  // none: the prompt's
   LossOn loss_on = LossOn::answer;
   int64_t max_tokens = 512;  // longer examples are left out, and counted
 };
@@ -36,16 +29,14 @@ struct Example {
   std::size_t record;           // its place in the data set's records
 };
 
-/// The token that ends an answer: the end of a turn, or the end of the text.
-int32_t end_of_answer(const Tokenizer& tokenizer, Form form);
-
 /// Records that a language model learns from: batches hold PackedTokens.
 class Dataset final : public IndexedSource {
  public:
   /// Holds nothing, and no trainer takes it.
   Dataset() = default;
   /// Throws Error where a record has a fault (see record_fault), or no record is left.
-  Dataset(std::vector<Record> records, const Tokenizer& tokenizer, const DatasetOptions& options = {});
+  /// `prompt` is a model's (CausalLM::prompt), or a tokenizer alone, which asks in the usual form.
+  Dataset(std::vector<Record> records, const Prompt& prompt, const DatasetOptions& options = {});
 
   std::size_t size() const { return examples_.size(); }
   using IndexedSource::size;

@@ -1,6 +1,5 @@
 // text/dataset.inl.hpp: the bodies of text/dataset.hpp.
 #pragma once
-#include <ftlib/text/chat.hpp>  // encode_chat, end_of_turn
 #include <ftlib/text/dataset.hpp>
 
 #include <algorithm>  // std::stable_sort
@@ -11,47 +10,27 @@
 namespace ft::inline FTLIB_ABI {
 namespace text {
 
-FTLIB_INLINE std::string prompt_text(const Record& record) {
-  return (record.context.empty() ? "" : "Context: " + record.context + "\n") + "Q: " + record.question + "\nA:";
-}
-
-FTLIB_INLINE std::vector<int32_t> encode_prompt(const Record& record, const Tokenizer& tokenizer, Form form) {
-  if (form == Form::chat) {
-    const std::string context = record.context.empty() ? "" : record.context + "\n";
-    return encode_chat(tokenizer, {{.role = "user", .content = context + record.question}});
-  }
-  auto ids = tokenizer.encode(prompt_text(record), {.special = Special::as_text});
-  if (tokenizer.add_bos()) ids.insert(ids.begin(), tokenizer.bos());
-  return ids;
-}
-
-FTLIB_INLINE int32_t end_of_answer(const Tokenizer& tokenizer, Form form) {
-  const int32_t id = form == Form::chat ? end_of_turn(tokenizer) : tokenizer.eos();
-  if (id < 0) throw Error("dataset: the tokenizer names no end-of-text token");
-  return id;
-}
-
 namespace detail {
-FTLIB_INLINE Example encode_example(const Record& record, const Tokenizer& tokenizer, const DatasetOptions& options) {
+FTLIB_INLINE Example encode_example(const Record& record, const Prompt& prompt, LossOn loss_on) {
   Example example;
-  example.tokens = encode_prompt(record, tokenizer, options.form);
-  // Encoded by itself, as generation will make it: after the prompt's tokens.
-  const std::string answer = (options.form == Form::question_answer ? " " : "") + record.answers.front();
-  const auto tokens = tokenizer.encode(answer, {.special = Special::as_text});
-  example.loss_from = options.loss_on == LossOn::answer ? example.tokens.size() : 0;
-  example.tokens.insert(example.tokens.end(), tokens.begin(), tokens.end());
-  example.tokens.push_back(end_of_answer(tokenizer, options.form));
+  example.tokens = prompt.question(record);
+  const auto answer = prompt.answer(record.answers.front());
+  example.loss_from = loss_on == LossOn::answer ? example.tokens.size() : 0;
+  example.tokens.insert(example.tokens.end(), answer.begin(), answer.end());
   return example;
 }
 }  // namespace detail
 
-FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Tokenizer& tokenizer, const DatasetOptions& options)
+FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Prompt& asked, const DatasetOptions& options)
     : records_(std::move(records)) {
+  PromptOptions form = asked.options();
+  form.form = options.form.value_or(form.form);
+  const Prompt prompt(asked.tokenizer(), std::move(form));
   for (std::size_t i = 0; i < records_.size(); ++i) {
     if (const std::string fault = record_fault(records_[i]); !fault.empty())
       throw Error(str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", fault),
                   "leave it out, or mend it.");
-    Example example = detail::encode_example(records_[i], tokenizer, options);
+    Example example = detail::encode_example(records_[i], prompt, options.loss_on);
     example.record = i;
     if (static_cast<int64_t>(example.tokens.size()) > options.max_tokens) ++too_long_;
     else examples_.push_back(std::move(example));

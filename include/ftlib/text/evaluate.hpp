@@ -8,12 +8,13 @@
 
 #include <cmath>       // std::exp
 #include <functional>  // std::function
+#include <optional>    // std::optional
 
 namespace ft::inline FTLIB_ABI {
 
 struct EvaluateOptions {
-  text::Form form = text::Form::question_answer;
-  GenerateOptions generate = {.max_new_tokens = 48, .stop = {"\n"}};
+  std::optional<text::Form> form = {};                          // none: the model's (CausalLM::prompt)
+  GenerateOptions generate = {.max_new_tokens = 48};            // where it has no stop strings, the prompt's count
   int64_t batch = 64;                                           // prompts generated side by side
   std::function<void(int64_t done, int64_t of)> progress = {};  // called after each batch
   StopToken stop = {};                                          // looked at before each batch
@@ -50,7 +51,10 @@ template <Scalar T, Device D>
   };
   Evaluation result;
   const auto size = static_cast<int64_t>(records.size());
-  const text::Dataset data(records, lm.tokenizer(), {.form = options.form, .max_tokens = lm.model().context_length()});
+  const text::Prompt prompt = lm.prompt(options.form);
+  GenerateOptions generate = options.generate;
+  if (generate.stop.empty()) generate.stop = prompt.stop();
+  const text::Dataset data(records, prompt, {.max_tokens = lm.model().context_length()});
   {  // perplexity
     const NoGrad off(lm.context());
     double nll = 0;
@@ -67,9 +71,8 @@ template <Scalar T, Device D>
     go_on();
     const int64_t end = std::min(size, begin + options.batch);
     std::vector<std::vector<int32_t>> prompts;
-    for (int64_t i = begin; i < end; ++i)
-      prompts.push_back(text::encode_prompt(records[static_cast<std::size_t>(i)], lm.tokenizer(), options.form));
-    const auto texts = lm.generate_batch(std::move(prompts), options.generate);
+    for (int64_t i = begin; i < end; ++i) prompts.push_back(prompt.question(records[static_cast<std::size_t>(i)]));
+    const auto texts = lm.generate_batch(std::move(prompts), generate);
     for (int64_t i = begin; i < end; ++i) {
       const auto& record = records[static_cast<std::size_t>(i)];
       const auto rules = text::rules_for(record.lang);
@@ -91,14 +94,14 @@ template <Scalar T, Device D>
 /// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other.
 template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512) {
   const NoGrad off(lm.context());
-  auto ids = lm.tokenizer().encode(text, {.special = Special::as_text});
+  const auto ids = lm.tokenizer().encode(text, {.special = Special::as_text}), beginning = lm.prompt().beginning();
   double nll = 0;
   int64_t targets = 0;
   for (std::size_t begin = 0; begin < ids.size(); begin += static_cast<std::size_t>(window)) {
     const auto end = std::min(ids.size(), begin + static_cast<std::size_t>(window));
     std::vector<int32_t> part(ids.begin() + static_cast<std::ptrdiff_t>(begin),
                               ids.begin() + static_cast<std::ptrdiff_t>(end));
-    if (lm.tokenizer().add_bos()) part.insert(part.begin(), lm.tokenizer().bos());
+    part.insert(part.begin(), beginning.begin(), beginning.end());
     PackedTokens batch;
     batch.add(part);
     if (batch.target_count() == 0) continue;

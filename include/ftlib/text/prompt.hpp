@@ -39,7 +39,7 @@ struct PromptOptions {
 class Prompt {
  public:
   /// Throws Error where the form is chat and the tokenizer has no chat template that is known.
-  explicit Prompt(Tokenizer tokenizer, PromptOptions options = {});
+  Prompt(Tokenizer tokenizer, PromptOptions options = {});  // implicit: a tokenizer alone asks in the usual form
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const PromptOptions& options() const { return options_; }
