@@ -1,12 +1,12 @@
 // text/causal_lm.inl.hpp: the bodies of text/causal_lm.hpp.
 #pragma once
-#include <ftlib/adapters/adapted.inl.hpp>
+#include <ftlib/adapters/adapted.hpp>     // Adapted
 #include <ftlib/adapters/peft.hpp>        // read_peft, write_peft
 #include <ftlib/io/atomic_file.hpp>       // AtomicFolder
 #include <ftlib/io/safetensors.hpp>       // write_safetensors_sharded
 #include <ftlib/models/kit/registry.hpp>  // Checkpoint, make_language_model
 #include <ftlib/text/causal_lm.hpp>
-#include <ftlib/text/generate.inl.hpp>
+#include <ftlib/text/generate.hpp>          // TokenGenerator
 #include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
 #include <ftlib/train/screen/progress.hpp>  // pretty_bytes, pretty_count
 

@@ -4,7 +4,8 @@
 #include <ftlib/core/stop.hpp>       // StopToken
 #include <ftlib/text/causal_lm.hpp>  // CausalLM
 #include <ftlib/text/dataset.hpp>    // Dataset, prompt
-#include <ftlib/text/scores.hpp>     // exact_match, f1
+
+#include <ftlib/text/prompt.hpp>  // Form
 
 #include <cmath>       // std::exp
 #include <functional>  // std::function
@@ -34,82 +35,20 @@ struct Evaluation {
   int64_t n = 0;
   std::vector<Answer> answers;
 
-  friend std::ostream& operator<<(std::ostream& out, const Evaluation& e) {
-    return out << printed("exact match %.1f %%  F1 %.1f %%  perplexity %.3g", 100 * e.exact_match, 100 * e.f1,
-                          e.perplexity)
-               << "  on " << e.n << '\n';
-  }
+  friend std::ostream& operator<<(std::ostream& out, const Evaluation& e);
 };
 
 /// Asks the model every record's question, greedily unless the options say otherwise, and scores what it generates by
 /// SQuAD's rules or, for Korean records, KorQuAD's. Throws Interrupted on a request to stop.
 template <Scalar T, Device D>
 [[gnu::cold]] Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records,
-                                  const EvaluateOptions& options = {}) {
-  const auto go_on = [&] {
-    if (options.stop.stop_requested()) throw Interrupted("evaluate: stopped by the host");
-  };
-  Evaluation result;
-  const auto size = static_cast<int64_t>(records.size());
-  const text::Prompt prompt = lm.prompt(options.form);
-  GenerateOptions generate = options.generate;
-  if (generate.stop.empty()) generate.stop = prompt.stop();
-  const text::Dataset data(records, prompt, {.max_tokens = lm.model().context_length()});
-  {  // perplexity
-    const NoGrad off(lm.context());
-    double nll = 0;
-    int64_t targets = 0;
-    for (const auto& items : data.plan(1024, 0, 0)) {
-      go_on();
-      const auto batch = data.batch(items, 1024);
-      for (const auto& micro : batch.micro) nll += lm.loss_sum(*micro, false).item(lm.context());
-      targets += batch.targets;
-    }
-    result.perplexity = std::exp(nll / static_cast<double>(std::max<int64_t>(1, targets)));
-  }
-  for (int64_t begin = 0; begin < size; begin += options.batch) {
-    go_on();
-    const int64_t end = std::min(size, begin + options.batch);
-    std::vector<std::vector<int32_t>> prompts;
-    for (int64_t i = begin; i < end; ++i) prompts.push_back(prompt.question(records[static_cast<std::size_t>(i)]));
-    const auto texts = lm.generate_batch(std::move(prompts), generate);
-    for (int64_t i = begin; i < end; ++i) {
-      const auto& record = records[static_cast<std::size_t>(i)];
-      const auto rules = text::rules_for(record.lang);
-      std::string answer = texts[static_cast<std::size_t>(i - begin)];
-      answer.erase(0, answer.find_first_not_of(' '));
-      result.answers.push_back(
-          {&record, answer, text::exact_match(answer, record.answers, rules), text::f1(answer, record.answers, rules)});
-      result.exact_match += result.answers.back().exact;
-      result.f1 += result.answers.back().f1;
-    }
-    if (options.progress) options.progress(end, size);
-  }
-  result.n = size;
-  result.exact_match /= static_cast<double>(std::max<int64_t>(1, size));
-  result.f1 /= static_cast<double>(std::max<int64_t>(1, size));
-  return result;
-}
+                                  const EvaluateOptions& options = {});
 
 /// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other.
-template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512) {
-  const NoGrad off(lm.context());
-  const auto ids = lm.tokenizer().encode(text, {.special = Special::as_text}), beginning = lm.prompt().beginning();
-  double nll = 0;
-  int64_t targets = 0;
-  for (std::size_t begin = 0; begin < ids.size(); begin += static_cast<std::size_t>(window)) {
-    const auto end = std::min(ids.size(), begin + static_cast<std::size_t>(window));
-    std::vector<int32_t> part(ids.begin() + static_cast<std::ptrdiff_t>(begin),
-                              ids.begin() + static_cast<std::ptrdiff_t>(end));
-    part.insert(part.begin(), beginning.begin(), beginning.end());
-    PackedTokens batch;
-    batch.add(part);
-    if (batch.target_count() == 0) continue;
-    nll += static_cast<double>(lm.loss_sum(batch).item(lm.context()));
-    targets += batch.target_count();
-  }
-  if (targets == 0) throw Error("perplexity: the text has fewer than two tokens");
-  return std::exp(nll / static_cast<double>(targets));
-}
+template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512);
 
 }  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/text/evaluate.inl.hpp>
+#endif

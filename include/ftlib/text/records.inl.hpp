@@ -1,7 +1,9 @@
 // text/records.inl.hpp: the bodies of text/records.hpp.
 #pragma once
-#include <ftlib/io/json.hpp>  // parse_json
+#include <ftlib/io/atomic_file.hpp>  // write_atomically
+#include <ftlib/io/json.hpp>         // parse_json
 #include <ftlib/text/records.hpp>
+#include <ftlib/text/unicode.hpp>  // valid_utf8_prefix
 
 #include <algorithm>     // std::find
 #include <system_error>  // std::error_code

@@ -1,6 +1,6 @@
 // text/scores.hpp: exact match and F1 of an answer against the accepted ones, by SQuAD's rules and by KorQuAD's.
 #pragma once
-#include <ftlib/text/unicode.hpp>
+#include <ftlib/core/version.hpp>  // FTLIB_ABI
 
 #include <string>       // std::string, std::u32string
 #include <string_view>  // std::string_view

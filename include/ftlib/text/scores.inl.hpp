@@ -1,6 +1,7 @@
 // text/scores.inl.hpp: the bodies of text/scores.hpp.
 #pragma once
 #include <ftlib/text/scores.hpp>
+#include <ftlib/text/unicode.hpp>  // CharacterClasses
 
 #include <algorithm>  // std::max, std::sort, std::set_intersection
 #include <cstddef>    // std::size_t

@@ -4,6 +4,7 @@
 #include <ftlib/text/normalize.hpp>
 #include <ftlib/text/pretokenize.hpp>
 #include <ftlib/text/tokenizer.hpp>
+#include <ftlib/text/tokenizer_spec.inl.hpp>  // what both call things
 #include <ftlib/text/unicode.hpp>
 
 #include <algorithm>      // std::stable_sort

@@ -1,0 +1,19 @@
+// src/adapters.cpp: adapters, their set and their files.
+#include <ftlib/adapters/adapted.inl.hpp>
+#include <ftlib/adapters/config.inl.hpp>
+#include <ftlib/adapters/data.inl.hpp>
+#include <ftlib/adapters/diffusers_lora.inl.hpp>
+#include <ftlib/adapters/dora.inl.hpp>
+#include <ftlib/adapters/kinds.inl.hpp>
+#include <ftlib/adapters/lora.inl.hpp>
+#include <ftlib/adapters/peft.inl.hpp>
+#include <ftlib/adapters/set.inl.hpp>
+#include <ftlib/adapters/trained_copy.inl.hpp>
+
+namespace ft::inline FTLIB_ABI {
+template class AdapterSet<float, Cpu>;
+template class Adapted<float, Cpu>;
+template class LoraAdapter<float, Cpu>;
+template class DoraAdapter<float, Cpu>;
+template class TrainedCopy<float, Cpu>;
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,21 @@
+// src/models.cpp: the language models, how a checkpoint becomes one, and how layers ask for the adapter in use.
+#include <ftlib/models/kit/language_model.inl.hpp>
+#include <ftlib/models/kit/registry.inl.hpp>
+#include <ftlib/models/mmjit_config.inl.hpp>
+#include <ftlib/nn/adapter.inl.hpp>
+
+namespace ft::inline FTLIB_ABI {
+using T = float;
+using D = Cpu;
+
+template struct Overlay<T, D>;
+template Tensor<T, D> project(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&, Parameter<T, D>*);
+template Parameter<T, D>& in_use(Context<D>&, Parameter<T, D>&);
+template bool adapted(const Context<D>&, const Parameter<T, D>&);
+template Tensor<T, D> dense(Context<D>&, const Parameter<T, D>&);
+
+template class LanguageModel<T, D>;
+template Placement<D> place(Context<D>&, const PackedTokens&, const ForwardOptions<T, D>&);
+template std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>&, const Checkpoint&);
+template void register_architecture(Architecture<T, D>);
+}  // namespace ft::inline FTLIB_ABI
