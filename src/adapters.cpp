@@ -7,6 +7,7 @@
 #include <ftlib/adapters/kinds.inl.hpp>
 #include <ftlib/adapters/lora.inl.hpp>
 #include <ftlib/adapters/peft.inl.hpp>
+#include <ftlib/adapters/residual.cpu.hpp>
 #include <ftlib/adapters/set.inl.hpp>
 #include <ftlib/adapters/trained_copy.inl.hpp>
 

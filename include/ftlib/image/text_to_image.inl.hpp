@@ -1,6 +1,6 @@
 // image/text_to_image.inl.hpp: the bodies of image/text_to_image.hpp.
 #pragma once
-#include <ftlib/adapters/adapted.inl.hpp>
+#include <ftlib/adapters/adapted.hpp>
 #include <ftlib/adapters/diffusers_lora.hpp>  // read_diffusers_lora, write_diffusers_lora
 #include <ftlib/image/text_to_image.hpp>
 
