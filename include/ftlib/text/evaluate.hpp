@@ -3,13 +3,15 @@
 #pragma once
 #include <ftlib/core/stop.hpp>       // StopToken
 #include <ftlib/text/causal_lm.hpp>  // CausalLM
-#include <ftlib/text/dataset.hpp>    // Dataset, prompt
+#include <ftlib/text/prompt.hpp>     // Form
+#include <ftlib/text/records.hpp>    // Record
 
-#include <ftlib/text/prompt.hpp>  // Form
-
-#include <cmath>       // std::exp
-#include <functional>  // std::function
-#include <optional>    // std::optional
+#include <functional>   // std::function
+#include <optional>     // std::optional
+#include <ostream>      // std::ostream
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
 

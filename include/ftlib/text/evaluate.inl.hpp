@@ -1,7 +1,12 @@
 // text/evaluate.inl.hpp: the bodies of text/evaluate.hpp.
 #pragma once
+#include <ftlib/core/message.hpp>  // printed
+#include <ftlib/text/dataset.hpp>  // Dataset
 #include <ftlib/text/evaluate.hpp>
 #include <ftlib/text/scores.hpp>  // exact_match, f1
+
+#include <algorithm>  // std::max, std::min
+#include <cmath>      // std::exp
 
 namespace ft::inline FTLIB_ABI {
 
