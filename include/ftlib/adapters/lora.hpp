@@ -38,10 +38,10 @@ template <Scalar T, Device D> class LoraAdapter final : public Adapter<T, D> {
   float dropout_;
 };
 
-/// LoRA+ (arXiv:2402.12354): B's learning rate is `ratio` times that of the others. What the optimizer multiplies each
-/// parameter's rate by; 16 is the paper's ratio.
-template <Scalar T, Device D> std::function<float(const Parameter<T, D>&)> lora_plus(float ratio = 16) {
-  return [ratio](const Parameter<T, D>& w) { return w.name.ends_with(".lora_B.weight") ? ratio : 1.0f; };
+/// LoRA+ (arXiv:2402.12354): B's learning rate is `ratio` times that of the others; 16 is the paper's. What a
+/// parameter's rate is multiplied by:    TrainerConfig{.groups = {.lr_scale = lora_plus()}}
+inline auto lora_plus(float ratio = 16) {
+  return [ratio](const auto& w) { return w.name.ends_with(".lora_B.weight") ? ratio : 1.0f; };
 }
 
 namespace detail {

@@ -1,10 +1,10 @@
 // adapters/set.hpp: AdapterSet, the named adapters of a model: added, loaded, switched, weighed, merged, saved. All
 // sessions of a model share one; which of them a session uses is the session's own.
 #pragma once
-#include <ftlib/adapters/config.hpp>  // Lora
-#include <ftlib/adapters/data.hpp>    // AdapterData
+#include <ftlib/adapters/config.hpp>   // Lora
+#include <ftlib/adapters/data.hpp>     // AdapterData
 #include <ftlib/core/description.hpp>  // Description
-#include <ftlib/nn/adapter.hpp>       // Adapter, Overlay, AdaptersOff
+#include <ftlib/nn/adapter.hpp>        // Adapter, Overlay, AdaptersOff
 
 #include <map>      // std::map
 #include <memory>   // std::shared_ptr

@@ -171,13 +171,32 @@ template <Scalar T, Device D>
   std::map<Parameter<T, D>*, std::map<std::string, std::string>> parts;  // ending -> the data's name
   std::map<Parameter<T, D>*, float> alphas;
   std::vector<Parameter<T, D>*> whole;
-  std::vector<std::string> unmatched;
+  std::vector<std::string> unmatched, warnings = data.warnings;
   for (const auto& [key, tensor] : data.tensors) {
     if (const auto w = by_name.find(key); w != by_name.end()) {
       if (w->second == tied_)
         throw Error(str(from, ": '", key, "' is the embedding and the head at once in this model"),
                     "an adapter with a copy of one of them parts the two, which is not supported.");
       whole.push_back(w->second);
+      continue;
+    }
+    if (key.ends_with(".base_layer.weight")) {  // PEFT saves the head's own weight beside its adapter
+      const auto w = by_name.find(key.substr(0, key.size() - std::string_view("base_layer.weight").size()) + "weight");
+      if (w == by_name.end()) {
+        unmatched.push_back(data.key_of(key));
+        continue;
+      }
+      if (tensor.shape != w->second->shape())
+        throw Error(str(from, ": '", data.key_of(key), "' is ", tensor.shape, ", the model's is ", w->second->shape()),
+                    "the adapter was made for a model with another vocabulary.");
+      const auto theirs = detail::finite_values<T>(tensor, str(from, ": '", data.key_of(key), '\''));
+      const auto ours = dense(ctx, *w->second).to_host(ctx);
+      double most = 0;
+      for (std::size_t i = 0; i < ours.size(); ++i)
+        most = std::max(most, std::abs(static_cast<double>(ours[i]) - static_cast<double>(theirs[i])));
+      if (most > 0)
+        warnings.push_back(
+            str(from, ": '", data.key_of(key), "' was ignored; it differs from the model's by up to ", most));
       continue;
     }
     for (const char* other : {".lora_embedding_A", ".lora_embedding_B", ".lora_B.bias"})
@@ -234,7 +253,6 @@ template <Scalar T, Device D>
   config.check(from);
 
   // The values.
-  std::vector<std::string> warnings = data.warnings;
   std::map<std::string, Parameter<T, D>*> adapted;  // by name, so that files are read in one order
   for (const auto& [w, of] : parts) adapted[w->name] = w;
   for (const auto& [w_name, w] : adapted) {
@@ -282,10 +300,12 @@ template <Scalar T, Device D>
     on = std::make_shared<TrainedCopy<T, D>>(std::move(own));
     saved.insert(module_of(w->name));
   }
-  for (const std::string& wanted : config.modules_to_save)
-    if (std::none_of(saved.begin(), saved.end(), [&](const auto& module) { return module.ends_with(wanted); }))
-      warnings.push_back(str(from, ": modules_to_save names '", wanted, "', of which there is no tensor"));
-  config.modules_to_save.assign(saved.begin(), saved.end());
+  std::erase_if(config.modules_to_save, [&](const std::string& wanted) {
+    if (std::any_of(saved.begin(), saved.end(), [&](const auto& module) { return module.ends_with(wanted); }))
+      return false;
+    warnings.push_back(str(from, ": modules_to_save names '", wanted, "', of which there is no tensor"));
+    return true;
+  });
 
   if (!data.initial.empty()) {  // W was less of B0 A0 in training: A0 and -B0 / s join A and B
     if (config.kind != "lora")
@@ -452,12 +472,11 @@ template <Scalar T, Device D> void AdapterSet<T, D>::describe(const Context<D>& 
     const Lora& config = part.adapter->config;
     const std::string at = in_use->parts.size() == 1 ? "lora." : "lora." + part.name + ".";
     d.add(at + "kind", config.kind);
-    d.add(at + "rank", config.rank);
-    d.add(at + "alpha", config.alpha);
-    d.add(at + "rslora", config.rslora);
+    const auto rank = static_cast<float>(config.rank);
+    d.add(at + "scale", config.alpha / (config.rslora ? std::sqrt(rank) : rank));
     d.add(at + "dropout", config.dropout);
     d.add(at + "strength", part.strength);
-    for (const auto& [key, rank] : config.rank_pattern) d.add(at + "rank." + key, rank);
+    for (const auto& [key, own] : config.rank_pattern) d.add(at + "rank." + key, own);
     for (const auto& [key, alpha] : config.alpha_pattern) d.add(at + "alpha." + key, alpha);
   }
 }

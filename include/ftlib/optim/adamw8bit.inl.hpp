@@ -26,7 +26,7 @@ AdamW8bitOptimizer<T, D>::AdamW8bitOptimizer(const AdamW8bit& config, ParameterG
 }
 
 template <Scalar T, Device D>
-std::vector<typename NamedStates<T, D>::Array> AdamW8bitOptimizer<T, D>::arrays(const Parameter<T, D>& w) const {
+auto AdamW8bitOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::vector<Array> {
   std::vector<Array> all;
   if (small(w)) {
     all = {{"exp_avg", this->wide, w.shape()}, {"exp_avg_sq", this->wide, w.shape()}};

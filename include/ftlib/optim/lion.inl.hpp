@@ -33,7 +33,7 @@ LionOptimizer<T, D>::LionOptimizer(const Lion& config, ParameterGroups groups)
 }
 
 template <Scalar T, Device D>
-std::vector<typename NamedStates<T, D>::Array> LionOptimizer<T, D>::arrays(const Parameter<T, D>& w) const {
+auto LionOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::vector<Array> {
   std::vector<Array> all{{"exp_avg", this->wide, w.shape()}};
   if (detail::keeps_master<T>(config_.master)) all.push_back({"master", this->wide, w.shape()});
   return all;
