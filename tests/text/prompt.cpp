@@ -1,4 +1,7 @@
 // tests/text/prompt.cpp: one place that says how a model is asked, in both forms.
+#include "../scratch.hpp"
+
+#include <ftlib/io/atomic_file.hpp>
 #include <ftlib/io/json.hpp>
 #include <ftlib/text/prompt.hpp>
 
@@ -67,6 +70,21 @@ TEST_CASE("text/prompt: chat, with or without thoughts") {
   CHECK(text_of(thinks, thinks.question(record_of(""))) == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n");
   CHECK(qwen.end_token() == qwen.tokenizer().id("<|im_end|>"));
   CHECK_THROWS_WITH_AS(Prompt(qwen_tokenizer(""), {.form = Form::chat}), doctest::Contains("base model"), Error);
+}
+
+TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep its template in a file of its own") {
+  const test::Scratch dir;
+  std::filesystem::copy_file(prompt_data / "qwen2.json", dir / "tokenizer.json");
+  CHECK(!tokenizer_spec_from_folder(dir / "nowhere"));
+  const int32_t end = qwen_tokenizer("").id("<|endoftext|>"), turn = qwen_tokenizer("").id("<|im_end|>");
+  write_atomically(dir / "generation_config.json", Json{{"eos_token_id", {turn, end, 7}}}.dump());
+  write_atomically(dir / "chat_template.jinja", std::string(thinking_template));
+  const Prompt prompt(Tokenizer(*tokenizer_spec_from_folder(dir.path())), {.form = Form::chat});
+  CHECK(prompt.end_tokens() == std::vector<int32_t>{turn, end, 7});
+  CHECK(prompt.tokenizer().chat_template() == thinking_template);
+  write_atomically(dir / "generation_config.json", Json{{"eos_token_id", 1000000}}.dump());
+  CHECK_THROWS_WITH_AS(Tokenizer(*tokenizer_spec_from_folder(dir.path())), doctest::Contains("ends answers is 1000000"),
+                       Error);
 }
 
 TEST_CASE("text/prompt: what an adapter keeps of it") {

@@ -66,12 +66,8 @@ template <Scalar T, Device D>
   std::shared_ptr<const Tokenizer> tokenizer;
   if (checkpoint.gguf) {
     tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
-  } else if (path_exists(path / "tokenizer.json")) {
-    const Json json = read_json(path / "tokenizer.json");
-    Json config;
-    const bool has_config = path_exists(path / "tokenizer_config.json");
-    if (has_config) config = read_json(path / "tokenizer_config.json");
-    tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_json(json, has_config ? &config : nullptr));
+  } else if (auto spec = tokenizer_spec_from_folder(path)) {
+    tokenizer = std::make_shared<Tokenizer>(*std::move(spec));
   }
   return {std::move(ctx), std::move(model), std::move(tokenizer), path};
 }
@@ -120,13 +116,14 @@ template <Scalar T, Device D>
 }
 template <Scalar T, Device D> [[gnu::cold]] void CausalLM<T, D>::save_tokenizer(const std::filesystem::path& to) const {
   if (is_folder(path_)) {
-    for (const char* name :
-         {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "generation_config.json"})
+    for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+                             "chat_template.jinja", "generation_config.json"})
       if (path_exists(path_ / name)) duplicate_file(path_ / name, to / name);
   } else if (tokenizer_) {
     const auto [json, config] = tokenizer_json(tokenizer_->spec());
     write_atomically(to / "tokenizer.json", json.dump() + "\n");
     write_atomically(to / "tokenizer_config.json", config.dump(2) + "\n");
+    write_atomically(to / "generation_config.json", Json{{"eos_token_id", prompt().end_tokens()}}.dump(2) + "\n");
   }
 }
 

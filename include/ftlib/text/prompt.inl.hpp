@@ -91,6 +91,7 @@ FTLIB_INLINE std::vector<int32_t> Prompt::end_tokens() const {
     if (id >= 0 && std::find(ends.begin(), ends.end(), id) == ends.end()) ends.push_back(id);
   };
   add(tokenizer_.eos());
+  for (const int32_t id : tokenizer_.spec().ends) add(id);
   for (const char* name : {"<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|endoftext|>"})
     if (const int32_t id = tokenizer_.id(name); tokenizer_.is_special(id)) add(id);
   return ends;

@@ -196,6 +196,8 @@ struct Tokenizer::Data {
     };
     for (const std::int32_t id : {bos, eos, pad, unk})
       if (!in_range(id, -1)) fail("bos, eos, pad or unk is ", id, " in a vocabulary of ", count);
+    for (const std::int32_t id : spec.ends)
+      if (!in_range(id, 0)) fail("a token that ends answers is ", id, " in a vocabulary of ", count);
     for (const AddedToken& token : added)
       if (!in_range(token.id, 0))
         fail("added token ", quote(token.content), " has id ", token.id, " in a vocabulary of ", count);

@@ -4,6 +4,8 @@
 #include <ftlib/io/json_fwd.hpp>  // Json
 
 #include <cstdint>      // std::int32_t
+#include <filesystem>   // std::filesystem::path
+#include <optional>     // std::optional
 #include <string>       // std::string
 #include <string_view>  // std::string_view
 #include <vector>       // std::vector
@@ -68,7 +70,8 @@ struct TokenizerSpec {
   bool fuse_unk = false;           ///< neighbouring unknown characters become one unknown token
   bool strip_space = false;        ///< decode drops one space at the start
   std::int32_t bos = -1, eos = -1, pad = -1;
-  std::int32_t unk = -1;  ///< what unknown characters become; -1: they are dropped
+  std::vector<std::int32_t> ends;  ///< more tokens that end an answer, beside eos: generation_config.json's, GGUF's eot
+  std::int32_t unk = -1;           ///< what unknown characters become; -1: they are dropped
   bool add_bos = false, add_eos = false;
   std::string chat_template;  ///< Jinja, as the file has it
 };
@@ -77,6 +80,9 @@ struct TokenizerSpec {
 /// they are added, chat template). A part that is not known here is an Error that quotes it.
 TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json, const Json* tokenizer_config = nullptr,
                                        std::string_view name = "tokenizer.json");
+/// Reads a Hugging Face folder: tokenizer.json, and where they are there tokenizer_config.json, chat_template.jinja and
+/// the tokens that end an answer in generation_config.json. None where there is no tokenizer.json.
+std::optional<TokenizerSpec> tokenizer_spec_from_folder(const std::filesystem::path& folder);
 /// Reads the keys tokenizer.ggml.* and tokenizer.chat_template. Throws Error for a pre-tokenizer that is not known.
 TokenizerSpec tokenizer_spec_from(const GgufFile& file);
 

@@ -285,6 +285,25 @@ class TokenizerJson {
   return detail::TokenizerJson(tokenizer_json, tokenizer_config, name).read();
 }
 
+[[gnu::cold]] FTLIB_INLINE std::optional<TokenizerSpec> tokenizer_spec_from_folder(
+    const std::filesystem::path& folder) {
+  const auto file = folder / "tokenizer.json";
+  if (!path_exists(file)) return {};
+  const auto optional_json = [&](const char* name) {
+    return path_exists(folder / name) ? read_json(folder / name) : Json();
+  };
+  const Json config = optional_json("tokenizer_config.json"), generation = optional_json("generation_config.json");
+  TokenizerSpec spec = tokenizer_spec_from_json(read_json(file), config.is_null() ? nullptr : &config, file.string());
+  if (const auto jinja = folder / "chat_template.jinja"; spec.chat_template.empty() && path_exists(jinja))
+    spec.chat_template = read_file(jinja, std::uint64_t{1} << 20);
+  if (const auto found = generation.find("eos_token_id"); found != generation.end() && !found->is_null()) {
+    const std::string where = (folder / "generation_config.json").string();
+    if (found->is_array()) spec.ends = detail::json_as<std::vector<std::int32_t>>(*found, "eos_token_id", where);
+    else spec.ends = {detail::json_as<std::int32_t>(*found, "eos_token_id", where)};
+  }
+  return spec;
+}
+
 namespace detail {
 inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::string_view file) {
   std::string names;
@@ -310,6 +329,8 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
   spec.bos = file.get_or<std::int32_t>(key("bos_token_id"), -1);
   spec.eos = file.get_or<std::int32_t>(key("eos_token_id"), -1);
   spec.pad = file.get_or<std::int32_t>(key("padding_token_id"), -1);
+  for (const char* end : {"eot_token_id", "eom_token_id"})
+    if (file.find(key(end))) spec.ends.push_back(file.get<std::int32_t>(key(end)));
   const auto model = file.get<std::string>(key("model"));
   const auto pre = file.get_or<std::string>(key("pre"), "default");
   if (model == "gpt2") {
