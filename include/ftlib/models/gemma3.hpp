@@ -37,11 +37,8 @@ struct Gemma3Config : TransformerConfig {
           std::pair{"post_attention_layernorm", "post_attention_norm"},
           std::pair{"pre_feedforward_layernorm", "ffn_norm"}, std::pair{"post_feedforward_layernorm", "post_ffw_norm"}})
       rules.push_back({str("model.layers.{}.", hf), str("blk.{}.", gguf)});
-    for (TensorRule& rule : rules)
-      if (rule.hf.ends_with("norm")) {  // kept about zero; GGUF has 1 + w
-        rule.transform = Transform::shift;
-        rule.shift = 1;
-      }
+    for (TensorRule& r : rules)  // norms are kept about zero; GGUF has 1 + w
+      if (r.hf.ends_with("norm")) r = {.hf = r.hf, .gguf = r.gguf, .transform = Transform::shift, .shift = 1};
     return {num_hidden_layers, rules};
   }
 };
@@ -62,7 +59,7 @@ template <Scalar T, Device D> struct Gemma3Block {
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     self_attn.visit(f);
     mlp.visit(f);
-    for (NormLayer<T, D>* n :
+    for (auto* n :
          {&input_layernorm, &post_attention_layernorm, &pre_feedforward_layernorm, &post_feedforward_layernorm})
       n->visit(f);
   }
