@@ -48,11 +48,6 @@ const Set& chosen() {
   return set;
 }
 
-template <Scalar T> const detail::CpuKernels<T>& kernels() {
-  if constexpr (std::same_as<T, float>) return chosen().kernels->of_float;
-  else return chosen().kernels->of_double;
-}
-
 }  // namespace
 
 std::string_view cpu_instruction_set() { return chosen().name; }
@@ -89,11 +84,10 @@ std::string_view cpu_instruction_set() { return chosen().name; }
   template <> void NAME<T>(Context<Cpu> & ctx, FTLIB_JOIN(FTLIB_NAMED, FTLIB_COUNT(__VA_ARGS__))(__VA_ARGS__)) { \
     TABLE.NAME##TAG(ctx, FTLIB_JOIN(FTLIB_P, FTLIB_COUNT(__VA_ARGS__)));                                         \
   }
-#define FTLIB_CPU_FLOAT(TAG, NAME, ...) FTLIB_CPU_CALL(kernels<float>(), TAG, NAME, float, __VA_ARGS__)
-#define FTLIB_CPU_DOUBLE(TAG, NAME, ...) FTLIB_CPU_CALL(kernels<double>(), TAG, NAME, double, __VA_ARGS__)
-#define FTLIB_CPU_FLOAT_ONLY(TAG, NAME, ...) FTLIB_CPU_CALL((*chosen().kernels), TAG, NAME, float, __VA_ARGS__)
+#define FTLIB_CPU_FLOAT(TAG, NAME, ...) FTLIB_CPU_CALL((*chosen().kernels), TAG, NAME, float, __VA_ARGS__)
+#define FTLIB_CPU_DOUBLE(TAG, NAME, ...) FTLIB_CPU_CALL(detail::cpu_kernels_double, TAG, NAME, double, __VA_ARGS__)
 FTLIB_CPU_LAUNCHERS(FTLIB_CPU_FLOAT, float)
+FTLIB_CPU_FLOAT_LAUNCHERS(FTLIB_CPU_FLOAT, float)
 FTLIB_CPU_LAUNCHERS(FTLIB_CPU_DOUBLE, double)
-FTLIB_CPU_FLOAT_LAUNCHERS(FTLIB_CPU_FLOAT_ONLY, float)
 
 }  // namespace ft::inline FTLIB_ABI

@@ -48,9 +48,12 @@ using namespace runtime_detail;
 namespace ft::inline FTLIB_ABI {
 // A launcher that is not as cpu_runtime.hpp lists it does not compile here.
 #define FTLIB_CPU_ADDRESS(TAG, NAME, ...) static_cast<void (*)(Context<Cpu>&, __VA_ARGS__)>(&NAME),
-template <class T> constexpr detail::CpuKernels<T> kernels_of{FTLIB_CPU_LAUNCHERS(FTLIB_CPU_ADDRESS, T)};
-constexpr detail::CpuFloatKernels<float> float_kernels{FTLIB_CPU_FLOAT_LAUNCHERS(FTLIB_CPU_ADDRESS, float)};
+#if FTLIB_CPU_DOUBLE
+constexpr detail::CpuKernels<double> table{FTLIB_CPU_LAUNCHERS(FTLIB_CPU_ADDRESS, double)};
+#else
+constexpr detail::CpuKernelSet table{{FTLIB_CPU_LAUNCHERS(FTLIB_CPU_ADDRESS, float)},
+                                     {FTLIB_CPU_FLOAT_LAUNCHERS(FTLIB_CPU_ADDRESS, float)}};
+#endif
 }  // namespace ft::inline FTLIB_ABI
 
-const ft::runtime_detail::CpuKernelSet ft::runtime_detail::FTLIB_JOIN(cpu_kernels_, FTLIB_CPU_SET) = {
-    ft::float_kernels, ft::kernels_of<float>, ft::kernels_of<double>};
+const decltype(ft::table) ft::runtime_detail::FTLIB_JOIN(cpu_kernels_, FTLIB_CPU_SET) = ft::table;

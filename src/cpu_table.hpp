@@ -11,10 +11,9 @@ template <class T> struct CpuKernels { FTLIB_CPU_LAUNCHERS(FTLIB_CPU_POINTER, T)
 template <class T> struct CpuFloatKernels { FTLIB_CPU_FLOAT_LAUNCHERS(FTLIB_CPU_POINTER, T) };
 #undef FTLIB_CPU_POINTER
 
-struct CpuKernelSet : CpuFloatKernels<float> {
-  CpuKernels<float> of_float;
-  CpuKernels<double> of_double;
-};
+/// One for each instruction set; double, which is for tests and references, has the baseline alone.
+struct CpuKernelSet : CpuKernels<float>, CpuFloatKernels<float> {};
 extern const CpuKernelSet cpu_kernels_baseline, cpu_kernels_avx2, cpu_kernels_avx512;
+extern const CpuKernels<double> cpu_kernels_double;
 
 }  // namespace ft::inline FTLIB_ABI::detail

@@ -12,16 +12,16 @@
 #include <ftlib/tensor/copy.cpu.hpp>     // fill
 #include <ftlib/tensor/tensor.hpp>       // Tensor
 
-#include <algorithm>   // std::min, std::max
-#include <array>       // std::array
-#include <cmath>       // std::exp, std::log
-#include <Eigen/Core>  // vectorised exp
-#include <limits>      // std::numeric_limits
-#include <vector>      // std::vector
+#include <algorithm>  // std::min, std::max
+#include <array>      // std::array
+#include <cmath>      // std::exp, std::log
+#include <limits>     // std::numeric_limits
+#include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
+inline namespace FTLIB_SIMD {
 
 inline constexpr int64_t key_tile = 64;      // keys a block looks at in one go
 inline constexpr int64_t block_rows = 96;    // rows of a block, about
@@ -137,7 +137,14 @@ template <Scalar T> struct Arena {
   }
 };
 
-template <Scalar T> using Run = Eigen::Map<Eigen::Array<T, Eigen::Dynamic, 1>>;
+/// y = factor x over n elements; y may be x.
+template <Scalar T> void scaled(T* y, const T* x, int64_t n, T factor) {
+  for_vectors<T>(0, n, [&](auto at) { at.store(y, factor * at(x)); });
+}
+/// y += factor x over n elements.
+template <Scalar T> void add_scaled(T* y, const T* x, int64_t n, T factor) {
+  for_vectors<T>(0, n, [&](auto at) { at.store(y, at(y) + factor * at(x)); });
+}
 
 /// The walk of a block over its keys: f(tile, tile_end, r, m, from, to) for each run of m <= 6 rows from r and each
 /// tile of keys, of which the run's rows see some in [from, to); g(tile, tile_end) after each tile.
@@ -199,18 +206,16 @@ void attention_block(const AttentionCall<T>& call, const Segment& s, const Atten
       std::fill(row + from, row + std::max(from, std::min(lo, to)), T(0));
       std::fill(row + std::max(from, hi), row + to, T(0));
       if (lo >= hi) continue;
-      Run<T> x(row + lo, hi - lo);
-      x *= call.scale;
       T &largest = space.largest[r0 + r], &total = space.total[r0 + r];
-      const T peak = std::max(largest, x.maxCoeff());
+      const T peak = std::max(largest, call.scale * largest_of(row + lo, hi - lo));
       if (peak > largest) {  // what was summed up so far was relative to the old peak
         const T shrink = std::exp(largest - peak);
         total *= shrink;
-        Run<T>(space.sums + (r0 + r) * padded, padded) *= shrink;
+        T* const sums = space.sums + (r0 + r) * padded;
+        scaled(sums, sums, padded, shrink);
         largest = peak;
       }
-      x = (x - peak).exp();
-      total += x.sum();
+      total += sum_of_exponentials(row + lo, row + lo, hi - lo, call.scale, peak);
     }
     with_rows(m, [&](auto M) {
       for (int64_t c = 0; c < padded; c += W)
@@ -222,33 +227,35 @@ void attention_block(const AttentionCall<T>& call, const Segment& s, const Atten
 
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t n = s.q_begin + query(r), h = head(r);
-    Run<T>(y.data + (n * call.heads + h) * call.hd, call.hd) =
-        Run<T>(space.sums + r * padded, call.hd) / space.total[r];
+    scaled(y.data + (n * call.heads + h) * call.hd, space.sums + r * padded, call.hd, 1 / space.total[r]);
     lse.data[h * y.shape[0] + n] = space.largest[r] + std::log(space.total[r]);
   }
 }
 
 /// s[r][j] = a[r] . b row j, for M rows of `size` elements and n rows of b, of stride b_step.
 template <int M, Scalar T>
-void dot_rows(T* s, int64_t s_step, const std::array<const T*, tile_rows>& a, const T* b, int64_t b_step, int64_t n,
-              int64_t size) {
-  using namespace Eigen::internal;
-  constexpr int P = packet_size<T>, J = M <= 3 ? 4 : 2;  // J rows of b at a time hide the latency of a sum
+void scores_of_rows(T* s, int64_t s_step, const std::array<const T*, tile_rows>& a, const T* b, int64_t b_step,
+                    int64_t n, int64_t size) {
+  using V = Vec<T>;
+  constexpr int lanes = Simd<T>::lanes, J = M <= 3 ? 4 : 2;  // J rows of b at a time hide the latency of a sum
   const auto some = [&]<int Js>(int64_t j, std::integral_constant<int, Js>) {
-    Packet<T> sum[M * Js];
-    for (auto& x : sum) x = pset1<Packet<T>>(T(0));
-    const int64_t whole = size / P * P;
-    for (int64_t d = 0; d < whole; d += P)
-      for (std::size_t k = 0; k < Js; ++k) {
-        const Packet<T> x = ploadu<Packet<T>>(b + (j + static_cast<int64_t>(k)) * b_step + d);
-        for (std::size_t r = 0; r < M; ++r) sum[k * M + r] = pmadd(ploadu<Packet<T>>(a[r] + d), x, sum[k * M + r]);
-      }
-    for (std::size_t k = 0; k < Js; ++k)
-      for (std::size_t r = 0; r < M; ++r) {
-        T dot = predux(sum[k * M + r]);
-        for (int64_t d = whole; d < size; ++d) dot += a[r][d] * b[(j + static_cast<int64_t>(k)) * b_step + d];
-        s[static_cast<int64_t>(r) * s_step + j + static_cast<int64_t>(k)] = dot;
-      }
+    V sum[Js][M] = {};
+    const T *as[M], *bs[Js];
+    unroll<M>([&](auto r) __attribute__((always_inline)) { as[r] = a[static_cast<std::size_t>(int{r})]; });
+    unroll<Js>([&](auto k) __attribute__((always_inline)) { bs[k] = b + (j + k) * b_step; });
+    const int64_t whole = size / lanes * lanes;
+    for (int64_t d = 0; d < whole; d += lanes)
+      unroll<Js>([&](auto k) __attribute__((always_inline)) {
+        const V x = load<V>(bs[k] + d);
+        unroll<M>([&](auto r) __attribute__((always_inline)) { sum[k][r] += load<V>(as[r] + d) * x; });
+      });
+    unroll<Js>([&](auto k) __attribute__((always_inline)) {
+      unroll<M>([&](auto r) __attribute__((always_inline)) {
+        T dot = sum_lanes<T>(sum[k][r]);
+        for (int64_t d = whole; d < size; ++d) dot += as[r][d] * bs[k][d];
+        s[r * s_step + j + k] = dot;
+      });
+    });
   };
   int64_t j = 0;
   for (; j + J <= n; j += J) some(j, std::integral_constant<int, J>{});
@@ -273,7 +280,7 @@ void attention_stream(const AttentionCall<T>& call, const Segment& s, const Atte
                                                             chunk.kv * call.groups + (r0 + r) % call.groups);
       p[static_cast<std::size_t>(r)] = scores.data() + r * stream_keys;
     }
-    with_rows(m, [&](auto M) { dot_rows<M>(scores.data(), stream_keys, q, k, k_step, keys, hd); });
+    with_rows(m, [&](auto M) { scores_of_rows<M>(scores.data(), stream_keys, q, k, k_step, keys, hd); });
     for (int64_t r = 0; r < m; ++r) {
       const int64_t i = (r0 + r) / call.groups;
       const int64_t lo = std::clamp<int64_t>(call.first(s, i) - chunk.begin, 0, keys),
@@ -285,11 +292,8 @@ void attention_stream(const AttentionCall<T>& call, const Segment& s, const Atte
       *largest = -std::numeric_limits<T>::infinity();
       *total = 0;
       if (lo == hi) continue;
-      Run<T> x(row + lo, hi - lo);
-      x *= call.scale;
-      *largest = x.maxCoeff();
-      x = (x - *largest).exp();
-      *total = x.sum();
+      *largest = call.scale * largest_of(row + lo, hi - lo);
+      *total = sum_of_exponentials(row + lo, row + lo, hi - lo, call.scale, *largest);
     }
     T* out = part + r0 * (hd + 2) + 2;
     int64_t c = 0;
@@ -297,11 +301,10 @@ void attention_stream(const AttentionCall<T>& call, const Segment& s, const Atte
       for (; c + W <= hd; c += W) tile_product<M>(out + c, hd + 2, p, 1, v + c, v_step, keys, Write::assign);
     });
     for (int64_t r = 0; r < m && c < hd; ++r) {
-      Run<T> rest(out + r * (hd + 2) + c, hd - c);
-      rest.setZero();
+      T* const rest = out + r * (hd + 2) + c;
+      std::fill_n(rest, hd - c, T(0));
       for (int64_t j = 0; j < keys; ++j)
-        rest += p[static_cast<std::size_t>(r)][j] *
-                Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>(v + j * v_step + c, hd - c);
+        add_scaled(rest, v + j * v_step + c, hd - c, p[static_cast<std::size_t>(r)][j]);
     }
   }
 }
@@ -341,9 +344,9 @@ void attention_block_backward(const AttentionCall<T>& call, const Segment& s, co
   const auto head = [&](int64_t r) { return block.kv * call.groups + r % call.groups; };
   const auto q_row = [&](int64_t r) { return AttentionCall<T>::at(call.q, s.q_begin + query(r), head(r)); };
   const auto dy_row = [&](int64_t r) { return AttentionCall<T>::at(dy, s.q_begin + query(r), head(r)); };
-  using Read = Eigen::Map<const Eigen::Array<T, Eigen::Dynamic, 1>>;
   for (int64_t r = 0; r < rows; ++r) {  // sum over keys of P dP, by way of y = P V
-    space.delta[r] = (Read(dy_row(r), hd) * Read(AttentionCall<T>::at(y, s.q_begin + query(r), head(r)), hd)).sum();
+    const T *const dyr = dy_row(r), *const yr = AttentionCall<T>::at(y, s.q_begin + query(r), head(r));
+    space.delta[r] = sum_vectors<T>(hd, [&](auto at) { return at(dyr) * at(yr); });
     space.lse[r] = lse.data[head(r) * y.shape[0] + s.q_begin + query(r)];
   }
   if (dk) {
@@ -371,9 +374,13 @@ void attention_block_backward(const AttentionCall<T>& call, const Segment& s, co
         std::fill(row + tile, row + lo, T(0));
         std::fill(row + hi, row + tile_end, T(0));
       }
-      Run<T> p(space.p + r * step + lo - tile, hi - lo), d(space.ds + r * step + lo - tile, hi - lo);
-      p = (p * call.scale - space.lse[r]).exp();
-      d = p * (d - space.delta[r]);
+      T *const p = space.p + r * step - tile, *const d = space.ds + r * step - tile;
+      const T scale = call.scale, lse_r = space.lse[r], delta = space.delta[r];
+      for_vectors<T>(lo, hi, [&](auto at) {
+        const Vec<T> probability = exponential<T>(at(p) * scale - lse_r);
+        at.store(p, probability);
+        at.store(d, probability * (at(d) - delta));
+      });
     }
     if (dq)
       with_rows(m, [&](auto M) {
@@ -409,10 +416,10 @@ void attention_block_backward(const AttentionCall<T>& call, const Segment& s, co
 
   if (dq)
     for (int64_t r = 0; r < rows; ++r)
-      Run<T>(dq.data + ((s.q_begin + query(r)) * call.heads + head(r)) * hd, hd) =
-          call.scale * Run<T>(space.dq + r * padded, hd);
+      scaled(dq.data + ((s.q_begin + query(r)) * call.heads + head(r)) * hd, space.dq + r * padded, hd, call.scale);
 }
 
+}  // namespace FTLIB_SIMD
 }  // namespace detail
 
 template <Scalar T>
@@ -472,15 +479,15 @@ void attention_forward(Context<Cpu>& ctx,
         const int64_t n = s.q_begin + r / call.groups, h = plan.blocks[i].kv * call.groups + r % call.groups;
         T largest = -std::numeric_limits<T>::infinity(), total = 0;
         for (std::size_t j = i; j < end; ++j) largest = std::max(largest, part_of(j)[r * (hd + 2)]);
-        Run<T> out(y.data + (n * call.heads + h) * hd, hd);
-        out.setZero();
+        T* const out = y.data + (n * call.heads + h) * hd;
+        std::fill_n(out, hd, T(0));
         for (std::size_t j = i; j < end; ++j) {
           T* const from = part_of(j) + r * (hd + 2);
           const T weight = std::exp(from[0] - largest);
           total += weight * from[1];
-          out += weight * Run<T>(from + 2, hd);
+          add_scaled(out, from + 2, hd, weight);
         }
-        out /= total;
+        scaled(out, out, hd, 1 / total);
         lse.data[h * q.shape[0] + n] = largest + std::log(total);
       }
     }
@@ -527,8 +534,8 @@ void attention_backward(Context<Cpu>& ctx,
     const Segment& s = segments[unit.segment];
     for (int64_t j = 0; j < s.k_end - s.k_begin; ++j) {
       const int64_t at = ((s.k_begin + j) * KV + unit.kv) * hd;
-      if (dk) Run<T>(dk.data + at, hd) += call.scale * Run<T>(from_k + j * padded, hd);
-      if (dv) Run<T>(dv.data + at, hd) += Run<T>(from_v + j * padded, hd);
+      if (dk) add_scaled(dk.data + at, from_k + j * padded, hd, call.scale);
+      if (dv) add_scaled(dv.data + at, from_v + j * padded, hd, T(1));
     }
   };
   const auto work = [&](int thread, int threads) {

@@ -1,11 +1,11 @@
 // ops/cross_entropy.cpu.hpp: softmax cross-entropy of a chunk of logits on the CPU, and moving rows to and from it.
 #pragma once
+#include <ftlib/ops/simd.cpu.hpp>        // largest_of, sum_of_exponentials
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/view.hpp>         // View
 
-#include <algorithm>   // std::copy_n
-#include <cmath>       // std::log
-#include <Eigen/Core>  // vectorised exp
+#include <algorithm>  // std::copy_n
+#include <cmath>      // std::log
 
 namespace ft::inline FTLIB_ABI {
 
@@ -16,19 +16,18 @@ void softmax_cross_entropy(Context<Cpu>& ctx,
                            View<T> logits,                                   // (N, V)  in, and with `gradient` out
                            In<int32_t> targets,                              // (N)     in [0, V)
                            bool gradient, In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
-  using Array = Eigen::Array<T, Eigen::Dynamic, 1>;
   const int64_t V = logits.cols();
   const T whole = scale ? static_cast<T>(*scale.data) : T(1);
   parallel_for(ctx.pool(), logits.rows(), 1 + 8192 / V, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      Eigen::Map<Array> row(logits.row(n), V);
+      T* const row = logits.row(n);
       const int32_t target = targets.data[n];
-      const T most = row.maxCoeff(), wanted = row[target];
-      row = (row - most).exp();
-      const double sum = static_cast<double>(row.sum());
+      const T most = detail::largest_of(row, V), wanted = row[target];
+      const double sum = static_cast<double>(detail::sum_of_exponentials(row, row, V, T(1), most));
       if (nll) nll.data[n] = static_cast<T>(std::log(sum) - (static_cast<double>(wanted) - static_cast<double>(most)));
       if (gradient) {
-        row *= static_cast<T>(static_cast<double>(whole) / sum);
+        const T factor = static_cast<T>(static_cast<double>(whole) / sum);
+        detail::for_vectors<T>(0, V, [&](auto at) { at.store(row, at(row) * factor); });
         row[target] -= whole;
       }
     }

@@ -1,33 +1,21 @@
 // ops/elementwise.cpu.hpp: element by element on the CPU, by groups of rows, and sums to a scalar.
 #pragma once
-#include <ftlib/ops/array.cpu.hpp>
-#include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
+#include <ftlib/ops/simd.cpu.hpp>     // for_vectors
+#include <ftlib/tensor/copy.cpu.hpp>  // elementwise_grain, parallel_for
 
 #include <algorithm>  // std::min
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
-/// y = alpha a + beta b, all (...) and contiguous; an empty b counts as zeros. y may be a or b.
-template <Scalar T> void linear_combination(Context<Cpu>& ctx, View<T> y, In<T> a, In<T> b, T alpha, T beta) {
-  if (!b)
-    detail::for_each_stretch(
-        ctx, y.count(), [=](auto out, auto x) { out = alpha * x; }, y.data, a.data);
-  else if (alpha == 1 && beta == 1)
-    detail::for_each_stretch(
-        ctx, y.count(), [](auto out, auto x, auto z) { out = x + z; }, y.data, a.data, b.data);
-  else
-    detail::for_each_stretch(
-        ctx, y.count(), [=](auto out, auto x, auto z) { out = alpha * x + beta * z; }, y.data, a.data, b.data);
-}
-
-/// y = a b, all (...).
-template <Scalar T> void product(Context<Cpu>& ctx, View<T> y, In<T> a, In<T> b) {
-  detail::for_each_stretch(
-      ctx, y.count(), [](auto out, auto x, auto z) { out = x * z; }, y.data, a.data, b.data);
-}
-
 namespace detail {
+inline namespace FTLIB_SIMD {
+/// f(at) for all elements, shared among threads; see for_vectors.
+template <class T, class F> void for_all_vectors(Context<Cpu>& ctx, int64_t count, int64_t grain, F f) {
+  constexpr int64_t unit = 64;  // so that only the last thread has part of a vector, and a cache line is one thread's
+  parallel_for(ctx.pool(), (count + unit - 1) / unit, grain / unit,
+               [&](int64_t begin, int64_t end) { for_vectors<T>(begin * unit, std::min(count, end * unit), f); });
+}
 /// f(n, g) for each row n of a group g = rows [starts[g], starts[g + 1]).
 template <class F> void for_each_grouped_row(Context<Cpu>& ctx, const std::vector<int64_t>& starts, int64_t C, F f) {
   parallel_for(ctx.pool(), starts.back(), 1 + elementwise_grain / (C + 1), [&](int64_t begin, int64_t end) {
@@ -38,22 +26,37 @@ template <class F> void for_each_grouped_row(Context<Cpu>& ctx, const std::vecto
     }
   });
 }
-/// sum (B, C) = f(n, first column, columns) over the rows of each group. Each thread owns some columns, so the order of
-/// a sum does not depend on timing.
+/// sum (B, C) = f(n, at) over the rows n of each group. Each thread owns some columns, so the order of a sum does not
+/// depend on timing.
 template <Scalar T, class F>
 void sum_by_group(Context<Cpu>& ctx, View<T> sum, const std::vector<int64_t>& starts, F f) {
-  const int64_t C = sum.cols();
-  parallel_for(
-      ctx.pool(), C, std::max<int64_t>(16, elementwise_grain / (starts.back() + 1)), [&](int64_t begin, int64_t end) {
-        for (int64_t g = 0; g < sum.rows(); ++g) {
-          auto out = array(sum.row(g) + begin, end - begin);
-          out.setZero();
-          for (int64_t n = starts[static_cast<std::size_t>(g)]; n < starts[static_cast<std::size_t>(g) + 1]; ++n)
-            out += f(n, begin, end - begin);
-        }
-      });
+  parallel_for(ctx.pool(), sum.cols(), std::max<int64_t>(16, elementwise_grain / (starts.back() + 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t g = 0; g < sum.rows(); ++g) {
+                   T* const out = sum.row(g);
+                   std::fill(out + begin, out + end, T(0));
+                   for (int64_t n = starts[static_cast<std::size_t>(g)]; n < starts[static_cast<std::size_t>(g) + 1];
+                        ++n)
+                     for_vectors<T>(begin, end, [&](auto at) { at.store(out, at(out) + f(n, at)); });
+                 }
+               });
 }
+}  // namespace FTLIB_SIMD
 }  // namespace detail
+
+/// y = alpha a + beta b, all (...) and contiguous; an empty b counts as zeros. y may be a or b.
+template <Scalar T> void linear_combination(Context<Cpu>& ctx, View<T> y, In<T> a, In<T> b, T alpha, T beta) {
+  const auto each = [&](auto f) { detail::for_all_vectors<T>(ctx, y.count(), detail::elementwise_grain, f); };
+  if (!b) each([&](auto at) { at.store(y.data, alpha * at(a.data)); });
+  else if (alpha == 1 && beta == 1) each([&](auto at) { at.store(y.data, at(a.data) + at(b.data)); });
+  else each([&](auto at) { at.store(y.data, alpha * at(a.data) + beta * at(b.data)); });
+}
+
+/// y = a b, all (...).
+template <Scalar T> void product(Context<Cpu>& ctx, View<T> y, In<T> a, In<T> b) {
+  detail::for_all_vectors<T>(ctx, y.count(), detail::elementwise_grain,
+                             [&](auto at) { at.store(y.data, at(a.data) * at(b.data)); });
+}
 
 template <Scalar T>
 void modulate_forward(Context<Cpu>& ctx,
@@ -64,8 +67,8 @@ void modulate_forward(Context<Cpu>& ctx,
                       const std::vector<int64_t>& starts) {
   const int64_t C = x.cols();
   detail::for_each_grouped_row(ctx, starts, C, [&](int64_t n, int64_t g) {
-    detail::array(y.row(n), C) =
-        detail::array(x.row(n), C) * (1 + detail::array(scale.row(g), C)) + detail::array(shift.row(g), C);
+    detail::for_vectors<T>(
+        0, C, [&](auto at) { at.store(y.row(n), at(x.row(n)) * (T(1) + at(scale.row(g))) + at(shift.row(g))); });
   });
 }
 
@@ -81,15 +84,11 @@ void modulate_backward(Context<Cpu>& ctx,
   const int64_t C = dy.cols();
   if (dx)
     detail::for_each_grouped_row(ctx, starts, C, [&](int64_t n, int64_t g) {
-      detail::array(dx.row(n), C) = detail::array(dy.row(n), C) * (1 + detail::array(scale.row(g), C));
+      detail::for_vectors<T>(0, C, [&](auto at) { at.store(dx.row(n), at(dy.row(n)) * (T(1) + at(scale.row(g)))); });
     });
   if (dscale)
-    detail::sum_by_group(ctx, dscale, starts, [&](int64_t n, int64_t c, int64_t size) {
-      return detail::array(dy.row(n) + c, size) * detail::array(x.row(n) + c, size);
-    });
-  if (dshift)
-    detail::sum_by_group(ctx, dshift, starts,
-                         [&](int64_t n, int64_t c, int64_t size) { return detail::array(dy.row(n) + c, size); });
+    detail::sum_by_group(ctx, dscale, starts, [&](int64_t n, auto at) { return at(dy.row(n)) * at(x.row(n)); });
+  if (dshift) detail::sum_by_group(ctx, dshift, starts, [&](int64_t n, auto at) { return at(dy.row(n)); });
 }
 
 template <Scalar T>
@@ -101,8 +100,7 @@ void gate_residual_forward(Context<Cpu>& ctx,
                            const std::vector<int64_t>& starts) {
   const int64_t C = x.cols();
   detail::for_each_grouped_row(ctx, starts, C, [&](int64_t n, int64_t g) {
-    detail::array(z.row(n), C) =
-        detail::array(x.row(n), C) + detail::array(gate.row(g), C) * detail::array(y.row(n), C);
+    detail::for_vectors<T>(0, C, [&](auto at) { at.store(z.row(n), at(x.row(n)) + at(gate.row(g)) * at(y.row(n))); });
   });
 }
 
@@ -117,12 +115,9 @@ void gate_residual_backward(Context<Cpu>& ctx,
   const int64_t C = dz.cols();
   if (dy)
     detail::for_each_grouped_row(ctx, starts, C, [&](int64_t n, int64_t g) {
-      detail::array(dy.row(n), C) = detail::array(dz.row(n), C) * detail::array(gate.row(g), C);
+      detail::for_vectors<T>(0, C, [&](auto at) { at.store(dy.row(n), at(dz.row(n)) * at(gate.row(g))); });
     });
-  if (dgate)
-    detail::sum_by_group(ctx, dgate, starts, [&](int64_t n, int64_t c, int64_t size) {
-      return detail::array(dz.row(n) + c, size) * detail::array(y.row(n) + c, size);
-    });
+  if (dgate) detail::sum_by_group(ctx, dgate, starts, [&](int64_t n, auto at) { return at(dz.row(n)) * at(y.row(n)); });
 }
 
 namespace detail {
@@ -144,7 +139,7 @@ template <class F> double sum_stretches(Context<Cpu>& ctx, int64_t count, F f) {
 /// y () = factor sum of x (...)
 template <Scalar T> void sum_forward(Context<Cpu>& ctx, View<T> y, In<T> x, double factor) {
   *y.data = static_cast<T>(factor * detail::sum_stretches(ctx, x.count(), [&](int64_t i, int64_t n) {
-                             return detail::array(x.data + i, n).sum();
+                             return detail::sum_vectors<T>(n, [&](auto at) { return at(x.data + i); });
                            }));
 }
 /// dx (...) = factor dy ()
@@ -155,7 +150,10 @@ template <Scalar T> void sum_backward(Context<Cpu>& ctx, View<T> dx, In<T> dy, d
 /// y () = mean of (x - target)^2, both (...)
 template <Scalar T> void mean_squared_error_forward(Context<Cpu>& ctx, View<T> y, In<T> x, In<T> target) {
   const double sum = detail::sum_stretches(ctx, x.count(), [&](int64_t i, int64_t n) {
-    return (detail::array(x.data + i, n) - detail::array(target.data + i, n)).square().sum();
+    return detail::sum_vectors<T>(n, [&](auto at) {
+      const auto off = at(x.data + i) - at(target.data + i);
+      return off * off;
+    });
   });
   *y.data = static_cast<T>(sum / static_cast<double>(x.count()));
 }

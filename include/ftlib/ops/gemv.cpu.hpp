@@ -15,15 +15,6 @@ struct WeightRows {
   int64_t row_bytes;
 };
 
-template <class T> T sum_lanes(typename Simd<T>::Vec v) {
-  constexpr int lanes = Simd<T>::lanes;
-  T x[lanes];
-  std::memcpy(x, &v, sizeof x);
-  for (int n = lanes / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) x[i] += x[i + n];
-  return x[0];
-}
-
 /// One row of x, zero-padded to whole chunks, times one row of W, unpacked in registers.
 template <DType D> [[gnu::noinline]] float dot_row(const std::byte* w, const float* x, int64_t K) {
   using V = Simd<float>::Vec;

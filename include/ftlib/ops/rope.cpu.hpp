@@ -1,10 +1,11 @@
 // ops/rope.cpu.hpp: rotary positions on the CPU. Forward and backward are one function; backward turns the other way.
 #pragma once
 #include <ftlib/ops/kinds.hpp>           // RopePairing
+#include <ftlib/ops/simd.cpu.hpp>        // for_vectors
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/view.hpp>         // View
 
-#include <Eigen/Core>  // row-wise arithmetic
+#include <algorithm>  // std::copy
 
 namespace ft::inline FTLIB_ABI {
 
@@ -22,19 +23,18 @@ void rope_turn(Context<Cpu>& ctx,
     if (position.data[n] < 0 || position.data[n] >= P)
       throw Error(str("rope: position ", position.data[n], " of token ", n, " is outside the table of ", P, " rows"),
                   "Rotary::table makes it longer.");
-  using Row = Eigen::Array<T, Eigen::Dynamic, 1>;
-  using Read = Eigen::Map<const Row>;
-  using Assign = Eigen::Map<Row>;
   parallel_for(ctx.pool(), N, 1 + 4096 / (H * hd + 1), [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const Read c(cos.data + position.data[n] * half, half), s(sin.data + position.data[n] * half, half);
+      const T *const c = cos.data + position.data[n] * half, *const s = sin.data + position.data[n] * half;
       for (int64_t h = 0; h < H; ++h) {
         const T* from = x.data + n * x.strides[0] + h * hd;
         T* to = y.data + (n * H + h) * hd;
         if (pairing == RopePairing::half_split) {
-          const Read a(from, half), b(from + half, half);
-          Assign(to, half) = a * c - b * (direction * s);
-          Assign(to + half, half) = b * c + a * (direction * s);
+          detail::for_vectors<T>(0, half, [&](auto at) {
+            const auto a = at(from), b = at(from + half), turn = direction * at(s);
+            at.store(to, a * at(c) - b * turn);
+            at.store(to + half, b * at(c) + a * turn);
+          });
         } else {
           for (int64_t i = 0; i < half; ++i) {
             const T a = from[2 * i], b = from[2 * i + 1], si = direction * s[i];
@@ -42,7 +42,7 @@ void rope_turn(Context<Cpu>& ctx,
             to[2 * i + 1] = b * c[i] + a * si;
           }
         }
-        Assign(to + 2 * half, hd - 2 * half) = Read(from + 2 * half, hd - 2 * half);
+        std::copy(from + 2 * half, from + hd, to + 2 * half);
       }
     }
   });

@@ -40,7 +40,7 @@ void take_rows_backward(Context<Cpu>& ctx, Write write,
   const int64_t C = dx.cols();
   if (write == Write::assign) fill(ctx, dx, T(0.0f));
   detail::for_each_taken_row(ctx, rows, first, dx.rows(), C, [&](int64_t i, int64_t row) {
-    detail::array(dx.row(row), C) += detail::array(dy.row(i), C);
+    detail::for_vectors<T>(0, C, [&](auto at) { at.store(dx.row(row), at(dx.row(row)) + at(dy.row(i))); });
   });
 }
 
@@ -49,11 +49,11 @@ void mean_rows_forward(Context<Cpu>& ctx,
                        View<T> y,                             // (B, C)  assigned
                        In<T> x,                               // (N, C)
                        const std::vector<int64_t>& starts) {  // (B + 1)
-  detail::sum_by_group(ctx, y, starts,
-                       [&](int64_t n, int64_t c, int64_t size) { return detail::array(x.row(n) + c, size); });
-  for (int64_t g = 0; g < y.rows(); ++g)
-    detail::array(y.row(g), y.cols()) /=
-        static_cast<T>(starts[static_cast<std::size_t>(g) + 1] - starts[static_cast<std::size_t>(g)]);
+  detail::sum_by_group(ctx, y, starts, [&](int64_t n, auto at) { return at(x.row(n)); });
+  for (int64_t g = 0; g < y.rows(); ++g) {
+    const T size = static_cast<T>(starts[static_cast<std::size_t>(g) + 1] - starts[static_cast<std::size_t>(g)]);
+    detail::for_vectors<T>(0, y.cols(), [&](auto at) { at.store(y.row(g), at(y.row(g)) / size); });
+  }
 }
 
 template <Scalar T>
@@ -63,8 +63,9 @@ void mean_rows_backward(Context<Cpu>& ctx,
                         const std::vector<int64_t>& starts) {  // (B + 1)
   const int64_t C = dx.cols();
   detail::for_each_grouped_row(ctx, starts, C, [&](int64_t n, int64_t g) {
-    const auto at = static_cast<std::size_t>(g);
-    detail::array(dx.row(n), C) = detail::array(dy.row(g), C) / static_cast<T>(starts[at + 1] - starts[at]);
+    const auto group = static_cast<std::size_t>(g);
+    const T size = static_cast<T>(starts[group + 1] - starts[group]);
+    detail::for_vectors<T>(0, C, [&](auto at) { at.store(dx.row(n), at(dy.row(g)) / size); });
   });
 }
 

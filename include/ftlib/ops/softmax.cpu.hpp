@@ -1,7 +1,7 @@
 // ops/softmax.cpu.hpp: softmax and its logarithm over rows on the CPU, forward and backward.
 #pragma once
-#include <ftlib/ops/array.cpu.hpp>
 #include <ftlib/ops/kinds.hpp>           // SoftmaxResult
+#include <ftlib/ops/simd.cpu.hpp>        // for_vectors, exponential
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 
 #include <cmath>  // std::log
@@ -16,14 +16,16 @@ void softmax_forward(Context<Cpu>& ctx,
   const int64_t C = x.cols();
   parallel_for(ctx.pool(), x.rows(), 1 + 4096 / C, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const auto xn = detail::array(x.row(n), C);
-      auto yn = detail::array(y.row(n), C);
-      const T largest = xn.maxCoeff();
+      const T* const xn = x.row(n);
+      T* const yn = y.row(n);
+      const T largest = detail::largest_of(xn, C);
       if (result == SoftmaxResult::logarithm) {
-        yn = xn - (largest + std::log((xn - largest).exp().sum()));
+        const T sum = detail::sum_vectors<T>(C, [&](auto at) { return detail::exponential<T>(at(xn) - largest); });
+        const T lse = largest + std::log(sum);
+        detail::for_vectors<T>(0, C, [&](auto at) { at.store(yn, at(xn) - lse); });
       } else {
-        yn = (xn - largest).exp();
-        yn *= 1 / yn.sum();
+        const T factor = 1 / detail::sum_of_exponentials(yn, xn, C, T(1), largest);
+        detail::for_vectors<T>(0, C, [&](auto at) { at.store(yn, at(yn) * factor); });
       }
     }
   });
@@ -39,9 +41,15 @@ void softmax_backward(Context<Cpu>& ctx,
   const int64_t C = y.cols();
   parallel_for(ctx.pool(), y.rows(), 1 + 4096 / C, [&](int64_t begin, int64_t end) {
     for (int64_t n = begin; n < end; ++n) {
-      const auto yn = detail::array(y.row(n), C), dyn = detail::array(dy.row(n), C);
-      if (result == SoftmaxResult::logarithm) detail::array(dx.row(n), C) = dyn - yn.exp() * dyn.sum();
-      else detail::array(dx.row(n), C) = yn * (dyn - (yn * dyn).sum());
+      const T *const yn = y.row(n), *const dyn = dy.row(n);
+      T* const dxn = dx.row(n);
+      if (result == SoftmaxResult::logarithm) {
+        const T sum = detail::sum_vectors<T>(C, [&](auto at) { return at(dyn); });
+        detail::for_vectors<T>(0, C, [&](auto at) { at.store(dxn, at(dyn) - detail::exponential<T>(at(yn)) * sum); });
+      } else {
+        const T sum = detail::sum_vectors<T>(C, [&](auto at) { return at(yn) * at(dyn); });
+        detail::for_vectors<T>(0, C, [&](auto at) { at.store(dxn, at(yn) * (at(dyn) - sum)); });
+      }
     }
   });
 }

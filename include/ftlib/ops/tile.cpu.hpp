@@ -1,20 +1,18 @@
-// ops/tile.cpu.hpp: small matrix products from L1 by Eigen's packets, for ops that multiply tiles on their way
-// (attention). The weights' products are in ops/gemm.
+// ops/tile.cpu.hpp: small matrix products from L1, for ops that multiply tiles on their way (attention). The weights'
+// products are in ops/gemm.
 #pragma once
-#include <ftlib/tensor/view.hpp>  // Write
+#include <ftlib/ops/simd.cpu.hpp>  // Vec, transpose
+#include <ftlib/tensor/view.hpp>   // Write
 
 #include <array>        // std::array
-#include <Eigen/Core>   // packets
 #include <type_traits>  // std::integral_constant
-#include <utility>      // std::index_sequence
 
 namespace ft::inline FTLIB_ABI::detail {
+inline namespace FTLIB_SIMD {
 
-template <Scalar T> using Packet = typename Eigen::internal::packet_traits<T>::type;
-template <Scalar T> inline constexpr int packet_size = Eigen::internal::unpacket_traits<Packet<T>>::size;
-/// A tile is at most 6 rows of 2 packets: 12 sums, 2 packets of b and 1 of a fill AVX2's 16 registers.
+/// A tile is at most 6 rows of 2 vectors: 12 sums, 2 vectors of b and 1 of a fill AVX2's 16 registers.
 inline constexpr int tile_rows = 6;
-template <Scalar T> inline constexpr int tile_cols = 2 * packet_size<T>;
+template <Scalar T> inline constexpr int tile_cols = 2 * Simd<T>::lanes;
 
 constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
@@ -23,31 +21,28 @@ constexpr int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * t
 template <int M, Scalar T>
 void tile_product(T* c, int64_t c_step, const std::array<const T*, tile_rows>& a, int64_t a_step, const T* b,
                   int64_t b_step, int64_t depth, Write write) {
-  using namespace Eigen::internal;
-  constexpr int P = packet_size<T>;
-  [&]<std::size_t... I>(std::index_sequence<I...>) {
-    const T* const rows[] = {a[I]...};
-    Packet<T> left[M], right[M];  // plain arrays: as a template's argument a packet loses its attributes
-    if (write == Write::add)
-      ((left[I] = ploadu<Packet<T>>(c + static_cast<int64_t>(I) * c_step),
-        right[I] = ploadu<Packet<T>>(c + static_cast<int64_t>(I) * c_step + P)),
-       ...);
-    else ((left[I] = right[I] = pset1<Packet<T>>(T(0))), ...);
-    for (int64_t d = 0, at = 0; d < depth; ++d, at += a_step, b += b_step) {
-      const Packet<T> b0 = ploadu<Packet<T>>(b), b1 = ploadu<Packet<T>>(b + P);
-      (
-          [&] {
-            const Packet<T> ai = pset1<Packet<T>>(rows[I][at]);
-            left[I] = pmadd(ai, b0, left[I]);
-            right[I] = pmadd(ai, b1, right[I]);
-          }(),
-          ...);
-    }
-    ((pstoreu(c + static_cast<int64_t>(I) * c_step, left[I]),
-      pstoreu(c + static_cast<int64_t>(I) * c_step + P, right[I])),
-     ...);
+  using V = Vec<T>;
+  constexpr int lanes = Simd<T>::lanes;
+  V left[M] = {}, right[M] = {};
+  if (write == Write::add)
+    unroll<M>([&](auto i) __attribute__((always_inline)) {
+      left[i] = load<V>(c + i * c_step);
+      right[i] = load<V>(c + i * c_step + lanes);
+    });
+  const T* rows[M];
+  unroll<M>([&](auto i) __attribute__((always_inline)) { rows[i] = a[static_cast<std::size_t>(int{i})]; });
+  for (int64_t d = 0, at = 0; d < depth; ++d, at += a_step, b += b_step) {
+    const V b0 = load<V>(b), b1 = load<V>(b + lanes);
+    unroll<M>([&](auto i) __attribute__((always_inline)) {
+      const T x = rows[i][at];
+      left[i] += x * b0;
+      right[i] += x * b1;
+    });
   }
-  (std::make_index_sequence<M>{});
+  unroll<M>([&](auto i) __attribute__((always_inline)) {
+    store(c + i * c_step, left[i]);
+    store(c + i * c_step + lanes, right[i]);
+  });
 }
 
 /// f(std::integral_constant<int, m>) for m in 1 ... tile_rows.
@@ -83,31 +78,27 @@ template <Scalar T, class Row> void pack_panels(T* to, Row row, int64_t n, int64
   }
 }
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wignored-attributes"  // Eigen's PacketBlock of a vector type
 /// Panels of x transposed (size, n), W columns each: to[p][d][w] = x[p W + w][d], zeros past the last row of x. Takes
 /// round_up(n, W) * size elements.
 template <Scalar T, class Row> void pack_transposed(T* to, Row row, int64_t n, int64_t size) {
-  using namespace Eigen::internal;
-  constexpr int W = tile_cols<T>, P = packet_size<T>;
-  for (int64_t i = 0; i < n; i += P) {
+  constexpr int W = tile_cols<T>, lanes = Simd<T>::lanes;
+  for (int64_t i = 0; i < n; i += lanes) {
     T* at = to + i / W * W * size + i % W;
     int64_t d = 0;
-    if (i + P <= n)
-      for (; d + P <= size; d += P) {
-        PacketBlock<Packet<T>, P> block;
-        for (int k = 0; k < P; ++k) block.packet[k] = ploadu<Packet<T>>(row(i + k) + d);
-        ptranspose(block);
-        for (int k = 0; k < P; ++k) pstoreu(at + (d + k) * W, block.packet[k]);
+    if (i + lanes <= n)
+      for (; d + lanes <= size; d += lanes) {
+        Vec<T> x[lanes];
+        unroll<lanes>([&](auto k) __attribute__((always_inline)) { x[k] = load<Vec<T>>(row(i + k) + d); });
+        transpose<T>(x);
+        unroll<lanes>([&](auto k) __attribute__((always_inline)) { store(at + (d + k) * W, x[k]); });
       }
     for (; d < size; ++d)
-      for (int k = 0; k < P; ++k) at[d * W + k] = i + k < n ? row(i + k)[d] : T(0);
+      for (int k = 0; k < lanes; ++k) at[d * W + k] = i + k < n ? row(i + k)[d] : T(0);
   }
-  if (const int64_t end = round_up(n, P); end % W)  // the second packet of the last panel
+  if (const int64_t end = round_up(n, lanes); end % W)  // the second vector of the last panel
     for (int64_t d = 0; d < size; ++d)
-      for (int k = P; k < W; ++k) to[end / W * W * size + d * W + k] = 0;
+      for (int k = lanes; k < W; ++k) to[end / W * W * size + d * W + k] = 0;
 }
 
-#pragma GCC diagnostic pop
-
+}  // namespace FTLIB_SIMD
 }  // namespace ft::inline FTLIB_ABI::detail

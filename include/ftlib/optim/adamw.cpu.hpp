@@ -1,13 +1,13 @@
 // optim/adamw.cpu.hpp: one AdamW step of all parameters on the CPU.
 #pragma once
+#include <ftlib/ops/simd.cpu.hpp>        // for_vectors, square_root
 #include <ftlib/optim/adamw.shared.hpp>  // AdamWItem
 #include <ftlib/optim/clip.shared.hpp>   // Verdict
 #include <ftlib/optim/stochastic.hpp>    // round_by_chance
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 
-#include <algorithm>   // std::min
-#include <Eigen/Core>  // vectorised arithmetic with square root and division
-#include <span>        // std::span
+#include <algorithm>  // std::min
+#include <span>       // std::span
 
 namespace ft::inline FTLIB_ABI {
 
@@ -18,7 +18,6 @@ template <Scalar T>
 void adamw_update(Context<Cpu>& ctx, std::span<const AdamWItem<T>> items, const Verdict* verdict,  // null: factor 1
                   Master master, uint64_t seed) {
   using A = accumulate_t<T>;
-  using Array = Eigen::Array<A, Eigen::Dynamic, 1>;
   constexpr int64_t chunk = 512;  // elements; five arrays of it stay in the first cache, so memory is walked once
   if (verdict && !verdict->finite) return;
   const A factor = verdict ? A(verdict->factor) : A(1);
@@ -30,21 +29,26 @@ void adamw_update(Context<Cpu>& ctx, std::span<const AdamWItem<T>> items, const 
       [[maybe_unused]] A wide[chunk];  // weights of 16 bits, widened
       for (int64_t i = begin; i < end; i += chunk) {
         const int64_t n = std::min(chunk, end - i);
-        Eigen::Map<Array> mi(item.m.data + i, n), vi(item.v.data + i, n);
-        const auto gi = factor * Eigen::Map<const Array>(item.g.data + i, n);
-        mi += new1 * (gi - mi);
-        vi = beta2 * vi + new2 * gi.square();
-        const auto change = step_size * mi / (vi.sqrt() / correction + eps);
+        A *const m = item.m.data + i, *const v = item.v.data + i;
+        const A* const g = item.g.data + i;
         T* const w = item.w.data + i;
+        const auto update = [&](A* wide_w) {
+          detail::for_vectors<A>(0, n, [&](auto at) {
+            const auto gv = factor * at(g);
+            const auto mv = at(m) + new1 * (gv - at(m)), vv = beta2 * at(v) + new2 * (gv * gv);
+            at.store(m, mv);
+            at.store(v, vv);
+            const auto change = step_size * mv / (detail::square_root<A>(vv) / correction + eps);
+            at.store(wide_w, keep * at(wide_w) - change);
+          });
+        };
         if constexpr (std::same_as<T, A>) {
-          Eigen::Map<Array> wi(w, n);
-          wi = keep * wi - change;
+          update(w);
         } else {
           A* const from = item.master ? item.master.data + i : wide;
           if (!item.master)
             for (int64_t k = 0; k < n; ++k) wide[k] = static_cast<A>(w[k]);
-          Eigen::Map<Array> wi(from, n);
-          wi = keep * wi - change;
+          update(from);
           for (int64_t k = 0; k < n; ++k) {
             const auto words = [&] { return philox(seed, item.random + static_cast<uint64_t>(i + k) / 8, 2); };
             w[k] = master == Master::stochastic_rounding

@@ -1,14 +1,14 @@
 // optim/clip.cpu.hpp: the verdict on the gradients of a step, and their scaling by it, on the CPU.
 #pragma once
+#include <ftlib/ops/simd.cpu.hpp>        // for_vectors
 #include <ftlib/optim/clip.shared.hpp>   // Verdict, judge
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/view.hpp>         // View
 
-#include <algorithm>   // std::min
-#include <cmath>       // std::sqrt
-#include <Eigen/Core>  // Eigen::Map
-#include <span>        // std::span
-#include <vector>      // std::vector
+#include <algorithm>  // std::min
+#include <cmath>      // std::sqrt
+#include <span>       // std::span
+#include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -26,7 +26,7 @@ template <Scalar A, class Body> void for_each_block(Context<Cpu>& ctx, std::span
     for (int64_t i = 0; i < x.count(); i += block) pieces.push_back({x.data + i, std::min(block, x.count() - i)});
   parallel_for(ctx.pool(), static_cast<int64_t>(pieces.size()), 8, [&](int64_t begin, int64_t end) {
     for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i)
-      body(i, Eigen::Map<Eigen::Array<A, Eigen::Dynamic, 1>>(pieces[i].data, pieces[i].count));
+      body(i, pieces[i].data, pieces[i].count);
   });
 }
 }  // namespace detail
@@ -35,16 +35,16 @@ template <Scalar A, class Body> void for_each_block(Context<Cpu>& ctx, std::span
 template <Scalar A>
 void block_squares(Context<Cpu>& ctx, View<double> squares,
                    std::span<const View<A>> xs) {  // (blocks), see squares_block
-  detail::for_each_block(ctx, xs, [&](std::size_t i, const auto& x) {
+  detail::for_each_block(ctx, xs, [&](std::size_t i, const A* x, int64_t size) {
     constexpr int64_t lanes = 8;  // partial sums that do not wait for one another
     double partial[lanes] = {};
     int64_t k = 0;
-    for (; k + lanes <= x.size(); k += lanes)
+    for (; k + lanes <= size; k += lanes)
       for (int64_t lane = 0; lane < lanes; ++lane) {
-        const auto v = static_cast<double>(x.data()[k + lane]);
+        const auto v = static_cast<double>(x[k + lane]);
         partial[lane] += v * v;
       }
-    for (; k < x.size(); ++k) partial[0] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
+    for (; k < size; ++k) partial[0] += static_cast<double>(x[k]) * static_cast<double>(x[k]);
     double sum = 0;
     for (const double p : partial) sum += p;
     squares.data[i] = sum;
@@ -67,7 +67,10 @@ void judge_squares(Context<Cpu>&, Verdict* v, View<const A> squares, double max_
 /// x *= the verdict's factor for all `xs` (contiguous); nothing where the verdict is not finite.
 template <Scalar A> void scale_gradients(Context<Cpu>& ctx, std::span<const View<A>> xs, const Verdict* v) {
   if (!v->finite || v->factor == 1) return;
-  detail::for_each_block(ctx, xs, [&](std::size_t, auto x) { x *= static_cast<A>(v->factor); });
+  detail::for_each_block(ctx, xs, [&](std::size_t, A* x, int64_t size) {
+    const A factor = static_cast<A>(v->factor);
+    detail::for_vectors<A>(0, size, [&](auto at) { at.store(x, at(x) * factor); });
+  });
 }
 
 }  // namespace ft::inline FTLIB_ABI
