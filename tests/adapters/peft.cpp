@@ -3,6 +3,7 @@
 #include "../scratch.hpp"
 
 #include <doctest/doctest.h>
+#include <cstdlib>
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
 
@@ -32,11 +33,23 @@ struct PeftCase {
   explicit PeftCase(const std::string& name)
       : expected(read_json(fixtures / name / "expected.json")),
         arrays(SafetensorsFile::open(fixtures / name / "expected.safetensors")) {}
-  double difference(const std::string& name) {
+  std::vector<float> logits() {
     const NoGrad off(lm.context());
     PackedTokens batch;
     batch.add(expected["tokens"].get<std::vector<int32_t>>());
-    const auto got = lm.model().logits(lm.context(), batch).to_host(lm.context());
+    return lm.model().logits(lm.context(), batch).to_host(lm.context());
+  }
+  /// For tools/check_peft_roundtrip.py, which opens the folder with peft.
+  void leave(const std::string& name) {
+    const char* to = std::getenv("FTLIB_PEFT_OUT");
+    if (!to) return;
+    std::filesystem::create_directories(to);
+    const auto folder = std::filesystem::path(to) / name;
+    lm.save_adapter(folder, {.base = base_folder.string()});
+    write_atomically(folder / "logits.json", Json{{"tokens", expected["tokens"]}, {"logits", logits()}}.dump());
+  }
+  double difference(const std::string& name) {
+    const auto got = logits();
     const auto tensor = arrays.tensor(name);
     std::vector<float> wanted(static_cast<std::size_t>(tensor.shape.count()));
     dequantise_row(tensor.type, tensor.data, 0, tensor.shape.count(), wanted.data());
@@ -76,6 +89,7 @@ TEST_CASE("peft: ten steps of DoRA, rsLoRA with patterns, modules_to_save, the h
       CHECK(norm == doctest::Approx(c.expected["grad_norms"][step].get<double>()).epsilon(1e-3));
     }
     CHECK(c.difference("trained.logits") <= 1e-3);
+    c.leave(name);
 
     // Peft's trained adapter, and the same written by us.
     c.lm.load_adapter(fixtures / name / "trained");
@@ -119,6 +133,7 @@ TEST_CASE("peft: PiSSA and OLoRA are read as peft reads them, and written as wha
     const Json config = read_json(dir / "plain/adapter_config.json");
     CHECK(config["r"] == 6);
     CHECK(config["init_lora_weights"] == true);
+    c.leave(name);
     PeftCase again(name);
     CHECK(again.lm.load_adapter(dir / "plain").empty());
     CHECK(again.difference("exact.logits") <= 1e-4);

@@ -311,6 +311,25 @@ TEST_CASE("adapters: what is trained outlives the name, the set and the model") 
   for (const auto& w : kept) CHECK(w->count() > 0);
 }
 
+TEST_CASE("adapters: DoRA beside a quantised base is W at first, learns, recomputed or not, and merges to what it is") {
+  for (const std::string name : {"llama_q4_1.gguf", "gemma3_q4_k.gguf"}) {
+    CAPTURE(name);
+    auto lm = open(name), again = open(name);
+    const auto base = logits(lm);
+    for (Lm* m : {&lm, &again}) m->attach(Lora{.rank = 4, .alpha = 8, .kind = "dora"});
+    CHECK(difference(logits(lm), base) <= 1e-3);
+    const float before = loss(lm), after = learn(lm, 3);
+    CHECK(after < before - 0.1f);
+    CHECK(std::abs(learn(again, 3, /*recompute=*/true) - after) <= 1e-4f);
+    const auto tuned = logits(lm);
+    lm.adapters().freeze(lm.context());  // the norms are kept from now on
+    CHECK(logits(lm) == tuned);
+    CHECK(logits(lm) == tuned);
+    lm.merge();
+    CHECK(difference(logits(lm), tuned) <= 1e-3);
+  }
+}
+
 TEST_CASE("adapters: train_all is all or nothing") {
   auto lm = open("llama_q4_1.gguf");
   const auto before = logits(lm);
