@@ -17,4 +17,9 @@ template class Adapted<float, Cpu>;
 template class LoraAdapter<float, Cpu>;
 template class DoraAdapter<float, Cpu>;
 template class TrainedCopy<float, Cpu>;
+// For gradient checks.
+template class AdapterSet<double, Cpu>;
+template class LoraAdapter<double, Cpu>;
+template class DoraAdapter<double, Cpu>;
+template class TrainedCopy<double, Cpu>;
 }  // namespace ft::inline FTLIB_ABI
