@@ -7,6 +7,7 @@
 #include <ftlib/core/dtype.hpp>
 #include <ftlib/cuda/launch.cuda.cuh>
 #include <ftlib/cuda/mma.cuda.cuh>
+#include <ftlib/cuda/pack.cuda.cuh>
 
 #include <algorithm>
 #include <set>
@@ -52,7 +53,9 @@ template <class F> void check_found(F run, std::initializer_list<const char*> wo
     } catch (const Fault& fault) {
       report = fault.what();
     }
-    for (const char* word : words) CHECK_MESSAGE(report.find(word) != std::string::npos, report, " lacks ", word);
+    CHECK_MESSAGE(report.find("  ") == std::string::npos, report);
+    for (const char* word : words)
+      CHECK_MESSAGE(report.find(word) != std::string::npos, report, " lacks ", std::string(word));
   }
 }
 
@@ -230,6 +233,9 @@ __global__ void reads_unwritten(float* y) {
 __global__ void loads_vectors(float4* y, const float* x) {
   y[threadIdx.x] = *reinterpret_cast<const float4*>(x + 4 * threadIdx.x);
 }
+__global__ void loads_packs(float* y, const float* x) {
+  ft::detail::store(y + 4 * threadIdx.x, ft::detail::load<4>(x + 4 * threadIdx.x));
+}
 __global__ void lends_local(float* y) {
   __shared__ float* lent;
   float local = 1;
@@ -288,8 +294,7 @@ TEST_CASE("cuda_emulation: loads of matrices are watched as other loads are") {
   launch(loads_matrices<4>, 1, 32, 0, {}, y.data, x.data);
   check_found([&] { launch(loads_matrices<0>, 1, 32, 0, {}, y.data, x.data); },
               {"race in kernel", "loads_matrices<0>", "reads 4 bytes of shared memory", "tile"});
-  check_found([&] { launch(loads_matrices<1>, 1, 32, 0, {}, y.data, x.data); },
-              {"loads_matrices<1>", "misaligned"});
+  check_found([&] { launch(loads_matrices<1>, 1, 32, 0, {}, y.data, x.data); }, {"loads_matrices<1>", "misaligned"});
   check_found([&] { launch(loads_matrices<2>, 1, 32, 0, {}, y.data, x.data); },
               {"loads_matrices<2>", "is not of shared memory"});
   check_found([&] { launch(loads_matrices<3>, 1, 32, 0, {}, y.data, x.data); },
@@ -370,8 +375,7 @@ TEST_CASE("cuda_emulation: a race on global memory is found, between blocks too"
   check_found([&] { launch(blocks_read_neighbour, 2, 32, 0, {}, y.data); },
               {"race in kernel", "blocks_read_neighbour", "of block (0, 0, 0)", "of block (1, 0, 0)"});
   const Buffer<unsigned> sum(std::vector<unsigned>(1));
-  check_found([&] { launch(adds_not_atomically, 1, 32, 0, {}, sum.data); },
-              {"race in kernel", "adds_not_atomically"});
+  check_found([&] { launch(adds_not_atomically, 1, 32, 0, {}, sum.data); }, {"race in kernel", "adds_not_atomically"});
 }
 
 TEST_CASE("cuda_emulation: what depends on the order of threads differs from seed to seed") {
@@ -426,7 +430,8 @@ TEST_CASE("cuda_emulation: divergent barriers and shuffles are reported, not wai
               {"shuffles_in_branch", "divergent shuffle", "mask 0xffffffff", "which waits at"});
   check_found([&] { launch(reads_absent_lane, 1, 32, 0, {}, y.data); },
               {"reads_absent_lane", "divergent shuffle", "takes no part"});
-  check_found([&] { launch(leaves_itself_out, 1, 32, 0, {}, y.data); }, {"leaves_itself_out", "mask 0xffff"});
+  check_found([&] { launch(leaves_itself_out, 1, 32, 0, {}, y.data); },
+              {"leaves_itself_out", "is not among the lanes that it names at ", "mask 0xffff"});
 }
 
 TEST_CASE("cuda_emulation: 16-byte accesses off their alignment are found") {
@@ -436,6 +441,15 @@ TEST_CASE("cuda_emulation: 16-byte accesses off their alignment are found") {
   CHECK(y.host()[31].w == 131);
   check_found([&] { launch(loads_vectors, 1, 32, 0, {}, y.data, x.data + 1); },
               {"loads_vectors", "aligned to 16 bytes: misaligned", "emulation_test.cpp:"});
+  // By load() and store(): the kernel's line too.
+  const Buffer<float> z(128), unwritten(128);
+  launch(loads_packs, 1, 32, 0, {}, z.data, x.data);
+  check_found([&] { launch(loads_packs, 1, 32, 0, {}, z.data, x.data + 1); },
+              {"loads_packs", "misaligned", "pack.cuda.cuh:", ", inlined at ", "emulation_test.cpp:"});
+  check_found([&] { launch(loads_packs, 1, 32, 0, {}, z.data, unwritten.data); },
+              {"that nobody has written", "pack.cuda.cuh:", ", inlined at ", "emulation_test.cpp:"});
+  check_found([&] { launch(loads_packs, 1, 32, 0, {}, z.data + 4, x.data); },
+              {"out of bounds", "pack.cuda.cuh:", ", inlined at ", "emulation_test.cpp:"});
 }
 
 TEST_CASE("cuda_emulation: asynchronous copies are there once they are waited for") {
@@ -459,8 +473,8 @@ TEST_CASE("cuda_emulation: the host's mistakes are found") {
   CHECK(cudaDeviceSynchronize() == cudaSuccess);
   CHECK(cudaFree(&value) == cudaErrorInvalidValue);
   CHECK_THROWS_AS(cudaDeviceSynchronize(), Fault);
-  CHECK_THROWS_WITH_AS(launch(fills_all, 1, 1025, 0, {}, y.data),
-                       doctest::Contains("cudaErrorInvalidConfiguration"), ft::Error);
+  CHECK_THROWS_WITH_AS(launch(fills_all, 1, 1025, 0, {}, y.data), doctest::Contains("cudaErrorInvalidConfiguration"),
+                       ft::Error);
   CHECK_THROWS_WITH_AS(launch(fills_all, 1, 4, 300000, {}, y.data), doctest::Contains("shared memory"), ft::Error);
   launch(fills_all, 0, 4, 0, {}, y.data);
   CHECK(y.host()[0] == 0);

@@ -10,7 +10,8 @@ namespace {
 /// Of `bytes` bytes by one instruction, which needs p aligned to that unless the compiler knew that it may not be.
 template <std::size_t bytes, bool aligned = true>
 [[gnu::always_inline]] inline void access(const void* p, Kind kind, const void* pc) {
-  if (aligned && watching && reinterpret_cast<std::uintptr_t>(p) % bytes) Machine::get().misaligned(p, bytes, {}, pc);
+  if (aligned && watching && reinterpret_cast<std::uintptr_t>(p) % bytes)
+    Machine::get().misaligned(p, bytes, Machine::Seen::by_access, pc);
   // All instrumented code comes here, the host's too, on any of its threads.
   if (watching || (!running && Memory::holds(static_cast<const std::byte*>(p))))
     Machine::get().access(p, bytes, kind, pc);
@@ -18,7 +19,8 @@ template <std::size_t bytes, bool aligned = true>
 void copies(const void* to, const void* from, std::size_t n, const void* pc) {
   if (!watching || n == 0) return;
   for (const void* p : {from, to})  // 16 bytes at once are a vector, which clang does not check by its type
-    if (n == 16 && reinterpret_cast<std::uintptr_t>(p) % 16) Machine::get().misaligned(p, 16, {}, pc);
+    if (n == 16 && reinterpret_cast<std::uintptr_t>(p) % 16)
+      Machine::get().misaligned(p, 16, Machine::Seen::by_access, pc);
   Machine::get().access(from, n, Kind::read, pc);
   Machine::get().access(to, n, Kind::write, pc);
 }
@@ -122,9 +124,15 @@ struct TypeMismatch {
   unsigned char log2_alignment, kind;
 };
 void __ubsan_handle_type_mismatch_v1(TypeMismatch* at, const void* p) {
-  if (watching) Machine::get().misaligned(p, std::size_t{1} << at->log2_alignment, {at->file, at->line}, nullptr);
+  if (watching)
+    Machine::get().misaligned(p, std::size_t{1} << at->log2_alignment, Machine::Seen::by_type,
+                              __builtin_return_address(0));
 }
-void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* at, const void* p) { __ubsan_handle_type_mismatch_v1(at, p); }
+void __ubsan_handle_type_mismatch_v1_abort(TypeMismatch* at, const void* p) {
+  if (watching)
+    Machine::get().misaligned(p, std::size_t{1} << at->log2_alignment, Machine::Seen::by_type,
+                              __builtin_return_address(0));
+}
 // clang also checks what a function promises about its result (aligned_alloc): the host's matter.
 void __ubsan_handle_alignment_assumption(void*, const void*, std::size_t, std::size_t) {}
 void __ubsan_handle_alignment_assumption_abort(void*, const void*, std::size_t, std::size_t) {}

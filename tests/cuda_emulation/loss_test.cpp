@@ -10,7 +10,7 @@ using namespace ft::test;
 namespace {
 /// nll, and logits after it: their gradient with `gradient`. With a scale, times 0.375.
 template <class T, Device D>
-std::vector<HostArray> loss_of(Context<D>& ctx, const HostArray& logits, Layout layout, bool gradient, bool scaled) {
+std::vector<Result> loss_of(Context<D>& ctx, const HostArray& logits, Layout layout, bool gradient, bool scaled) {
   const int64_t N = logits.rows(), V = logits.cols();
   std::vector<int32_t> targets;
   for (int64_t n = 0; n < N; ++n) targets.push_back(static_cast<int32_t>((n * 7919 + V - 1) % V));
@@ -20,13 +20,14 @@ std::vector<HostArray> loss_of(Context<D>& ctx, const HostArray& logits, Layout 
   const auto factor = scaled ? std::as_const(scale).view() : View<const accumulate_t<T>>{};
   softmax_cross_entropy(ctx, nll.view(), x.view(), on_device.view(), gradient, factor);
   sum_all(ctx, sum.view(), nll.view());
-  std::vector<HostArray> results{download(ctx, nll), download(ctx, sum)};
-  if (gradient) results.push_back(download(ctx, x));
+  const DType sums = dtype_of<accumulate_t<T>>;
+  std::vector<Result> results{{"nll", sums, download(ctx, nll)}, {"their sum", sums, download(ctx, sum)}};
+  if (gradient) results.push_back({"dlogits", dtype_of<T>, download(ctx, x)});
   return results;
 }
 
 /// Rows gathered, and scattered times 0.375 over ones.
-template <class T, Device D> std::vector<HostArray> moved(Context<D>& ctx, const HostArray& from, Layout layout) {
+template <class T, Device D> std::vector<Result> moved(Context<D>& ctx, const HostArray& from, Layout layout) {
   const int64_t N = from.rows(), C = from.cols();
   std::vector<int32_t> rows;
   for (int64_t n = N - 1; n >= 0; n -= 2) rows.push_back(static_cast<int32_t>(n));
@@ -39,25 +40,30 @@ template <class T, Device D> std::vector<HostArray> moved(Context<D>& ctx, const
   scatter_rows(ctx, all.view(), some.view(), at.view(), scale.view());
   const HostArray scaled = download(ctx, all);
   scatter_rows(ctx, all.view(), some.view(), at.view());
-  return {download(ctx, some), scaled, download(ctx, all)};
+  const DType type = dtype_of<T>;
+  return {{"gathered", type, download(ctx, some)},
+          {"scattered, times 0.375", type, scaled},
+          {"scattered", type, download(ctx, all)}};
 }
 
 /// f(T, context, array, layout) on the GPU against float on the CPU, in float and in bfloat16.
 template <class F> void beside_cpu(const HostArray& x, F f) {
   Context<Cpu> cpu({.threads = 1});
   for (const Layout layout : {Layout::contiguous, Layout::unaligned}) {
-    INFO(x.shape, " layout ", static_cast<int>(layout));
-    const auto expected = f(float(), cpu, x, layout), expected16 = f(float(), cpu, rounded(x), layout);
-    std::vector<HostArray> first;
+    INFO(x.shape, layout == Layout::contiguous ? " contiguous" : " unaligned");
+    const auto expected = f(float(), cpu, x, layout), expected16 = f(float(), cpu, rounded<bfloat16>(x), layout);
+    std::vector<Result> first;
     for (const uint64_t seed : {1u, 2u}) {
       cuda_emulation::set_seed(seed);
       Context<Cuda> ctx;
-      const auto got = f(float(), ctx, x, layout), got16 = f(bfloat16(), ctx, rounded(x), layout);
+      const auto got = f(float(), ctx, x, layout), got16 = f(bfloat16(), ctx, rounded<bfloat16>(x), layout);
       for (std::size_t i = 0; i < got.size(); ++i) {
-        CHECK(nmse(got[i], expected[i]) <= 1e-7);
-        CHECK(nmse(got16[i], expected16[i]) <= 1e-4);
+        CHECK(difference<float>(got[i], expected[i], 1e-7, seed) == "");
+        const double tolerance = got16[i].type == DType::f32 ? 1e-9 : Tolerance16::nearest;
+        CHECK(difference<bfloat16>(got16[i], expected16[i], tolerance, seed) == "");
         if (seed == 1) first = got;
-        else CHECK(got[i].values == first[i].values);
+        else if (got[i].array.values != first[i].array.values)
+          CHECK(difference<float>(got[i], first[i], 0, seed) == "the same as with seed 1");
       }
     }
   }
@@ -84,12 +90,12 @@ TEST_CASE("cuda/loss: large logits do not overflow; one that is infinite or no n
   logits[300 + 299] = 3e38;
   logits[600 + 17] = NAN;
   const auto got = loss_of<float>(ctx, logits, Layout::contiguous, true, false);
-  CHECK(got[0][0] == INFINITY);  // its target's logit is -infinity
-  CHECK(got[2][0] == doctest::Approx(0.01));
-  CHECK(got[2][1] == 0);
-  CHECK(got[2][300] == 0);
-  CHECK(std::isnan(got[0][2]));
-  CHECK(std::isnan(got[2][600]));
+  CHECK(got[0].array[0] == INFINITY);  // its target's logit is -infinity
+  CHECK(got[2].array[0] == doctest::Approx(0.01));
+  CHECK(got[2].array[1] == 0);
+  CHECK(got[2].array[300] == 0);
+  CHECK(std::isnan(got[0].array[2]));
+  CHECK(std::isnan(got[2].array[600]));
 }
 
 TEST_CASE("cuda/loss: rows gathered and scattered") {

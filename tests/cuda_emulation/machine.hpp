@@ -198,15 +198,16 @@ class Machine {
     if (p < program_.local_begin() || p >= program_.local_begin() + program_.local_bytes())
       fault({kernel_and_thread() + "reads " + hex(p) + ", which is not of shared memory", program_.offset(pc)});
   }
-  /// Found by a check of the type's alignment, which knows the line, or by the access itself.
-  void misaligned(const void* p, std::size_t alignment, Where where, const void* pc) {
+  /// Found by a check of the type's alignment or by the access itself; `where` is known of what asks for itself.
+  enum class Seen { by_type, by_access };
+  void misaligned(const void* p, std::size_t alignment, Seen seen, const void* pc, Where where = {}) {
     const Pause pause;
     // clang reads 16 bytes of 8-byte members at once; on the stack, where the emulation's own arguments lie, that is
     // right.
-    if (pc && stacks_.owner(static_cast<const std::byte*>(p)) >= 0) return;
+    if (seen == Seen::by_access && stacks_.owner(static_cast<const std::byte*>(p)) >= 0) return;
     fault({kernel_and_thread() + "accesses " + hex(p) + " as if it were aligned to " + std::to_string(alignment) +
                " bytes: misaligned" + (where.file ? at(where) : std::string()),
-           pc ? program_.offset(pc) : 0});
+           where.file ? 0 : program_.offset(pc)});
   }
 
   void copy_later(void* to, const void* from, std::size_t bytes, std::size_t zeros, const void* pc) {

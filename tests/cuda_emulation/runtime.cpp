@@ -84,7 +84,7 @@ void mma(float (&c)[4], const std::uint32_t (&a)[4], std::uint32_t b0, std::uint
 void ldmatrix(std::uint32_t (&m)[4], const void* row, bool transposed, Where where) {
   Machine& machine = Machine::get();
   const void* const pc = __builtin_return_address(0);
-  if (reinterpret_cast<std::uintptr_t>(row) % 16) machine.misaligned(row, 16, where, pc);
+  if (reinterpret_cast<std::uintptr_t>(row) % 16) machine.misaligned(row, 16, Machine::Seen::by_type, pc, where);
   machine.must_be_shared(row, pc);
   MatrixLane mine{static_cast<const std::byte*>(row), {}, transposed};
   machine.meet_whole_warp(

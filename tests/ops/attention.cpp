@@ -12,7 +12,8 @@ struct Attention {
   int64_t H, KV, hd;
   std::vector<Segment> segments;
   AttentionOptions options = {};
-  int64_t spare = 0;  // rows of q and k in no segment
+  int64_t spare = 0;     // rows of q and k in no segment
+  double nmse16 = 1e-4;  // weights are rounded before they meet V
   static constexpr const char* name = "attention";
   static constexpr bool in_half = true;
   static std::vector<Attention> shapes() {
@@ -37,6 +38,9 @@ struct Attention {
         {2, 1, 4, {}},                                                     // no tokens
         {130, 1, 3, {{0, 3, 0, 3}}},                                       // more heads than a block has rows
         {10, 1, 18, {{0, 1, 0, 19}}},                                      // one query, too many heads to stream
+        {4, 1, 16, {{2, 4, 5, 210}}, near, 6},         // tiles of keys that no row sees, copied in packs
+        {1, 1, 16, {{0, 24, 0, 1500}}, all, 0, 2e-5},  // many tiles of keys for one query's sums,
+        {1, 1, 16, {{0, 1500, 0, 24}}, all, 0, 2e-5},  // and of queries for one key's
     };
   }
   int64_t queries() const {
@@ -81,7 +85,9 @@ struct Attention {
     return y;
   }
   double tolerance() const { return 1e-11; }
+  Tolerance16 tolerance16() const { return {.y = nmse16, .dx = nmse16}; }
   GradcheckOptions gradcheck() const { return {.elements = 24}; }
+  bool sums_alone() const { return nmse16 < 1e-4; }
 };
 
 /// q, k and v of one projection, (N, (H + 2 KV) hd), as slices without a copy.

@@ -44,6 +44,7 @@ struct LinearCrossEntropy {
     }
     return loss;
   }
+  Tolerance16 tolerance16() const { return {.dx = 1e-4, .sums = 1e-5}; }  // logits and their gradients are rounded
 };
 
 /// The same loss of logits that are there already.

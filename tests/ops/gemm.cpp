@@ -62,8 +62,8 @@ void check(Context<Cpu>& ctx, const Case& test, bool transpose_a, const B& b, At
   const Write write = test.write;
   const double alpha = test.alpha;
   const bool with_bias = test.bias;
-  INFO("M ", M, " N ", N, " K ", K, " threads ", ctx.threads(), transpose_a ? " A^T" : "", " alpha ", alpha,
-       write == Write::add ? " add" : "", with_bias ? " bias" : "");
+  INFO(str("M ", M, " N ", N, " K ", K, " threads ", ctx.threads(), transpose_a ? " A^T" : "", " alpha ", alpha,
+           write == Write::add ? " add" : "", with_bias ? " bias" : ""));
   Random random(5);
   const auto a = normal<T>(random, M * K), bias = normal<T>(random, N);
   const DenseOperand<T> A = transpose_a ? DenseOperand<T>{a.get(), 1, M} : DenseOperand<T>{a.get(), K, 1};
@@ -120,7 +120,7 @@ template <class T> void check_dense(Context<Cpu>& ctx, const Case& test) {
 }
 
 template <class T> void check_stored(Context<Cpu>& ctx, DType type, const Case& test, Transpose transpose) {
-  INFO(info(type).name, transpose == Transpose::yes ? " W^T" : " W");
+  INFO(str(info(type).name, transpose == Transpose::yes ? " W^T" : " W"));
   Random random(11);
   const bool yes = transpose == Transpose::yes;
   const int64_t rows = yes ? test.N : test.K, cols = yes ? test.K : test.N;

@@ -61,11 +61,17 @@ HostArray sum_of(const HostArray& x, const HostArray& y) {
 struct RmsNorm {
   Shape x;
   float offset = 0;
+  double size = 1;  // of the inputs
   static constexpr const char* name = "rms_norm";
   static std::vector<RmsNorm> shapes() {
-    return {{{1, 1}}, {{1, 2}}, {{3, 65}}, {{7, 576}}, {{5, 3}, 1}, {{2, 640}, 1}, {{3, 2, 64}}, {{0, 4}}};
+    return {
+        {{1, 1}},           {{1, 2}},     {{3, 65}}, {{7, 576}},         {{5, 3}, 1},
+        {{2, 640}, 1},      {{3, 2, 64}}, {{0, 4}},  {{5, 33}, 0, 1e-3},  // mean squares beside which epsilon counts
+        {{3, 64}, 0, 1e-3}, {{130, 8}}};                                  // sums over rows in several parts
   }
-  std::vector<HostArray> inputs(Random& random) const { return {activation(random, x), parameter(random, {x.back()})}; }
+  std::vector<HostArray> inputs(Random& random) const {
+    return {activation(random, x, size), parameter(random, {x.back()})};
+  }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
     return rms_norm(ctx, a.x[0], a.w[0], 1e-6f, offset);
   }
@@ -73,6 +79,7 @@ struct RmsNorm {
     return plain_norm(in[0], {.centred = false, .eps = double{1e-6f}, .offset = double{offset}, .w = &in[1]});
   }
   double tolerance() const { return 1e-12; }
+  GradcheckOptions gradcheck() const { return {.step = 1e-3 * size}; }
   bool rounding_alone() const { return x.back() == 1; }
   double bytes(double item) const { return static_cast<double>(2 * x.count() + x.back()) * item; }
   double flops() const { return 4.0 * static_cast<double>(x.count()); }
@@ -83,8 +90,9 @@ struct LayerNorm {
   bool weight, bias;
   static constexpr const char* name = "layer_norm";
   static std::vector<LayerNorm> shapes() {
-    return {{{1, 1}, true, true},  {{1, 3}, true, true},    {{3, 65}, true, true},    {{7, 576}, true, false},
-            {{5, 3}, false, true}, {{2, 32}, false, false}, {{3, 2, 64}, true, true}, {{0, 4}, true, true}};
+    return {{{1, 1}, true, true},     {{1, 3}, true, true},  {{3, 65}, true, true},
+            {{7, 576}, true, false},  {{5, 3}, false, true}, {{2, 32}, false, false},
+            {{3, 2, 64}, true, true}, {{0, 4}, true, true},  {{130, 8}, true, true}};
   }
   std::vector<HostArray> inputs(Random& random) const {
     std::vector<HostArray> all{shifted_activation(random, x)};
@@ -132,6 +140,7 @@ struct AddRmsNorm {
                    plain_norm(s, {.centred = false, .eps = double{1e-6f}, .offset = double{offset}, .w = &in[2]}));
   }
   double tolerance() const { return 1e-12; }
+  Tolerance16 tolerance16() const { return {.y = 1.5e-5, .dx = 1.5e-5, .sums = 1.5e-5}; }  // of s, which is rounded
 };
 
 struct AddLayerNorm {
@@ -169,6 +178,7 @@ struct AddLayerNorm {
             {.centred = true, .eps = double{1e-3f}, .w = weight ? &in[2] : nullptr, .b = bias ? &in.back() : nullptr}));
   }
   double tolerance() const { return 1e-11; }
+  Tolerance16 tolerance16() const { return {.y = 1.5e-5, .dx = 1.5e-5, .sums = 1.5e-5}; }  // of s, which is rounded
 };
 
 /// N rows of C, in groups of equal size or from `starts` on.

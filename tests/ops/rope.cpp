@@ -47,6 +47,7 @@ struct Rope {
     return y;
   }
   double tolerance() const { return 1e-12; }
+  Tolerance16 tolerance16() const { return {.y = 1e-5, .dx = 5e-5}; }  // the table has 16 bits as well
   double bytes(double item) const { return 2 * item * static_cast<double>(N * H * hd); }
 };
 }  // namespace

@@ -57,8 +57,8 @@ struct MeanRows {
   std::vector<int64_t> starts;
   static constexpr const char* name = "mean_rows";
   static std::vector<MeanRows> shapes() {
-    return {{1, 1, {0, 1}}, {6, 5, {0, 1, 3, 6}}, {7, 9, {0, 7}}, {130, 65, {0, 1, 100, 130}},
-            {0, 4, {0}},    {3, 2, {0, 1, 2, 3}}};
+    return {{1, 1, {0, 1}}, {6, 5, {0, 1, 3, 6}}, {7, 9, {0, 7}},    {130, 65, {0, 1, 100, 130}},
+            {0, 4, {0}},    {3, 2, {0, 1, 2, 3}}, {300, 8, {0, 300}}};
   }
   std::vector<HostArray> inputs(Random& random) const { return {activation(random, {N, C})}; }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {

@@ -28,6 +28,7 @@ template <bool logarithmic> struct Softmax {
     return y;
   }
   double tolerance() const { return 1e-12; }
+  Tolerance16 tolerance16() const { return {.dx = 1.5e-5}; }  // from the result, which is rounded
   double bytes(double item) const { return 2 * item * static_cast<double>(shape.count()); }
 };
 }  // namespace

@@ -23,8 +23,10 @@ template <class T, int V> struct alignas(sizeof(T) * V < 16 ? sizeof(T) * V : 16
 /// Elements of a pack where all pointers are aligned: 16 bytes of the smallest of the types.
 template <class... Ts> inline constexpr int pack_size = static_cast<int>(16 / std::min({sizeof(Ts)...}));
 
-template <int V, class T> __device__ Pack<T, V> load(const T* p) { return *reinterpret_cast<const Pack<T, V>*>(p); }
-template <class T, int V> __device__ void store(T* p, const Pack<T, V>& pack) {
+template <int V, class T> __device__ __forceinline__ Pack<T, V> load(const T* p) {
+  return *reinterpret_cast<const Pack<T, V>*>(p);
+}
+template <class T, int V> __device__ __forceinline__ void store(T* p, const Pack<T, V>& pack) {
   *reinterpret_cast<Pack<T, V>*>(p) = pack;
 }
 
