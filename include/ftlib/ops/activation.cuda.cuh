@@ -1,8 +1,8 @@
 // ops/activation.cuda.cuh: activations and their gated forms on the GPU, forward and backward.
 #pragma once
-#include <ftlib/ops/kinds.hpp>         // Silu, Gelu, GeluTanh, Relu
 #include <ftlib/cuda/pack.cuda.cuh>  // map, load, store
-#include <ftlib/tensor/view.hpp>       // View
+#include <ftlib/ops/kinds.hpp>       // Silu, Gelu, GeluTanh, Relu
+#include <ftlib/tensor/view.hpp>     // View
 
 #include <cmath>    // std::exp, std::erfc
 #include <numbers>  // std::numbers::sqrt2_v
@@ -12,21 +12,21 @@ namespace ft::inline FTLIB_ABI {
 namespace detail {
 
 /// f(x) and f'(x).
-template <class A> struct Activated { A f, df; };
-template <class A> __device__ Activated<A> activate(Silu, A x) {
+template <class A> struct ActivatedValue { A f, df; };
+template <class A> __device__ ActivatedValue<A> activate(Silu, A x) {
   const A s = 1 / (1 + std::exp(-x));
   return {x * s, s * (1 + x * (1 - s))};
 }
-template <class A> __device__ Activated<A> activate(GeluTanh, A x) {
+template <class A> __device__ ActivatedValue<A> activate(GeluTanh, A x) {
   constexpr A cubic = A(0.044715), slope = A(2 * 0.79788456080286535588);  // 2 sqrt(2 / pi)
   const A s = 1 / (1 + std::exp(-slope * x * (1 + cubic * x * x))), f = x * s;
   return {f, s + f * (1 - s) * slope * (1 + 3 * cubic * x * x)};
 }
-template <class A> __device__ Activated<A> activate(Gelu, A x) {
+template <class A> __device__ ActivatedValue<A> activate(Gelu, A x) {
   const A phi = A(0.5) * std::erfc(-x * (1 / std::numbers::sqrt2_v<A>));  // erfc keeps its digits where 1 + erf cancels
   return {x * phi, phi + x * std::exp(A(-0.5) * x * x) * A(0.39894228040143267794)};
 }
-template <class A> __device__ Activated<A> activate(Relu, A x) { return {x > 0 ? x : A(0), x > 0 ? A(1) : A(0)}; }
+template <class A> __device__ ActivatedValue<A> activate(Relu, A x) { return {x > 0 ? x : A(0), x > 0 ? A(1) : A(0)}; }
 
 template <class F> struct Forward {
   template <class A> __device__ A operator()(A x) const { return activate(F{}, x).f; }
