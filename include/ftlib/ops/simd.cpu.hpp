@@ -9,7 +9,7 @@
 #include <type_traits>  // std::integral_constant
 #include <utility>      // std::index_sequence
 
-#if defined(__SSE2__)
+#if defined(__AVX2__)
 #include <immintrin.h>  // square roots, and widening conversions, which GCC 12 does not find by itself
 #endif
 
@@ -99,30 +99,38 @@ template <class T> [[gnu::always_inline]] inline void transpose(Vec<T> (&x)[Simd
 template <class V> [[gnu::always_inline]] inline V larger(V a, V b) { return a > b ? a : b; }
 template <class V> [[gnu::always_inline]] inline V absolute(V a) { return a < V{} ? -a : a; }
 
-/// f(a[i], a[i + n]) for n = lanes / 2, lanes / 4, ... 1: what is left of a vector when its halves are joined.
-template <class T, class F> T fold(const Vec<T>& v, F f) {
+template <int distance, int lanes> constexpr int rotated(int j) { return (j + distance) % lanes; }
+/// f of all elements of v, joined in halves: log2(lanes) rounds in registers.
+template <class T, class F> [[gnu::always_inline]] inline T fold(Vec<T> v, F f) {
   constexpr int lanes = Simd<T>::lanes;
-  T x[lanes];
-  std::memcpy(x, &v, sizeof x);
-  for (int n = lanes / 2; n > 0; n /= 2)
-    for (int i = 0; i < n; ++i) x[i] = f(x[i], x[i + n]);
-  return x[0];
+  if constexpr (lanes >= 16) v = f(v, shuffled<rotated<8, lanes>>(v, v));
+  if constexpr (lanes >= 8) v = f(v, shuffled<rotated<4, lanes>>(v, v));
+  if constexpr (lanes >= 4) v = f(v, shuffled<rotated<2, lanes>>(v, v));
+  v = f(v, shuffled<rotated<1, lanes>>(v, v));
+  return v[0];
 }
-template <class T> T sum_lanes(const Vec<T>& v) {
-  return fold<T>(v, [](T a, T b) { return a + b; });
+template <class T> [[gnu::always_inline]] inline T sum_lanes(const Vec<T>& v) {
+  return fold<T>(
+      v, [](const Vec<T>& a, const Vec<T>& b) __attribute__((always_inline)) { return a + b; });
 }
 
 template <class T> [[gnu::always_inline]] inline Vec<T> square_root(Vec<T> v) {
 #if defined(__AVX512F__)  // with a mask, because GCC 12 warns of the other's undefined operand
-  if constexpr (sizeof(T) == 4)
-    return reinterpret_cast<Vec<T>>(_mm512_maskz_sqrt_ps(0xffff, reinterpret_cast<__m512>(v)));
-  else return reinterpret_cast<Vec<T>>(_mm512_maskz_sqrt_pd(0xff, reinterpret_cast<__m512d>(v)));
+  if constexpr (sizeof(T) == 4) {
+    const __m512 root = _mm512_maskz_sqrt_ps(0xffff, load<__m512>(&v));
+    return load<Vec<T>>(&root);
+  } else {
+    const __m512d root = _mm512_maskz_sqrt_pd(0xff, load<__m512d>(&v));
+    return load<Vec<T>>(&root);
+  }
 #elif defined(__AVX2__) && defined(__FMA__)
-  if constexpr (sizeof(T) == 4) return reinterpret_cast<Vec<T>>(_mm256_sqrt_ps(reinterpret_cast<__m256>(v)));
-  else return reinterpret_cast<Vec<T>>(_mm256_sqrt_pd(reinterpret_cast<__m256d>(v)));
-#elif defined(__SSE2__)
-  if constexpr (sizeof(T) == 4) return reinterpret_cast<Vec<T>>(_mm_sqrt_ps(reinterpret_cast<__m128>(v)));
-  else return reinterpret_cast<Vec<T>>(_mm_sqrt_pd(reinterpret_cast<__m128d>(v)));
+  if constexpr (sizeof(T) == 4) {
+    const __m256 root = _mm256_sqrt_ps(load<__m256>(&v));
+    return load<Vec<T>>(&root);
+  } else {
+    const __m256d root = _mm256_sqrt_pd(load<__m256d>(&v));
+    return load<Vec<T>>(&root);
+  }
 #else
   T x[Simd<T>::lanes];
   std::memcpy(x, &v, sizeof x);
@@ -250,7 +258,8 @@ template <class T> T largest_of(const T* x, int64_t n) {
   if (n >= lanes) {
     auto v = load<Vec<T>>(x);
     for (i = lanes; i + lanes <= n; i += lanes) v = larger(load<Vec<T>>(x + i), v);
-    most = fold<T>(v, [](T a, T b) { return a > b ? a : b; });
+    most = fold<T>(
+        v, [](const Vec<T>& a, const Vec<T>& b) __attribute__((always_inline)) { return larger(a, b); });
   }
   for (; i < n; ++i) most = x[i] > most ? x[i] : most;
   return most;
