@@ -207,7 +207,7 @@ template <Scalar T, Device D>
       throw Error(
           str(from, ": '", data.key_of(key), "': this model's head is its embedding, and an embedding is not adapted"),
           "train the adapter without lm_head.");
-    if (cut == key.npos || w == by_module.end()) {
+    if (cut == key.npos || w == by_module.end() || key.ends_with(".bias")) {
       unmatched.push_back(data.key_of(key));
     } else if (key.ends_with(".alpha")) {
       if (tensor.shape.count() != 1)
