@@ -1,7 +1,12 @@
 // tests/models/kit.cpp: the model kit: names and transforms both ways, configurations read, refused and written back,
 // architectures of a host's own.
 #include <doctest/doctest.h>
+#include <ftlib/io/safetensors.hpp>
+#include <ftlib/models/gemma3.hpp>
 #include <ftlib/models/kit/registry.hpp>
+#include <ftlib/models/llama.hpp>
+#include <ftlib/models/qwen2.hpp>
+#include <ftlib/models/qwen3.hpp>
 
 #include "../scratch.hpp"
 

@@ -3,6 +3,7 @@
 // the file; CI fetches SmolLM2. Fixtures by tools/make_model_fixtures.py.
 #include <doctest/doctest.h>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/json.hpp>
 
 using namespace ft;
 

@@ -3,6 +3,8 @@
 #include <doctest/doctest.h>
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/adapters/set.hpp>
+#include <ftlib/io/json.hpp>
+#include <ftlib/io/safetensors.hpp>
 #include <ftlib/models/kit/registry.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>

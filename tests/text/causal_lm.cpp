@@ -4,6 +4,9 @@
 
 #include <doctest/doctest.h>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/json.hpp>
+#include <ftlib/io/safetensors.hpp>
+#include <ftlib/tensor/quantised.hpp>
 
 using namespace ft;
 using ft::test::Scratch;

@@ -1,4 +1,6 @@
 // tests/text/chat.cpp: conversations as the models' templates write them, and as tokens that cannot be forged.
+#include <algorithm>
+#include <ftlib/io/json.hpp>
 #include <ftlib/text/chat.hpp>
 
 #include <doctest/doctest.h>

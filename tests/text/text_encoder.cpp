@@ -2,6 +2,7 @@
 #include "../tiny_text_model.hpp"
 
 #include <doctest/doctest.h>
+#include <ftlib/io/safetensors.hpp>
 #include <ftlib/text/text_encoder.hpp>
 
 #include <cmath>

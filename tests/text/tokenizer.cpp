@@ -1,6 +1,7 @@
 // tests/text/tokenizer.cpp: ids, decoding and streaming against the reference tokenizers, on strings in 20 scripts.
 // Small tokenizers are in tests/data/tokenizer; SmolLM2's and Gemma's are read where FTLIB_MODELS names their folder.
 #include <ftlib/io/file.hpp>
+#include <ftlib/io/json.hpp>
 #include <ftlib/text/tokenizer.hpp>
 
 #include <doctest/doctest.h>

@@ -1,5 +1,6 @@
 // tests/train/progress.cpp: the live line on a terminal and in a file, numbers for people, memory, and the loss curve.
 #include <doctest/doctest.h>
+#include <cmath>
 #include <ftlib/train/screen/plot.hpp>
 #include <ftlib/train/screen/progress.hpp>
 

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/json.hpp>
 
 #include <sys/resource.h>
 #include <sys/wait.h>

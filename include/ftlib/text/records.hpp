@@ -1,6 +1,6 @@
 // text/records.hpp: question-answer records: what they hold, and their JSON lines file, read with every fault named.
 #pragma once
-#include <ftlib/core/version.hpp>  // FTLIB_ABI
+#include <ftlib/core/error.hpp>  // Error
 
 #include <cstddef>      // std::size_t
 #include <cstdint>      // std::int64_t
