@@ -2,7 +2,9 @@
 #pragma once
 #include <ftlib/adapters/lora.hpp>
 #include <ftlib/io/atomic_file.hpp>
+#include <ftlib/io/json.hpp>
 #include <ftlib/train/screen/plot.hpp>
+#include <ftlib/train/screen/progress.hpp>
 #include <ftlib/train/trainer.hpp>
 
 #include <CLI/CLI.hpp>

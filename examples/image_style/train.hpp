@@ -5,6 +5,8 @@
 #include "painter.hpp"
 #include "sheet.hpp"
 
+#include <ftlib/train/screen/tensorboard.hpp>
+
 #include <CLI/CLI.hpp>
 
 #include <cstdint>     // std::int64_t, std::uint64_t

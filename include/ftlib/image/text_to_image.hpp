@@ -41,7 +41,7 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D>, public T
   Context<D>& context() override { return Adapted<T, D>::context(); }
   std::vector<Parameter<T, D>*> parameters() override { return Adapted<T, D>::parameters(); }
   MMJiT<T, D>& network() { return *net_; }
-  const MMJiTConfig& config() const { return net_->config(); }
+  const MMJiTConfig& config() const;
 
   /// Writes the adapter in use as diffusers does, into a folder or to a .safetensors file.
   void save_adapter(const std::filesystem::path& path);

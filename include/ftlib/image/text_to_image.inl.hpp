@@ -3,6 +3,7 @@
 #include <ftlib/adapters/adapted.hpp>
 #include <ftlib/adapters/diffusers_lora.hpp>  // read_diffusers_lora, write_diffusers_lora
 #include <ftlib/image/text_to_image.hpp>
+#include <ftlib/models/mmjit.hpp>  // MMJiT
 
 namespace ft::inline FTLIB_ABI {
 
@@ -21,6 +22,8 @@ TextToImage<T, D>::TextToImage(std::unique_ptr<Context<D>> ctx, std::shared_ptr<
 template <Scalar T, Device D>
 TextToImage<T, D>::TextToImage(TextToImage& other, const Options& options)
     : Adapted<T, D>(std::make_unique<Context<D>>(options), other), net_(other.net_), flow_(other.flow_) {}
+
+template <Scalar T, Device D> const MMJiTConfig& TextToImage<T, D>::config() const { return net_->config(); }
 
 template <Scalar T, Device D>
 [[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::from_pretrained(const std::filesystem::path& path,
