@@ -12,7 +12,7 @@ cd "$(dirname "$0")"
 usage() { echo "usage: ./quickstart.sh [en | ko | style [painterly | openmoji | openmoji-black]]" >&2; exit 2; }
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 build() {  # TARGET
-  [ -f build/CMakeCache.txt ] || run cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=OFF
+  [ -f build/CMakeCache.txt ] || run cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=OFF -DFTLIB_INSTRUCTION_SETS=native
   run cmake --build build --target "$1" -j "$(nproc)"
 }
 fetch() {  # LANGUAGE; sets $model

@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 ./install_deps.sh build test
-cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=ON -DFTLIB_EXAMPLES=ON "$@"
+cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=ON -DFTLIB_EXAMPLES=ON -DFTLIB_INSTRUCTION_SETS=all "$@"
 cmake --build build -j "$(nproc)"
 ctest --test-dir build --output-on-failure -j "$(nproc)"

@@ -8,6 +8,10 @@
 #include <array>    // std::array
 #include <cstdlib>  // std::getenv
 
+#if !defined(FTLIB_CPU_ONLY_SET)  // what CMake calls the set of a build with one
+#define FTLIB_CPU_ONLY_SET "baseline"
+#endif
+
 namespace ft::inline FTLIB_ABI {
 
 namespace {
@@ -29,7 +33,7 @@ Set choose() {
                         Set{"avx2", fma, &detail::cpu_kernels_avx2},  // F16C is in every CPU that has AVX2
                         Set{"baseline", true, &detail::cpu_kernels_baseline}};
 #else
-  const std::array sets{Set{"baseline", true, &detail::cpu_kernels_baseline}};
+  const std::array sets{Set{FTLIB_CPU_ONLY_SET, true, &detail::cpu_kernels_baseline}};
 #endif
   const char* const wanted = std::getenv("FTLIB_CPU");
   std::string names;

@@ -14,7 +14,7 @@ TEST_CASE("mmjit: in double, gradients of every parameter are the loss's differe
   auto net = MMJiT<double, Cpu>::open(ctx, c.folder / "model.safetensors");
   std::vector<Parameter<double, Cpu>*> parameters;
   net.visit([&](Parameter<double, Cpu>& w) { parameters.push_back(&w); });
-  train_all<double, Cpu>(ctx, parameters);
+  AdapterSet<double, Cpu>(parameters).train_all(ctx);
   const FlowBatch batch = c.batch(0);
   const auto loss = [&](Context<Cpu>& on, std::vector<Tensor<double, Cpu>>&) { return flow_loss(on, net, batch); };
   CHECK(gradcheck(ctx, loss, {}, std::span<Parameter<double, Cpu>* const>(parameters),

@@ -29,9 +29,10 @@ template <Device D> class SessionAsOf {
 }  // namespace detail
 
 /// y = f(x), where f: Tensor -> Tensor (of any type) is run a second time in backward instead of keeping what its ops
-/// would keep. f must use nothing recorded but its argument (else Error) and must be callable as long as the tape lives. The second
-/// run sees the session as the first did: the random stream is wound back, so dropout draws the same numbers, and what
-/// hung over the weights (ContextBase::overlay, an adapter in use) hangs there again.  Chen et al., arXiv:1604.06174
+/// would keep. f must use nothing recorded but its argument (else Error) and must be callable as long as the tape
+/// lives. The second run sees the session as the first did: the random stream is wound back, so dropout draws the same
+/// numbers, and what hung over the weights (ContextBase::overlay, an adapter in use) hangs there again.  Chen et al.,
+/// arXiv:1604.06174
 template <Scalar T, Device D, class F> auto recompute(Context<D>& ctx, const Tensor<T, D>& x, F f) -> decltype(f(x)) {
   using Y = typename decltype(f(x))::value_type;
   if (!ctx.tape()) return f(x);

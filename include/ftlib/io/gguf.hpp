@@ -381,8 +381,8 @@ class GgufFile {
                       ", not an array whose elements are each ", detail::gguf_wanted<typename T::value_type>(),
                       " of the range that was asked for"));
     } else {
-      throw Error(str(name_, ": key ", quote(key), " is of type ", detail::gguf_type_name(type_of(*value)),
-                      ", not ", detail::gguf_wanted<T>(), " of the range that was asked for"));
+      throw Error(str(name_, ": key ", quote(key), " is of type ", detail::gguf_type_name(type_of(*value)), ", not ",
+                      detail::gguf_wanted<T>(), " of the range that was asked for"));
     }
   }
   /// As get<T>, but `fallback` where the key is missing.
@@ -405,10 +405,9 @@ class GgufFile {
     const TensorInfo& tensor = info(name);
     const auto* type = detail::ggml_type(tensor.ggml_type);
     if (!type || !type->type)
-      throw Error(
-          str(name_, ": tensor ", quote(name), " at byte ", grouped(tensor.begin), " has ggml type ",
-              type ? std::string(type->name) : std::to_string(tensor.ggml_type), ", which is not read"),
-          "F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K are: take such a file.");
+      throw Error(str(name_, ": tensor ", quote(name), " at byte ", grouped(tensor.begin), " has ggml type ",
+                      type ? std::string(type->name) : std::to_string(tensor.ggml_type), ", which is not read"),
+                  "F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K are: take such a file.");
     return {*type->type, tensor.shape, bytes_.data() + tensor.begin, owner_};
   }
 
@@ -558,8 +557,7 @@ class GgufFile {
     for (TensorInfo& tensor : tensors_) {
       const std::string where = str(name_, ": tensor ", quote(tensor.name));
       if (tensor.begin % alignment_ != 0)
-        throw Error(
-            str(where, " has offset ", grouped(tensor.begin), ", no multiple of the alignment ", alignment_));
+        throw Error(str(where, " has offset ", grouped(tensor.begin), ", no multiple of the alignment ", alignment_));
       if (data_begin > bytes_.size() || tensor.begin > bytes_.size() - data_begin)
         throw Error(str(where, " begins beyond the file's end at byte ", grouped(bytes_.size())),
                     "the copy is cut short; compare its size with the publisher's.");

@@ -56,8 +56,7 @@ AdamWOptimizer<T, D>::AdamWOptimizer(const AdamW& config, ParameterGroups groups
   detail::check_adamw("AdamW", config);
 }
 
-template <Scalar T, Device D>
-auto AdamWOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::vector<Array> {
+template <Scalar T, Device D> auto AdamWOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::vector<Array> {
   std::vector<Array> all{{"exp_avg", this->wide, w.shape()}, {"exp_avg_sq", this->wide, w.shape()}};
   if (detail::keeps_master<T>(config_.master)) all.push_back({"master", this->wide, w.shape()});
   return all;

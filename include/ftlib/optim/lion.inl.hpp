@@ -32,8 +32,7 @@ LionOptimizer<T, D>::LionOptimizer(const Lion& config, ParameterGroups groups)
   detail::check_setting(config.weight_decay >= 0, "Lion", "weight_decay", config.weight_decay, "0 or more");
 }
 
-template <Scalar T, Device D>
-auto LionOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::vector<Array> {
+template <Scalar T, Device D> auto LionOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::vector<Array> {
   std::vector<Array> all{{"exp_avg", this->wide, w.shape()}};
   if (detail::keeps_master<T>(config_.master)) all.push_back({"master", this->wide, w.shape()});
   return all;

@@ -2,9 +2,9 @@
 #pragma once
 #include <ftlib/autograd/recompute.hpp>  // recompute
 #include <ftlib/models/kit/language_model.hpp>
-#include <ftlib/nn/adapter.hpp>          // project, in_use, adapted
-#include <ftlib/ops/elementwise.hpp>     // add
-#include <ftlib/ops/rows.hpp>            // take_rows
+#include <ftlib/nn/adapter.hpp>       // project, in_use, adapted
+#include <ftlib/ops/elementwise.hpp>  // add
+#include <ftlib/ops/rows.hpp>         // take_rows
 
 #include <algorithm>  // std::max
 
