@@ -41,7 +41,9 @@ Tensors to_gguf(const TensorMap& map, const Tensors& hf) {
 }
 void check_equal(const Tensors& a, const Tensors& b) {
   CHECK(names_of(a) == names_of(b));
-  for (const auto& [name, tensor] : a) {
+  for (const auto& entry : a) {
+    const std::string& name = entry.first;
+    const Stored<Cpu>& tensor = entry.second;
     CAPTURE(name);
     const Stored<Cpu>& other = b.at(name);
     CHECK(tensor.type == other.type);
@@ -197,17 +199,21 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
       {"no_rope_layers", {1, 0}},    {"layer_types", {"full_attention", "linear_attention"}},
       {"use_qk_norm", true},         {"quantization_config", {{"bits", 4}}},
       {"hidden_act", "gelu"}};
-  for (const auto& [key, value] : refused) {
+  for (const auto& entry : refused) {
+    const auto& key = entry.first;
+    const Json& value = entry.second;
     CAPTURE(key);
     const std::string message = message_of(with(llama, key, value));
     CHECK_MESSAGE(message.find(key) != std::string::npos, message);
   }
-  for (const auto& [key, value] : {std::pair<const char*, Json>{"sliding_window", nullptr},
-                                   {"attention_multiplier", 1.0},
-                                   {"use_qk_norm", false},
-                                   {"num_local_experts", 0},
-                                   {"attention_dropout", 0.1},
-                                   {"rope_interleaved", false}}) {
+  for (const auto& entry : {std::pair<const char*, Json>{"sliding_window", nullptr},
+                            {"attention_multiplier", 1.0},
+                            {"use_qk_norm", false},
+                            {"num_local_experts", 0},
+                            {"attention_dropout", 0.1},
+                            {"rope_interleaved", false}}) {
+    const char* const key = entry.first;
+    const Json& value = entry.second;
     CAPTURE(key);
     CHECK(message_of(with(llama, key, value)) == "opened");
   }

@@ -19,8 +19,8 @@ TEST_CASE("tensor/finite: one bad number in any type is found where it is; large
                        {DType::q5_1, 0x7e00, 2},    {DType::q4_k, 0x7c00, 2},    {DType::q5_k, 0x7c00, 0},
                        {DType::q6_k, 0x7e00, 208}};
   for (const Bad& bad : cases) {
-    const auto [name, block, bytes] = info(bad.type);
-    INFO(name);
+    const int64_t block = info(bad.type).block, bytes = info(bad.type).bytes;
+    INFO(info(bad.type).name);
     const int64_t blocks = 3000, at = 2047;
     std::vector<std::byte> data(static_cast<std::size_t>(blocks * bytes));
     CHECK(first_not_finite(bad.type, data.data(), blocks * block) == -1);

@@ -57,11 +57,11 @@ TEST_CASE("text/prompt: questions and answers as text, begun and ended") {
 }
 
 TEST_CASE("text/prompt: chat, with or without thoughts") {
-  const Prompt gemma(gemma_tokenizer(), {.form = Form::chat});
-  CHECK(text_of(gemma, gemma.question(record_of("Here."))) ==
+  const Prompt chat_prompt(gemma_tokenizer(), {.form = Form::chat});
+  CHECK(text_of(chat_prompt, chat_prompt.question(record_of("Here."))) ==
         "<bos><start_of_turn>user\nHere.\nWho?<end_of_turn>\n<start_of_turn>model\n");
-  CHECK(text_of(gemma, gemma.answer("She")) == "She<end_of_turn>");
-  CHECK(gemma.stop().empty());
+  CHECK(text_of(chat_prompt, chat_prompt.answer("She")) == "She<end_of_turn>");
+  CHECK(chat_prompt.stop().empty());
 
   const Prompt qwen(qwen_tokenizer(thinking_template), {.form = Form::chat});
   CHECK(text_of(qwen, qwen.question(record_of(""))) ==

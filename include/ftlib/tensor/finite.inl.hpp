@@ -42,7 +42,7 @@ FTLIB_INLINE int64_t first_not_finite(DType type, const std::byte* data, int64_t
     default:
       break;
   }
-  const auto [name, block, bytes] = info(type);
+  const int64_t block = info(type).block, bytes = info(type).bytes;
   const auto scale = [&](int64_t offset) {
     const int64_t at = detail::first_full_exponent<uint16_t>(data + offset, count / block,
                                                              static_cast<std::size_t>(bytes), half_exponent);

@@ -12,7 +12,9 @@ namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> RunReport Trainer<T, D>::fit(const DataSource& train, const DataSource* held_out) {
   std::optional<StopOnSignal> signals;
-  const detail::Restore signals_back(signals_), files_back(files_), board_back(board_);
+  const detail::Restore signals_back(signals_);
+  const detail::Restore files_back(files_);
+  const detail::Restore board_back(board_);
   if (config_.signals) signals_ = &signals.emplace();
   EpochWalk data(train, batches(config_.seed), config_.epochs, config_.max_steps);
   check_run(train, held_out, data);
