@@ -58,7 +58,7 @@ TEST_CASE("train/tensorboard: a resumed run adds a file and leaves the older one
   CHECK(second.path() > first.path());
   CHECK(read(first.path()) == before);
   write(folder.path() / "file", "");
-  CHECK_THROWS_WITH_AS(TensorBoardWriter(folder.path() / "file"), doctest::Contains("cannot make folder"), Error);
+  CHECK_THROWS_WITH_AS(TensorBoardWriter(folder.path() / "file"), doctest::Contains("cannot make the folder"), Error);
 }
 
 TEST_CASE("train/metrics_log: one line a record, out at once") {
