@@ -35,7 +35,7 @@ struct MomentCodes {
 // codes are copied to shared memory, where lanes may look at different places at once. Reads and writes 8.3 bytes of
 // state and weight an element of float, and reads its gradient.
 template <class T, Master master>
-__global__ void __launch_bounds__(block_size, master == Master::none ? 4 : 3)
+__global__ void __launch_bounds__(block_size, 2)
     adamw8bit_kernel(List<AdamW8bitEntry<T>> list, const MomentCodes codes, const Verdict* verdict, uint64_t seed) {
   using A = accumulate_t<T>;
   constexpr int rounds = static_cast<int>(moments_block / 32);
