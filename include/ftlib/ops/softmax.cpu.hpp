@@ -3,6 +3,7 @@
 #include <ftlib/ops/kinds.hpp>           // SoftmaxResult
 #include <ftlib/ops/simd.cpu.hpp>        // for_vectors, exponential
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
+#include <ftlib/tensor/view.hpp>         // View, In
 
 #include <cmath>  // std::log
 

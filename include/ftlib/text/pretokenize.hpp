@@ -2,7 +2,7 @@
 // a table that says which is which. To add one: a name in Pattern, a function of Words, a row in split_patterns, and
 // the names that GGUF has for it in gguf_pre_tokenizers.
 #pragma once
-#include <ftlib/text/tokenizer_spec.hpp>  // PreTokenizer
+#include <ftlib/text/pre_tokenizer.hpp>
 #include <ftlib/text/unicode.hpp>
 
 #include <cstddef>      // std::size_t

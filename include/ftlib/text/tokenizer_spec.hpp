@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/core/error.hpp>   // Error
 #include <ftlib/io/json_fwd.hpp>  // Json
+#include <ftlib/text/pre_tokenizer.hpp>
 
 #include <cstdint>      // std::int32_t
 #include <filesystem>   // std::filesystem::path
@@ -13,19 +14,6 @@
 namespace ft::inline FTLIB_ABI {
 
 class GgufFile;
-
-/// How text is cut into words, over which no token reaches.
-struct PreTokenizer {
-  enum class Pattern { none, gpt2, llama3, qwen2 };  ///< split_patterns has their text; none: not at all
-  enum class Digits {
-    in_pattern,  ///< as the pattern says
-    each,        ///< each numeric character (class N) is a word, cut out before the pattern is looked for (SmolLM2)
-    runs         ///< each run of them is
-  };
-  Pattern pattern = Pattern::none;
-  Digits digits = Digits::in_pattern;
-  bool add_prefix_space = false;  ///< a text that does not start with a space gets one
-};
 
 /// A token that is looked for in the text before anything else is done to it; the flags are those of tokenizer.json.
 struct AddedToken {

@@ -3,6 +3,7 @@
 #include <ftlib/autograd/tape.hpp>           // Tape, NoGrad
 #include <ftlib/optim/clip.inl.hpp>          // StepCheck
 #include <ftlib/train/run_folder.inl.hpp>    // RunFolder
+#include <ftlib/train/run_watch.hpp>         // Stopwatch, Restore, memory_of
 #include <ftlib/train/screen/listeners.hpp>  // MetricsListener, TensorBoardListener
 #include <ftlib/train/trainer.hpp>
 #include <ftlib/train/trainer_checks.inl.hpp>  // what is checked before a step, and described for resuming

@@ -1,6 +1,7 @@
 // train/screen/tensorboard.inl.hpp: the bodies of train/screen/tensorboard.hpp.
 #pragma once
 #include <ftlib/core/error.hpp>  // Error
+#include <ftlib/io/file.hpp>     // make_folders, path_exists
 #include <ftlib/train/screen/tensorboard.hpp>
 
 #include <array>    // std::array
