@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/json.hpp>
 
 namespace peft_test {
 namespace {

@@ -7,6 +7,7 @@
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/autograd/gradcheck.hpp>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/json.hpp>
 
 #include <chrono>
 

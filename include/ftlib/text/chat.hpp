@@ -1,7 +1,8 @@
 // text/chat.hpp: conversations in the form that a chat model was trained on. No Jinja: the templates of the supported
 // models are recognised by their marks, and written by hand.
 #pragma once
-#include <ftlib/text/tokenizer.hpp>  // Tokenizer
+#include <ftlib/text/conversation.hpp>  // Message
+#include <ftlib/text/tokenizer.hpp>     // Tokenizer
 
 #include <string>       // std::string
 #include <string_view>  // std::string_view
@@ -9,11 +10,6 @@
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
-
-struct Message {
-  std::string role;  // "system", "user" or "assistant"
-  std::string content;
-};
 
 /// The forms of chat that are known.
 enum class ChatTemplate {
