@@ -6,7 +6,12 @@
 #include <cstdlib>
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/atomic_file.hpp>
 #include <ftlib/io/json.hpp>
+#include <ftlib/io/safetensors.hpp>
+#include <ftlib/tensor/quantised.hpp>
+
+#include <set>
 
 namespace peft_test {
 namespace {
