@@ -1,6 +1,7 @@
 // text/records.hpp: question-answer records: what they hold, and their JSON lines file, read with every fault named.
 #pragma once
-#include <ftlib/core/error.hpp>  // Error
+#include <ftlib/core/error.hpp>         // Error
+#include <ftlib/text/conversation.hpp>  // Message
 
 #include <cstddef>      // std::size_t
 #include <cstdint>      // std::int64_t
@@ -14,13 +15,15 @@
 namespace ft::inline FTLIB_ABI {
 namespace text {
 
-/// A question with its accepted answers, of which the first is the one trained on.
+/// A question with its accepted answers, of which the first is the one trained on; or, where it has turns, a
+/// conversation, whose every assistant's turn is trained on.
 struct Record {
   std::string id, question;
   std::vector<std::string> answers;
-  std::string context;  ///< a passage to answer from, or the turns before the question; mostly empty
-  std::string lang;     ///< "en", "ko", ...; empty where it is not known
-  std::string split;    ///< "train", "valid", "test", ...; empty where the set has none
+  std::string context;              ///< a passage to answer from, or the turns before the question; mostly empty
+  std::string lang;                 ///< "en", "ko", ...; empty where it is not known
+  std::string split;                ///< "train", "valid", "test", ...; empty where the set has none
+  std::vector<Message> turns = {};  ///< a conversation's; question, answers and context are empty then
 
   friend bool operator==(const Record&, const Record&) = default;
 };
