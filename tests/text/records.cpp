@@ -112,3 +112,56 @@ TEST_CASE("text/records: what is written is read back the same, and a fault leav
   CHECK_THROWS_WITH_AS(write_records(scratch / "absent" / "out.jsonl", records), doctest::Contains("out.jsonl"), Error);
   CHECK(std::distance(fs::directory_iterator(scratch.path()), {}) == 1);  // no temporary file is left
 }
+
+TEST_CASE("text/records: conversations are written and read; what is no conversation is named") {
+  const Scratch scratch;
+  const auto path = scratch / "out.jsonl";
+  Record record;
+  record.id = "c";
+  record.turns = {{"system", "Be \"brief\"."}, {"user", "색?"}, {"assistant", "노랑\n"}};
+  CHECK(to_json_line(record) ==
+        "{\"id\":\"c\",\"messages\":[{\"role\":\"system\",\"content\":\"Be \\\"brief\\\".\"},"
+        "{\"role\":\"user\",\"content\":\"색?\"},{\"role\":\"assistant\",\"content\":\"노랑\\n\"}]}");
+  write_records(path, {record});
+  CHECK(read_records(path) == std::vector<Record>{record});
+  const auto fault = [&](std::vector<Message> turns) {
+    Record one;
+    one.turns = std::move(turns);
+    return record_fault(one);
+  };
+  CHECK(fault({{"user", "a"}, {"assistant", "b"}}).empty());
+  CHECK(fault({{"user", "a"}}) == "the conversation's last turn is not the assistant's");
+  CHECK(fault({{"system", "a"}, {"assistant", "b"}}) == "the conversation has no user's turn");
+  CHECK(fault({{"user", "a"}, {"system", "s"}, {"assistant", "b"}}) ==
+        "turn 2: a system's turn stands first or not at all");
+  CHECK(fault({{"user", "a"}, {"assistant", "\u200b"}}) == "turn 2: the assistant's content is empty");
+  CHECK(fault({{"human", "a"}, {"assistant", "b"}}) ==
+        "turn 1: the role 'human' is none of system, user and assistant");
+  CHECK(fault({{"user", "a\xFF"}, {"assistant", "b"}}) == "turn 1: not UTF-8 at byte 2");
+  record.question = "q";
+  CHECK(record_fault(record) == "a conversation has a question, answer or context beside its turns");
+  std::vector<BadRecord> bad;
+  CHECK_THROWS_AS(
+      read_records(write(scratch, "bad.jsonl", "{\"messages\":[]}\n{\"messages\":[1]}\n{\"messages\":[{}]}\n"), bad),
+      Error);
+  REQUIRE(bad.size() == 3);
+  CHECK(bad[0].why == "\"messages\" is not a list of turns");
+  CHECK(bad[1].why == "a turn of \"messages\" is not an object");
+  CHECK(bad[2].why == "turn 1: the role '' is none of system, user and assistant");
+}
+
+TEST_CASE("text/records: one name for each split; blanks are what cannot be seen; no line that reading refuses") {
+  const Scratch scratch;
+  const auto records = read_records(write(scratch, "s.jsonl",
+                                          "{\"question\":\"a\",\"answer\":\"b\",\"split\":\" Dev "
+                                          "\"}\n{\"question\":\"a\",\"answer\":\"b\",\"split\":\"mine\"}"));
+  CHECK(records[0].split == "valid");
+  CHECK(records[1].split == "mine");
+  CHECK(is_known_split("Validation"));
+  CHECK_FALSE(is_known_split("mine"));
+  for (const char* blank : {"", " \t\r\n", "\u00a0", "\u3000\u200b", "\ufeff", "\u2028\u00ad"}) CHECK(is_blank(blank));
+  for (const char* seen : {"a", "\u00a0.", "\u0600", "가", "\xFF"}) CHECK_FALSE(is_blank(seen));
+  CHECK(record_fault({"", "\u3000", {"a"}, "", "", ""}) == "the question is empty");
+  CHECK_THROWS_WITH_AS(to_json_line({"x", "q", {std::string(max_line_bytes, 'a')}, "", "", ""}),
+                       doctest::Contains("record 'x': its line has 1048613 bytes, more than 1048576"), Error);
+}

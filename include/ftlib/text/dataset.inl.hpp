@@ -30,6 +30,9 @@ FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Prompt& asked, 
     if (const std::string fault = record_fault(records_[i]); !fault.empty())
       throw Error(str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", fault),
                   "leave it out, or mend it.");
+    if (!records_[i].turns.empty())
+      throw Error(str("dataset: record ", i, ", '", records_[i].id, "' is a conversation, which is not learned yet"),
+                  "give questions and answers.");
     Example example = detail::encode_example(records_[i], prompt, options.loss_on);
     example.record = i;
     if (static_cast<int64_t>(example.tokens.size()) > options.max_tokens) ++too_long_;

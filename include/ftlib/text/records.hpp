@@ -45,7 +45,20 @@ inline constexpr std::size_t max_line_bytes = std::size_t{1} << 20;
 /// count from 1.
 std::string text_fault(std::string_view text);
 
-/// What is wrong with a record, or an empty string: an empty question or answer, text that text_fault() refuses.
+/// Whether nothing of a UTF-8 text can be seen: white space, and characters that only shape others (U+00A0, U+200B,
+/// ...).
+bool is_blank(std::string_view text);
+
+/// The name of a split as it is used here: "train" for train and training, "valid" for val, valid, validation, dev,
+/// development and eval, "test" for test and testing, in any case, and the Korean words for them; any other name as it
+/// stands, without white space at its ends.
+std::string split_name(std::string_view name);
+/// Whether it is one of these.
+bool is_known_split(std::string_view name);
+
+/// What is wrong with a record, or an empty string: a blank question or answer, text that text_fault() refuses; of a
+/// conversation: a role that is not known, a system's turn that is not first, a turn without content, no user's turn, a
+/// last turn that is not the assistant's, a question beside it.
 std::string record_fault(const Record& record);
 
 /// The lines of a text file, without their ends (LF or CRLF) and without a byte order mark at the start of the file.
@@ -67,16 +80,18 @@ class LineReader {
   std::size_t size_ = 0;
 };
 
-/// The records of a JSON lines file: one object a line with "question", "answer" or "answers", and, if wanted, "id",
-/// "context", "lang", "split"; other members are ignored, blank lines too. A record without an id gets its line's
-/// number. Lines that cannot be used (not JSON, not UTF-8, a NUL, an empty question or answer, over 1 MiB) are added to
-/// `bad`. Throws Error where the file cannot be read or holds no record.
+/// The records of a JSON lines file: one object a line with "question" and "answer" or "answers", or with "messages":
+/// [{"role": ..., "content": ...}, ...]; and, if wanted, "id", "context", "lang", "split" (see split_name); other
+/// members are ignored, blank lines too. A record without an id gets its line's number. Lines that cannot be used (not
+/// JSON, not UTF-8, a NUL, what record_fault() names, over 1 MiB) are added to `bad`. Throws Error where the file
+/// cannot be read or holds no record.
 [[gnu::cold]] std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad);
 
 /// The same, but the first line that cannot be used throws Error, so that nothing is left out silently.
 [[gnu::cold]] std::vector<Record> read_records(const std::filesystem::path& path);
 
-/// A record as its line in the file, without the line's end. Throws Error where record_fault() finds something.
+/// A record as its line in the file, without the line's end. Throws Error where record_fault() finds something, and for
+/// a line over max_line_bytes, which read_records() would refuse.
 [[gnu::cold]] std::string to_json_line(const Record& record);
 
 /// Writes the records as a JSON lines file, atomically. Throws Error where a record is unfit (nothing is written then)

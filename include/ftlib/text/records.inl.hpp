@@ -3,7 +3,7 @@
 #include <ftlib/io/atomic_file.hpp>  // write_atomically
 #include <ftlib/io/json.hpp>         // parse_json
 #include <ftlib/text/records.hpp>
-#include <ftlib/text/unicode.hpp>  // valid_utf8_prefix
+#include <ftlib/text/unicode.hpp>  // valid_utf8_prefix, CharacterClasses
 
 #include <algorithm>     // std::find
 #include <system_error>  // std::error_code
@@ -23,20 +23,103 @@ FTLIB_INLINE std::string text_fault(std::string_view text) {
   return {};
 }
 
+namespace detail {
+
+/// Characters that draw nothing by themselves, beside white space and controls: Default_Ignorable_Code_Point,
+/// interlinear marks and the blank braille pattern.                                       Unicode 15,
+/// DerivedCoreProperties
+FTLIB_INLINE bool draws_nothing(char32_t c) {
+  struct Range {
+    char32_t first, last;
+  };
+  static constexpr Range ranges[] = {{0x00, 0x20},     {0x7f, 0xa0},       {0xad, 0xad},       {0x34f, 0x34f},
+                                     {0x61c, 0x61c},   {0x115f, 0x1160},   {0x17b4, 0x17b5},   {0x180b, 0x180f},
+                                     {0x200b, 0x200f}, {0x202a, 0x202e},   {0x2060, 0x206f},   {0x2800, 0x2800},
+                                     {0x3164, 0x3164}, {0xfe00, 0xfe0f},   {0xfeff, 0xfeff},   {0xffa0, 0xffa0},
+                                     {0xfff0, 0xfffb}, {0x1bca0, 0x1bca3}, {0x1d173, 0x1d17a}, {0xe0000, 0xe0fff}};
+  for (const auto [first, last] : ranges)
+    if (first <= c && c <= last) return true;
+  return false;
+}
+
+/// A turn's fault, or an empty string.
+FTLIB_INLINE std::string turn_fault(const Message& turn, bool first) {
+  if (turn.role != "system" && turn.role != "user" && turn.role != "assistant")
+    return str("the role ", quote(turn.role), " is none of system, user and assistant");
+  if (turn.role == "system" && !first) return "a system's turn stands first or not at all";
+  if (is_blank(turn.content)) return str("the ", turn.role, "'s content is empty");
+  return text_fault(turn.content);
+}
+
+FTLIB_INLINE std::string conversation_fault(const Record& record) {
+  if (!record.question.empty() || !record.answers.empty() || !record.context.empty())
+    return "a conversation has a question, answer or context beside its turns";
+  bool asked = false;
+  for (std::size_t i = 0; i < record.turns.size(); ++i) {
+    if (const auto fault = turn_fault(record.turns[i], i == 0); !fault.empty()) return str("turn ", i + 1, ": ", fault);
+    asked |= record.turns[i].role == "user";
+  }
+  if (!asked) return "the conversation has no user's turn";
+  if (record.turns.back().role != "assistant") return "the conversation's last turn is not the assistant's";
+  return {};
+}
+
+}  // namespace detail
+
+FTLIB_INLINE bool is_blank(std::string_view text) {
+  const CharacterClasses classes;
+  for (std::size_t at = 0; at < text.size();) {
+    if (scan_utf8(text.substr(at)).kind != Utf8Scan::valid) return false;
+    const auto [code, length] = decode_utf8(text.data() + at);
+    if ((classes(code) & space_class) == 0 && !detail::draws_nothing(code)) return false;
+    at += length;
+  }
+  return true;
+}
+
+FTLIB_INLINE std::string split_name(std::string_view name) {
+  while (!name.empty() && std::string_view(" \t\r\n").find(name.front()) != name.npos) name.remove_prefix(1);
+  while (!name.empty() && std::string_view(" \t\r\n").find(name.back()) != name.npos) name.remove_suffix(1);
+  std::string lower(name);
+  for (char& c : lower)
+    if (c >= 'A' && c <= 'Z') c = static_cast<char>(c + 32);
+  struct Known {
+    const char *word, *split;
+  };
+  static constexpr Known known[] = {
+      {"train", "train"},    {"training", "train"},   {"trn", "train"},   {"학습", "train"},
+      {"훈련", "train"},     {"valid", "valid"},      {"val", "valid"},   {"validation", "valid"},
+      {"validate", "valid"}, {"dev", "valid"},        {"devel", "valid"}, {"development", "valid"},
+      {"eval", "valid"},     {"evaluation", "valid"}, {"검증", "valid"},  {"test", "test"},
+      {"testing", "test"},   {"tst", "test"},         {"시험", "test"},   {"테스트", "test"}};
+  for (const auto& [word, split] : known)
+    if (lower == word) return split;
+  return std::string(name);
+}
+
+FTLIB_INLINE bool is_known_split(std::string_view name) {
+  const std::string split = split_name(name);
+  return split == "train" || split == "valid" || split == "test";
+}
+
 FTLIB_INLINE std::string record_fault(const Record& record) {
-  const auto blank = [](std::string_view text) { return text.find_first_not_of(" \t\r\n") == text.npos; };
-  if (blank(record.question)) return "the question is empty";
-  if (record.answers.empty()) return "there is no answer";
-  for (const auto& answer : record.answers)
-    if (blank(answer)) return "the answer is empty";
   const auto check = [](std::string_view name, std::string_view text) {
     const std::string fault = text_fault(text);
     return fault.empty() ? fault : str(name, ": ", fault);
   };
-  std::string fault = check("question", record.question);
-  for (const auto& answer : record.answers)
-    if (fault.empty()) fault = check("answer", answer);
-  if (fault.empty()) fault = check("context", record.context);
+  std::string fault;
+  if (!record.turns.empty()) {
+    fault = detail::conversation_fault(record);
+  } else {
+    if (is_blank(record.question)) return "the question is empty";
+    if (record.answers.empty()) return "there is no answer";
+    for (const auto& answer : record.answers)
+      if (is_blank(answer)) return "the answer is empty";
+    fault = check("question", record.question);
+    for (const auto& answer : record.answers)
+      if (fault.empty()) fault = check("answer", answer);
+    if (fault.empty()) fault = check("context", record.context);
+  }
   if (fault.empty()) fault = check("id", record.id);
   if (fault.empty()) fault = check("lang", record.lang);
   if (fault.empty()) fault = check("split", record.split);
@@ -98,7 +181,14 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
   }
   record.context = string_member(object, "context");
   record.lang = string_member(object, "lang");
-  record.split = string_member(object, "split");
+  record.split = split_name(string_member(object, "split"));
+  if (const auto turns = object.find("messages"); turns != object.end()) {
+    if (!turns->is_array() || turns->empty()) throw Error("\"messages\" is not a list of turns");
+    for (const auto& turn : *turns) {
+      if (!turn.is_object()) throw Error("a turn of \"messages\" is not an object");
+      record.turns.push_back({string_member(turn, "role"), string_member(turn, "content")});
+    }
+  }
   if (auto fault = record_fault(record); !fault.empty()) throw Error(std::move(fault));
   return record;
 }
@@ -127,7 +217,9 @@ template <class Bad> std::vector<Record> read_records(const std::filesystem::pat
 }
 
 inline constexpr std::string_view records_hint =
-    "each line is one object: {\"question\": ..., \"answer\": ...}; `qa prepare` makes such a file from others.";
+    "each line is one object: {\"question\": ..., \"answer\": ...} or {\"messages\": [...]}; `qa prepare` makes such a "
+    "file "
+    "from others.";
 
 }  // namespace detail
 
@@ -159,13 +251,25 @@ FTLIB_INLINE std::string to_json_line(const Record& record) {
     line += (line.empty() ? "{" : ",") + Json(key).dump() + ':' + value.dump();
   };
   if (!record.id.empty()) add("id", record.id);
-  add("question", record.question);
-  if (record.answers.size() == 1) add("answer", record.answers.front());
-  else add("answers", record.answers);
+  if (!record.turns.empty()) {
+    std::string turns;
+    for (const auto& turn : record.turns)
+      turns += (turns.empty() ? "{\"role\":" : ",{\"role\":") + Json(turn.role).dump() +
+               ",\"content\":" + Json(turn.content).dump() + '}';
+    line += (line.empty() ? "{" : ",") + ("\"messages\":[" + turns + ']');
+  } else {
+    add("question", record.question);
+    if (record.answers.size() == 1) add("answer", record.answers.front());
+    else add("answers", record.answers);
+  }
   if (!record.context.empty()) add("context", record.context);
   if (!record.lang.empty()) add("lang", record.lang);
   if (!record.split.empty()) add("split", record.split);
-  return line + '}';
+  line += '}';
+  if (line.size() > max_line_bytes)
+    throw Error(str("record '", record.id, "': its line has ", line.size(), " bytes, more than ", max_line_bytes),
+                "shorten it: no model learns from so long a text at once.");
+  return line;
 }
 
 FTLIB_INLINE void write_records(const std::filesystem::path& path, const std::vector<Record>& records) {
