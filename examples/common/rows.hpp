@@ -28,7 +28,7 @@ inline std::string lowered(std::string text) {
 /// row whose quotes do not fit that is taken as it stands, since most such files quote nothing.
 class Rows {
  public:
-  Rows(std::string_view text, char delimiter) : text_(text), delimiter_(delimiter) {}
+  Rows(std::string_view text, char delimiter) : text_(text), delimiter_(delimiter), ends_{delimiter, '\n'} {}
 
   std::vector<std::string> cells;
   std::string why;        ///< of a row that cannot be read; cells is empty then
@@ -58,7 +58,7 @@ class Rows {
       if (quotes && at_ < text_.size() && text_[at_] == '"') {
         if (!read_quoted(cells.back())) return false;
       } else {
-        const auto end = std::min(text_.size(), text_.find_first_of(delimiter_ == ',' ? ",\n" : "\t\n", at_));
+        const auto end = std::min(text_.size(), text_.find_first_of(ends_, at_));
         cells.back() = text_.substr(at_, end - at_);
         at_ = end;
         if (cells.back().ends_with('\r') && (end == text_.size() || text_[end] == '\n')) cells.back().pop_back();
@@ -90,6 +90,7 @@ class Rows {
 
   std::string_view text_;
   char delimiter_;
+  std::string ends_;  // of a cell without quotes
   std::size_t at_ = 0;
   std::int64_t next_line_ = 1;
 };

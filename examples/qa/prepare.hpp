@@ -2,17 +2,23 @@
 #pragma once
 #include "readers.hpp"
 
+#include <ftlib/io/gguf.hpp>  // GgufFile
+#include <ftlib/text/prompt.hpp>
 #include <ftlib/text/records.hpp>
+#include <ftlib/text/tokenizer.hpp>
 
 #include <CLI/CLI.hpp>
 
 #include <filesystem>     // std::filesystem::path
+#include <functional>     // std::function
 #include <iostream>       // std::cout
 #include <map>            // std::map
 #include <memory>         // std::shared_ptr
 #include <ostream>        // std::ostream
+#include <set>            // std::set
 #include <string>         // std::string
 #include <string_view>    // std::string_view
+#include <unordered_map>  // std::unordered_map
 #include <unordered_set>  // std::unordered_set
 #include <vector>         // std::vector
 
@@ -20,9 +26,21 @@ namespace qa {
 
 struct PrepareOptions {
   std::vector<std::filesystem::path> files;  ///< or folders
-  std::filesystem::path out;
+  std::filesystem::path out = {};
   Form form = Form::qa;
   bool strict = false;  ///< the first bad record throws
+  Columns columns = {};
+  bool no_header = false;
+  char delimiter = 0;                ///< 0: found
+  std::filesystem::path model = {};  ///< whose tokens lengths are counted in; none: characters
+
+  ReadOptions read() const {
+    ReadOptions options(form);
+    options.columns = columns;
+    options.no_header = no_header;
+    options.delimiter = delimiter;
+    return options;
+  }
 };
 
 /// Whether there is a Hangul syllable or letter in a UTF-8 text: U+1100-11FF, U+3130-318F, U+AC00-D7A3.
@@ -36,79 +54,330 @@ inline bool has_hangul(std::string_view text) {
   return false;
 }
 
-/// Reads the files, leaves out what is bad and what is there twice (the same question, first answer and context), gives
-/// every record an id and a language, and writes the rest. Says on `report` what became of each file. Throws Error
-/// where a file cannot be read, nothing is left to write, or, if strict, at the first bad record; nothing is written
-/// then.
+namespace detail {
+
+/// "1 record", "2 records"
+inline std::string counted(std::size_t n, std::string_view what) { return str(n, ' ', what, n == 1 ? "" : "s"); }
+
+/// All that a record is made of, so that two are the same where this is.
+inline std::string content_of(const Record& record) {
+  std::string all =
+      str(record.question, '\0', record.answers.empty() ? "" : record.answers.front(), '\0', record.context);
+  for (const auto& turn : record.turns) all += str('\0', turn.role, '\0', turn.content);
+  return all;
+}
+
+/// As it is trained, with what is learned between [[ and ]].
+inline std::string shown(const Record& record) {
+  const auto cut = [](std::string_view text) {
+    constexpr std::size_t most = 400;
+    if (text.size() <= most) return std::string(text);
+    const auto whole = ft::valid_utf8_prefix(text.substr(0, most));
+    return str(text.substr(0, whole), "... (", text.size(), " bytes)");
+  };
+  std::string text;
+  for (const auto& turn : record.turns)
+    text += str(turn.role, ": ", turn.role == "assistant" ? "[[" : "", cut(turn.content),
+                turn.role == "assistant" ? "]]" : "", '\n');
+  if (record.turns.empty()) {
+    if (!record.context.empty()) text += str("Context: ", cut(record.context), '\n');
+    text += str("Q: ", cut(record.question), "\nA:[[ ", cut(record.answers.front()), "]]\n");
+  }
+  std::string out;
+  for (Lines lines(text);;) {
+    std::string_view line;
+    if (!lines.next(line)) return out;
+    out += str("    ", line, '\n');
+  }
+}
+
+/// The split that a file's name tells, or the folder's that it lies in below `root`: train-00000.jsonl,
+/// KorQuAD_v1.0_dev.json, Validation/a.csv. Empty where it tells none, or two.
+inline std::string split_of_name(const std::filesystem::path& file, const std::filesystem::path& root) {
+  const auto told = [](const std::filesystem::path& name) {
+    std::set<std::string> found;
+    std::string word;
+    for (const char c : name.string() + '.') {
+      if ((c >= '0' && c <= '9') || std::string_view("._- ()[]").find(c) != std::string_view::npos) {
+        if (ft::text::is_known_split(word)) found.insert(ft::text::split_name(word));
+        word.clear();
+      } else {
+        word += c;
+      }
+    }
+    return found.size() == 1 ? *found.begin() : std::string();
+  };
+  std::string split = told(file.stem());
+  if (!std::filesystem::is_directory(root)) return split;
+  for (auto folder = file.parent_path(); split.empty() && folder != root && folder.has_relative_path();
+       folder = folder.parent_path())
+    split = told(folder.filename());
+  return split;
+}
+
+/// "not JSON at byte #": reasons that differ in numbers and ids are one.
+inline std::string reason(std::string_view why) {
+  if (why.starts_with("id "))
+    if (const auto colon = why.find(": "); colon != why.npos) why.remove_prefix(colon + 2);
+  std::string out;
+  for (const char c : why) {
+    const bool digit = c >= '0' && c <= '9';
+    if (digit && out.ends_with('#')) continue;
+    out += digit && (out.empty() || out.back() == ' ') ? '#' : c;  // and not the 8 of UTF-8
+  }
+  return out;
+}
+
+inline ft::Tokenizer tokenizer_of(const std::filesystem::path& model) {
+  if (!std::filesystem::is_directory(model)) return ft::Tokenizer::from_gguf(ft::GgufFile::open(model));
+  auto spec = ft::tokenizer_spec_from_folder(model);
+  if (!spec) throw Error(str(model.string(), ": has no tokenizer"), "a Hugging Face folder has a tokenizer.json.");
+  return ft::Tokenizer(*std::move(spec));
+}
+
+/// How long records are, in tokens of a model as the question-answer form has them (of conversations, their contents'
+/// alone), or in characters.
+inline std::function<std::size_t(const Record&)> measure(const std::filesystem::path& model) {
+  const auto count = [](const Record& record, const auto& of) {
+    std::size_t n = 0;
+    for (const auto& turn : record.turns) n += of(turn.content);
+    return n;
+  };
+  if (model.empty())
+    return [count](const Record& record) {
+      const auto characters = [](std::string_view text) {
+        return static_cast<std::size_t>(std::count_if(
+            text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
+      };
+      if (!record.turns.empty()) return count(record, characters);
+      return characters(record.context) + characters(record.question) + characters(record.answers.front());
+    };
+  return [count, prompt = ft::text::Prompt(tokenizer_of(model))](const Record& record) {
+    if (!record.turns.empty())
+      return count(record, [&](std::string_view text) { return prompt.tokenizer().encode(text).size(); });
+    return prompt.question(record).size() + prompt.answer(record.answers.front()).size();
+  };
+}
+
+}  // namespace detail
+
+/// Reads the files, leaves out what is bad and what is there twice (the same question, first answer and context, or the
+/// same turns), gives every record an id, a language and, where the files' names tell them, a split, and writes the
+/// rest. Says on `report` what became of each file, and what was understood. Throws Error where a file cannot be read,
+/// one that was given by name holds no record, the output is an input, nothing is left to write, or, if strict, at the
+/// first bad record; nothing is written then.
 inline void prepare(const PrepareOptions& options, std::ostream& report) {
   constexpr std::size_t most_listed = 20;
+  struct File {
+    std::filesystem::path path;
+    std::string split;  // that its name tells
+    bool by_name;       // not found in a folder
+  };
+  std::vector<File> files;
+  for (const auto& given : options.files)
+    for (auto& path : source_files(given))
+      files.push_back({path, detail::split_of_name(path, given), !std::filesystem::is_directory(given)});
+  for (const auto& file : files) {
+    std::error_code ignored;
+    if (std::filesystem::equivalent(file.path, options.out, ignored))
+      throw Error(str(options.out.string(), ": is to be read and to be written"), "give --out another name.");
+  }
+  const auto size_of = detail::measure(options.model);
+
+  std::vector<Source> sources;
+  bool own_splits = false;
+  std::set<std::string> named_splits;
+  for (const auto& file : files) {
+    sources.push_back(read_source(file.path, options.read()));
+    auto& source = sources.back();
+    if (options.strict && !source.bad.empty())
+      throw Error(str(source.bad.front()),
+                  source.hint.empty() ? "mend it, or leave --strict away to go on without it." : source.hint);
+    if (file.by_name && source.records.empty())
+      throw Error(source.bad.empty() ? str(file.path.string(), ": holds no record")
+                                     : str(file.path.string(), ": no record can be used; line ",
+                                           source.bad.front().line, ": ", source.bad.front().why),
+                  source.hint.empty() ? "each needs a question and an answer, in UTF-8." : source.hint);
+    for (const auto& record : source.records) own_splits |= !record.split.empty();
+    if (!source.records.empty()) named_splits.insert(file.split);
+  }
+  // A name tells a split where files differ in it; one file alone, whatever its name, is all there is.
+  const bool split_by_name = named_splits.size() > 1 || (own_splits && !named_splits.contains(""));
+
   std::vector<Record> records;
-  std::unordered_set<std::string> pairs, ids;
-  for (const auto& given : options.files) {
-    for (const auto& file : source_files(given)) {
-      auto source = read_source(file, options.form);
-      if (options.strict && !source.bad.empty())
-        throw Error(str(source.bad.front()), "mend it, or leave --strict away to go on without it.");
-      const std::size_t before = records.size();
-      std::size_t number = 0;
-      for (auto& record : source.records) {
-        ++number;
-        if (!pairs.insert(str(record.question, '\0', record.answers.front(), '\0', record.context)).second) continue;
-        if (record.id.empty()) record.id = str(file.stem().string(), '/', number);
-        const std::string id = record.id;
-        for (int copy = 2; !ids.insert(record.id).second; ++copy) record.id = str(id, '-', copy);
-        if (record.lang.empty())
-          record.lang = has_hangul(record.question) || has_hangul(record.answers.front()) ? "ko" : "en";
-        records.push_back(std::move(record));
+  std::unordered_map<std::string, std::string> pairs;  // and their splits
+  std::unordered_set<std::string> ids;
+  struct Reason {
+    std::size_t count = 0;
+    std::vector<std::string> places;  // the first
+  };
+  std::map<std::string, Reason> reasons;
+  std::size_t left_out = 0, duplicates = 0, in_other_split = 0, renamed = 0, by_name = 0;
+  for (std::size_t f = 0; f < files.size(); ++f) {
+    const auto& file = files[f];
+    auto& source = sources[f];
+    const std::size_t before = records.size(), read = source.records.size();
+    std::size_t number = 0, same = 0;
+    for (auto& record : source.records) {
+      ++number;
+      if (record.split.empty() && split_by_name && !file.split.empty()) record.split = file.split, ++by_name;
+      const auto [first, fresh] = pairs.emplace(detail::content_of(record), record.split);
+      if (!fresh) {
+        ++same;
+        in_other_split += first->second != record.split;
+        continue;
       }
-      report << file.string() << ": " << source.records.size() << " records, "
-             << source.records.size() - (records.size() - before) << " duplicates, " << source.bad.size() << " bad\n";
-      for (std::size_t i = 0; i < source.bad.size() && i < most_listed; ++i) report << "  " << source.bad[i] << '\n';
-      if (source.bad.size() > most_listed) report << "  and " << source.bad.size() - most_listed << " more\n";
+      if (record.id.empty()) record.id = str(file.path.stem().string(), '/', number);
+      const std::string id = record.id;
+      for (int copy = 2; !ids.insert(record.id).second; ++copy) record.id = str(id, '-', copy);
+      renamed += record.id != id;
+      if (record.lang.empty()) record.lang = has_hangul(detail::content_of(record)) ? "ko" : "en";
+      try {
+        (void)ft::text::to_json_line(record);
+      } catch (const Error& e) {
+        source.bad.push_back({file.path.string(), source.lines[number - 1], e.message()});
+        continue;
+      }
+      records.push_back(std::move(record));
     }
+    duplicates += same;
+    report << file.path.string() << ": " << records.size() - before + same << " records, " << same << " duplicates, "
+           << source.bad.size() << " bad\n";
+    for (const auto& note : source.notes) report << "  " << note << '\n';
+    if (split_by_name && !file.split.empty() && read > 0) report << "  split \"" << file.split << "\" by its name\n";
+    for (std::size_t i = 0; i < source.bad.size() && i < most_listed; ++i) report << "  " << source.bad[i] << '\n';
+    if (source.bad.size() > most_listed) report << "  and " << source.bad.size() - most_listed << " more\n";
+    if (!source.hint.empty()) report << "  hint: " << source.hint << '\n';
+    for (const auto& bad : source.bad) {
+      auto& one = reasons[detail::reason(bad.why)];
+      ++one.count;
+      if (one.places.size() < 3) one.places.push_back(str(file.path.filename().string(), ':', bad.line));
+    }
+    left_out += source.bad.size();
+    source = {};
   }
   if (records.empty())
     throw Error(str(options.files.front().string(), options.files.size() > 1 ? " and the others" : "",
                     ": no record can be used"),
                 "each needs a question and an answer, in UTF-8 (iconv -f CP949 -t UTF-8 converts old Korean files).");
   ft::text::write_records(options.out, records);
-  std::map<std::string, std::size_t> languages;
-  for (const auto& record : records) ++languages[record.lang];
+
+  std::map<std::string, std::size_t> languages, splits;
+  std::map<std::string, std::set<std::string>> answers_of_question;
+  std::size_t conversations = 0, line_feeds = 0;
+  std::vector<std::size_t> sizes;
+  for (const auto& record : records) {
+    ++languages[record.lang];
+    ++splits[record.split];
+    sizes.push_back(size_of(record));
+    conversations += !record.turns.empty();
+    if (record.turns.empty()) {
+      line_feeds += record.answers.front().find('\n') != std::string::npos;
+      answers_of_question[str(record.context, '\0', record.question)].insert(record.answers.front());
+    }
+  }
   report << options.out.string() << ": " << records.size() << " records";
   for (const auto& [lang, count] : languages) report << ", " << lang << ' ' << count;
   report << '\n';
+  if (conversations > 0)
+    report << "  " << detail::counted(conversations, "conversation")
+           << ", of which every assistant's turn is learned: train with --form chat\n";
+  if (splits.size() == 1 && splits.contains("")) {
+    report << "  no splits: train holds a tenth out\n";
+  } else {
+    report << "  splits:";
+    for (const auto& [split, count] : splits)
+      report << (split == splits.begin()->first ? " " : ", ") << (split.empty() ? "none" : split) << ' ' << count
+             << (split.empty() ? " (is trained)"
+                 : !ft::text::is_known_split(split) && split != "untrained"
+                     ? " (is not trained: not train, valid or test)"
+                     : "");
+    report << (by_name > 0 ? str("; ", by_name, " by their files' names") : "") << '\n';
+  }
+  if (left_out > 0) {
+    report << "  left out: " << left_out << " that are bad\n";
+    for (const auto& [why, one] : reasons) {
+      report << "    " << one.count << ": " << why << " (";
+      for (std::size_t i = 0; i < one.places.size(); ++i) report << (i ? ", " : "") << one.places[i];
+      report << (one.count > one.places.size() ? ", ...)\n" : ")\n");
+    }
+  }
+  if (duplicates > 0) {
+    report << "  left out: " << duplicates << " that were there already";
+    if (in_other_split > 0) report << ", " << in_other_split << " of them in another split";
+    report << '\n';
+  }
+  if (renamed > 0) report << "  " << detail::counted(renamed, "id") << " that were there already got a number\n";
+  std::size_t several = 0;
+  for (const auto& [question, answers] : answers_of_question) several += answers.size() > 1;
+  if (several > 0)
+    report << "  warning: " << detail::counted(several, "question") << " with different answers in several records\n";
+  if (line_feeds > 0)
+    report << "  warning: " << line_feeds << (line_feeds == 1 ? " answer has" : " answers have")
+           << " several lines, and a line's end ends answers in the question-answer form: train with --form chat\n";
+  std::sort(sizes.begin(), sizes.end());
+  report << "  " << (options.model.empty() ? "characters" : "tokens") << " a record: half have up to "
+         << sizes[(sizes.size() - 1) / 2] << ", 95 % up to " << sizes[(sizes.size() - 1) * 95 / 100] << ", the longest "
+         << sizes.back() << '\n';
+  report << "  as they are trained, what is learned between [[ and ]]:\n";
+  std::size_t printed = 0;
+  for (const auto& record : records) {
+    if (printed == 3) break;
+    if (!record.split.empty() && record.split != "train" && splits.contains("train")) continue;
+    report << (printed++ ? "\n" : "") << detail::shown(record);
+  }
 }
 
 /// Registers `prepare` with the program; its callback throws Error.
 inline void add_prepare(CLI::App& app) {
   struct Arguments {
+    PrepareOptions options;
     std::vector<std::string> files;
-    std::string out, form = "qa";
-    bool strict = false;
+    std::string out, form = "qa", delimiter, model;
   };
   const auto arguments = std::make_shared<Arguments>();  // lives as long as the callback
   auto* command = app.add_subcommand("prepare", "Turn question-answer files into one file of records");
   command
-      ->add_option("FILE", arguments->files,
-                   "JSON, JSONL, CSV, TSV, SQuAD, KorQuAD, chatterbot YAML, Open Trivia text, or folders of these")
+      ->add_option(
+          "FILE", arguments->files,
+          "JSON, JSONL, CSV, TSV, SQuAD, KorQuAD, chat data (messages, ShareGPT, TRL, Alpaca), chatterbot YAML, "
+          "Open Trivia text, or folders of these")
       ->required();
   command->add_option("--out", arguments->out, "the JSONL file to write")->required()->type_name("DATA.jsonl");
   command
       ->add_option("--form", arguments->form,
                    "qa: questions and answers alone\n"
-                   "chat: conversations turn by turn, the turns before as context\n"
+                   "chat: chatterbot's conversations turn by turn, the turns before as context\n"
                    "context: questions with the passage they came with")
       ->check(CLI::IsMember({"qa", "chat", "context"}))
       ->capture_default_str();
-  command->add_flag("--strict", arguments->strict, "stop at the first bad record (default: list it and go on)");
+  auto& columns = arguments->options.columns;
+  command->add_option(
+      "--question-column", columns.question,
+      "the column or member that is the question (default: by its name); a number counts columns from 1");
+  command->add_option("--answer-column", columns.answer, "that is the answer");
+  command->add_option("--context-column", columns.context, "that is the passage");
+  command->add_option("--id-column", columns.id, "that is the record's name");
+  command->add_option("--split-column", columns.split, "that says train, valid or test");
+  command->add_flag("--no-header", arguments->options.no_header,
+                    "a table's first row is a record; of two columns the first is the question");
+  command->add_option("--delimiter", arguments->delimiter,
+                      "what separates a table's columns: a character, or tab (default: found)");
+  command->add_option("--model", arguments->model, "count lengths in this model's tokens (default: in characters)")
+      ->type_name("PATH");
+  command->add_flag("--strict", arguments->options.strict, "stop at the first bad record (default: list it and go on)");
   command->footer("Example:\n  qa prepare korquad.json faq.csv --out data.jsonl");
   command->callback([arguments] {
-    PrepareOptions options{.files = {arguments->files.begin(), arguments->files.end()},
-                           .out = arguments->out,
-                           .form = arguments->form == "chat"      ? Form::chat
-                                   : arguments->form == "context" ? Form::context
-                                                                  : Form::qa,
-                           .strict = arguments->strict};
+    PrepareOptions options = arguments->options;
+    options.files = {arguments->files.begin(), arguments->files.end()};
+    options.out = arguments->out;
+    options.model = arguments->model;
+    options.form = arguments->form == "chat" ? Form::chat : arguments->form == "context" ? Form::context : Form::qa;
+    const auto& delimiter = arguments->delimiter;
+    if (delimiter == "tab" || delimiter == "\\t") options.delimiter = '\t';
+    else if (delimiter.size() > 1)
+      throw Error(str("--delimiter ", delimiter, ": is not one character"), "for a tab say tab.");
+    else if (!delimiter.empty()) options.delimiter = delimiter[0];
     prepare(options, std::cout);
   });
 }
