@@ -1,5 +1,7 @@
 // examples/common/training.hpp: what every training program asks for, shows while it runs and leaves behind.
 #pragma once
+#include "rows.hpp"
+
 #include <ftlib/adapters/lora.hpp>
 #include <ftlib/io/atomic_file.hpp>
 #include <ftlib/io/json.hpp>
@@ -101,8 +103,10 @@ struct LoraOptions {
                   .alpha = alpha > 0 ? alpha : alpha_per_rank * static_cast<float>(rank),
                   .dropout = dropout,
                   .seed = seed};
-    const auto layers = named.find(targets);
-    lora.targets = layers != named.end() ? layers->second : ft::Targets(CLI::detail::split(targets, ','));
+    const auto layers = named.find(trimmed(targets));
+    auto names = CLI::detail::split(targets, ',');
+    for (auto& name : names) name = trimmed(name);
+    lora.targets = layers != named.end() ? layers->second : ft::Targets(std::move(names));
     model.attach(lora);
   }
 };

@@ -5,12 +5,15 @@
 #include "../common/training.hpp"
 #include "prepare.hpp"
 
+#include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
 
 #include <unistd.h>
+#include <algorithm>
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <iostream>
+#include <map>
 
 namespace {
 
@@ -60,16 +63,50 @@ struct ModelArguments {
     if (form == "qa") options.form = ft::text::Form::question_answer;
     lm.set_prompt(options);
   }
+  /// Opens the adapter's files before the model's, so that a name that is wrong is told at once; and says so where it
+  /// was trained in another form than the one that was asked for.
+  void check_adapter() const {
+    if (adapter.empty()) return;
+    const auto data = ft::read_peft(adapter);
+    const auto kept = data.metadata.find("ftlib.prompt");
+    if (kept == data.metadata.end() || form.empty()) return;
+    const auto trained =
+        ft::text::PromptOptions::from_json(ft::parse_json(kept->second, data.source), data.source).form;
+    if ((trained == ft::text::Form::chat) != (form == "chat"))
+      std::cerr << "warning: the adapter was trained in the form " << (trained == ft::text::Form::chat ? "chat" : "qa")
+                << ", and is asked in " << form << "; without --form it is asked as it was trained\n";
+  }
 };
 
-/// The records of one split; all of them where the file has no splits.
-std::vector<Record> of_split(const std::vector<Record>& records, const std::string& split) {
+bool has_splits(const std::vector<Record>& records) {
+  return std::any_of(records.begin(), records.end(), [](const Record& r) { return !r.split.empty(); });
+}
+
+/// The records of one split; all of them where the file has no splits. A record without one is trained.
+std::vector<Record> of_split(const std::vector<Record>& records, std::string split) {
+  split = ft::text::split_name(split);
+  const bool all = split.empty() || !has_splits(records);
   std::vector<Record> chosen;
-  bool any = false;
-  for (const Record& r : records) any |= !r.split.empty();
   for (const Record& r : records)
-    if (!any || split.empty() || r.split == split) chosen.push_back(r);
+    if (all || r.split == split || (split == "train" && r.split.empty())) chosen.push_back(r);
   return chosen;
+}
+
+/// Throws Error where a file could not be written there, before the work is done whose result it is to hold.
+void check_output(const std::string& option, const std::filesystem::path& path) {
+  if (path.empty()) return;
+  if (ft::is_folder(path)) throw ft::Error(option + ' ' + path.string() + ": is a folder, a file was to be written");
+  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  if (!ft::is_folder(folder))
+    throw ft::Error(option + ' ' + path.string() + ": there is no folder " + folder.string(), "make it first.");
+  if (::access((ft::path_exists(path) ? path : folder).c_str(), W_OK) != 0)
+    throw ft::system_error(path, "cannot write");
+}
+
+/// A text on one line.
+std::string on_one_line(std::string text) {
+  for (auto at = text.find('\n'); at != text.npos; at = text.find('\n', at + 2)) text.replace(at, 1, "\\n");
+  return text;
 }
 
 // --- train ---------------------------------------------------------------------------------------------------------
@@ -85,34 +122,69 @@ struct TrainArguments : ModelArguments {
   int samples = 2;
 };
 
-template <class Lm> void train(const TrainArguments& a, Lm lm) {
+/// "test 3, other 5"
+std::string counted(const std::map<std::string, int64_t>& splits) {
+  std::string out;
+  for (const auto& [split, n] : splits) out += ft::str(out.empty() ? "" : ", ", split, ' ', n);
+  return out;
+}
+
+template <class Lm> void train(const TrainArguments& a, const std::vector<Record>& records, Lm lm) {
   // 1. The model, with what is to be learned: an adapter, or all of it.
   a.lora.apply(lm, a.run.seed);
   std::cout << lm.summary();
 
   // 2. The records as tokens: those to learn, and those held out to see when to stop.
-  const auto records = ft::text::read_records(a.data);
   a.set_form(lm);
   const ft::text::DatasetOptions options{
       .loss_on = a.everything ? ft::text::LossOn::everything : ft::text::LossOn::answer, .max_tokens = a.max_tokens};
-  bool has_splits = false;
-  for (const Record& r : records) has_splits |= !r.split.empty();
-  const auto valid = has_splits ? of_split(records, "valid") : std::vector<Record>(),
-             test = has_splits ? of_split(records, "test") : std::vector<Record>();
-  const ft::text::Dataset data(has_splits ? of_split(records, "train") : records, lm.prompt(), options);
+  const bool splits = has_splits(records);
+  const auto valid = splits ? of_split(records, "valid") : std::vector<Record>(),
+             test = splits ? of_split(records, "test") : std::vector<Record>();
+  const ft::text::Dataset data(of_split(records, "train"), lm.prompt(), options);
   // What decides when to stop must not be what is asked at the end: without "valid", a tenth of what is learned.
   const bool look_at_test = valid.empty() && !test.empty() && a.run.patience == 0;
-  const auto parts = valid.empty() && !look_at_test
-                         ? data.split(0.9, a.run.seed)
-                         : std::pair(data, ft::text::Dataset(look_at_test ? test : valid, lm.tokenizer(), options));
+  const auto parts = [&]() -> std::pair<ft::text::Dataset, ft::text::Dataset> {
+    if (!valid.empty() || look_at_test) return {data, {look_at_test ? test : valid, lm.prompt(), options}};
+    if (data.size() < 5) return {data, {}};  // too few to spare one
+    const double rest = static_cast<double>(data.size() - 1) / static_cast<double>(data.size());
+    return data.split(std::min(0.9, rest), a.run.seed);
+  }();
   const auto &learned = parts.first, &held_out = parts.second;
+  if (held_out.size() == 0 && a.run.patience > 0)
+    throw ft::Error(ft::str("--patience: of ", data.size(), " records none is held out"),
+                    "give more records, or some of split \"valid\".");
   std::cout << "data: " << learned.size() << " examples, " << learned.tokens() << " tokens; held out "
             << held_out.size()
-            << (look_at_test     ? " of split \"test\", which are looked at and decide nothing"
-                : !valid.empty() ? " of split \"valid\""
-                                 : ", a tenth of what there was to learn");
+            << (held_out.size() == 0 ? ": there are too few"
+                : look_at_test       ? " of split \"test\", which are looked at and decide nothing"
+                : !valid.empty()     ? " of split \"valid\""
+                                     : ", a tenth of what there was to learn");
   if (data.too_long()) std::cout << "; " << data.too_long() << " left out: longer than " << a.max_tokens << " tokens";
+  if (held_out.too_long()) std::cout << "; and " << held_out.too_long() << " of those to hold out";
   std::cout << '\n';
+  std::map<std::string, int64_t> others;
+  int64_t without = 0;
+  for (const Record& r : records) {
+    without += splits && r.split.empty();
+    const bool used =
+        r.split.empty() || r.split == "train" || r.split == "valid" || (look_at_test && r.split == "test");
+    if (!used) ++others[r.split];
+  }
+  if (without) std::cout << "  " << without << " of them have no split, and are learned\n";
+  if (!others.empty()) std::cout << "  not learned, by their splits: " << counted(others) << '\n';
+  int64_t stopped = 0;
+  for (const auto& example : data.examples()) {
+    const Record& r = data.records()[example.record];
+    for (const auto& stop : lm.prompt().stop())
+      if (!r.answers.empty() && r.answers.front().find(stop) != std::string::npos) {
+        ++stopped;
+        break;
+      }
+  }
+  if (stopped)
+    std::cout << "warning: " << stopped << " of the answers hold what ends an answer in this form ("
+              << on_one_line(lm.prompt().stop().front()) << "), and will be cut there: give --form chat\n";
 
   // 3. The run.
   const std::filesystem::path out = a.out;
@@ -137,11 +209,11 @@ template <class Lm> void train(const TrainArguments& a, Lm lm) {
     progress.message(ft::str("step ", step, ": held-out loss ", loss));
     for (int i = 0; i < a.samples && i < static_cast<int>(held_out.size()); ++i) {
       const auto& record = held_out.records()[held_out.examples()[static_cast<std::size_t>(i)].record];
-      auto answer = lm.generate_from(lm.prompt().question(record), {.max_new_tokens = 24, .stop = {"\n"}});
-      progress.message("  " + record.question + " ->" + answer.rest());
+      auto answer = lm.generate_from(lm.prompt().question(record), {.max_new_tokens = 24, .stop = lm.prompt().stop()});
+      progress.message(on_one_line("  " + record.question + " ->" + answer.rest()));
     }
   });
-  const auto report = trainer.fit(learned, &held_out);
+  const auto report = trainer.fit(learned, held_out.size() ? &held_out : nullptr);
   progress.finish();
 
   // 4. What it came to.
@@ -198,7 +270,16 @@ void add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->footer("Example:\n  qa train --model SmolLM2-135M-Instruct.Q4_1.gguf --data facts.jsonl --out run --epochs 4");
-  c->callback([a] { a->with_model([&](auto lm) { train(*a, std::move(lm)); }); });
+  c->callback([a] {
+    const auto records = ft::text::read_records(a->data);
+    if (of_split(records, "train").empty()) {
+      std::map<std::string, int64_t> splits;
+      for (const Record& r : records) ++splits[r.split];
+      throw ft::Error(a->data + ": has no record to learn, its splits are " + counted(splits),
+                      "those of split \"train\", or without one, are learned.");
+    }
+    a->with_model([&](auto lm) { train(*a, records, std::move(lm)); });
+  });
 }
 
 // --- evaluate ------------------------------------------------------------------------------------------------------
@@ -210,23 +291,51 @@ struct EvaluateArguments : ModelArguments {
 
 ft::Json figures(const ft::Evaluation& e, std::optional<double> unrelated) {
   return {{"exact_match", e.exact_match},
+          {"strict_match", e.strict_match},
           {"f1", e.f1},
           {"perplexity", e.perplexity},
           {"unrelated_perplexity", unrelated ? ft::Json(*unrelated) : ft::Json()},
           {"n", e.n}};
 }
 
-template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
-  const auto all = ft::text::read_records(a.data);
-  auto records = of_split(all, a.split);
-  if (records.empty())
-    throw ft::Error(a.data + ": has no record of split '" + a.split + "'", "name another with --split.");
-  if (a.limit > 0 && static_cast<int64_t>(records.size()) > a.limit) records.resize(static_cast<std::size_t>(a.limit));
-  // Facts that were never trained: what the tuned model says to them should not be a trained answer.
-  const auto untrained = a.split == "test" ? of_split(all, "untrained") : std::vector<Record>{};
-  const bool has_untrained = !untrained.empty() && untrained.size() != all.size();
+/// What is asked and read, before a model is opened.
+struct Asked {
+  std::vector<Record> all, records, untrained;
   std::string unrelated;
-  if (!a.unrelated.empty()) unrelated = ft::read_file(a.unrelated, uint64_t{64} << 20);
+
+  explicit Asked(const EvaluateArguments& a) : all(ft::text::read_records(a.data)), records(of_split(all, a.split)) {
+    if (records.empty())
+      throw ft::Error(a.data + ": has no record of split '" + a.split + "'", "name another with --split.");
+    if (a.limit > 0 && static_cast<int64_t>(records.size()) > a.limit)
+      records.resize(static_cast<std::size_t>(a.limit));
+    // Facts that were never trained: what the tuned model says to them should not be a trained answer.
+    if (ft::text::split_name(a.split) == "test") untrained = of_split(all, "untrained");
+    if (untrained.size() == all.size()) untrained.clear();
+    if (!a.unrelated.empty()) unrelated = ft::read_file(a.unrelated, uint64_t{64} << 20);
+    check_output("--json", a.json);
+    a.check_adapter();
+  }
+  /// Says which answers the rules cannot tell from wrong ones.
+  void warn() const {
+    std::size_t n = 0;
+    std::string some;
+    for (const Record& r : records)
+      for (const auto& answer : r.answers)
+        if (const auto fault = ft::text::gold_fault(answer, ft::text::rules_for(r.lang)); !fault.empty()) {
+          if (n++ < 3) some += ft::str(some.empty() ? "" : ", ", '"', on_one_line(answer), "\" (", fault, ')');
+          break;
+        }
+    if (n > 0)
+      std::cout << "warning: " << n << " of " << records.size()
+                << " records have an answer that the rules of exact match and F1 cannot tell from some others: " << some
+                << (n > 3 ? ", ..." : "") << "; to the letter they can\n";
+  }
+};
+
+template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked, Lm lm) {
+  const auto &all = asked.all, &records = asked.records, &untrained = asked.untrained;
+  const bool has_untrained = !untrained.empty();
+  const std::string& unrelated = asked.unrelated;
 
   struct Result {
     ft::Evaluation main, untrained;
@@ -257,7 +366,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
 
   std::set<std::string> trained_answers;
   for (const Record& r : all)
-    if (r.split == "train")
+    if (r.split == "train" || (r.split.empty() && has_splits(all)))
       for (const auto& answer : r.answers)
         trained_answers.insert(ft::text::normalize_answer(answer, ft::text::rules_for(r.lang)));
   const auto says_trained = [&](const ft::Evaluation& e) {
@@ -279,6 +388,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
   std::cout << "on " << base.main.n << " records of split '" << a.split << "'        base"
             << (tuned ? "       tuned" : "") << '\n';
   row("exact match               ", [&](const Result& r) { return percent(r.main.exact_match); });
+  row("  to the letter           ", [&](const Result& r) { return percent(r.main.strict_match); });
   row("F1                        ", [&](const Result& r) { return percent(r.main.f1); });
   row("perplexity of the answers ", [&](const Result& r) { return plain(r.main.perplexity); });
   if (has_untrained) {
@@ -286,6 +396,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
     row("  says a trained answer   ", [&](const Result& r) { return percent(says_trained(r.untrained)); });
   }
   if (base.unrelated) row("perplexity, unrelated text", [&](const Result& r) { return plain(*r.unrelated); });
+  asked.warn();
 
   if (a.json.empty()) return;
   ft::Json report{{"model", a.model},
@@ -298,6 +409,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, Lm lm) {
     for (const Result* r : {&base, tuned ? &std::as_const(*tuned) : nullptr})
       if (r)
         report[r == &base ? "base" : "tuned"]["untrained"] = {{"exact_match", r->untrained.exact_match},
+                                                              {"strict_match", r->untrained.strict_match},
                                                               {"says_trained_answer", says_trained(r->untrained)},
                                                               {"n", r->untrained.n}};
   ft::Json answers = ft::Json::array();
@@ -340,13 +452,17 @@ void add_evaluate(CLI::App& app) {
   c->footer(
       "Example:\n  qa evaluate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter --data facts.jsonl --json "
       "report.json");
-  c->callback([a] { a->with_model([&](auto lm) { evaluate(*a, std::move(lm)); }); });
+  c->callback([a] {
+    const Asked asked(*a);
+    a->with_model([&](auto lm) { evaluate(*a, asked, std::move(lm)); });
+  });
 }
 
 // --- ask -----------------------------------------------------------------------------------------------------------
 
 struct AskArguments : ModelArguments {
   std::string question;
+  bool history = false;
   int64_t max_new_tokens = 128;
   ft::Sampling sampling;
   uint64_t seed = 0;
@@ -384,12 +500,18 @@ template <class Lm> void ask(const AskArguments& a, Lm lm) {
   }
   const bool terminal = isatty(0);
   if (terminal) std::cout << "Ask a question; /new forgets what was said, an empty line ends.\n";
+  int64_t number = 0;
   for (std::string line; (terminal && std::cout << "> " << std::flush), std::cout && std::getline(std::cin, line);) {
-    if (line.empty()) break;
-    if (line == "/new") {
-      turns.clear();
+    if (++number == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
+    if (line.ends_with('\r')) line.pop_back();
+    if (ft::text::is_blank(line)) {
+      if (terminal) break;
       continue;
     }
+    if (const auto fault = ft::text::text_fault(line); !fault.empty())
+      throw ft::Error(ft::str("question ", number, ": ", fault), "iconv turns other encodings into UTF-8.");
+    if (line == "/new" || (!terminal && !a.history)) turns.clear();
+    if (line == "/new") continue;
     turns.push_back({.role = "user", .content = line});
     answer(lm, a, turns);
   }
@@ -399,7 +521,11 @@ void add_ask(CLI::App& app) {
   const auto a = std::make_shared<AskArguments>();
   auto* c = app.add_subcommand("ask", "Answer one question, or open a prompt");
   a->add_to(*c, true);
-  c->add_option("question", a->question, "the question (default: read questions line by line)");
+  c->add_option(
+      "question", a->question,
+      "the question (default: read questions line by line: at a terminal with what was said before, from a file "
+      "or pipe each alone)");
+  c->add_flag("--history", a->history, "questions from a file or pipe go on from those before (default: each alone)");
   c->add_option("--max-new-tokens", a->max_new_tokens, "of an answer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -417,6 +543,7 @@ void add_ask(CLI::App& app) {
       "highest on Earth?\"");
   c->callback([a] {
     a->sampling.check();
+    a->check_adapter();
     a->with_model([&](auto lm) { ask(*a, std::move(lm)); });
   });
 }

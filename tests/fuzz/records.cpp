@@ -29,6 +29,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
     std::string lines;
     for (const auto& record : records) {
       lines += ft::text::to_json_line(record) + '\n';
+      if (!record.turns.empty()) continue;
+      if (!ft::text::strict_match(record.answers.back(), record.answers)) __builtin_trap();
       for (const auto rules : {ft::text::Rules::squad, ft::text::Rules::korquad}) {
         if (!ft::text::exact_match(record.answers.back(), record.answers, rules)) __builtin_trap();
         const double f1 = ft::text::f1(record.question, record.answers, rules);

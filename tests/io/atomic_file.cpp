@@ -5,7 +5,9 @@
 
 #include <signal.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
+#include <thread>
 
 using namespace ft;
 using namespace ft::test;
@@ -83,6 +85,53 @@ TEST_CASE("io/atomic_file: a mapping keeps the file that was replaced") {
   const auto mapped = MappedFile::open(scratch / "file");
   write_atomically(scratch / "file", "a longer text");
   CHECK(std::memcmp(mapped->bytes().data(), "old", 3) == 0);
+}
+
+TEST_CASE("io/atomic_file: a link stays, and what it leads to is replaced, with the permissions that it had") {
+  const Scratch scratch;
+  std::filesystem::create_directory(scratch / "there");
+  write_atomically(scratch / "there" / "file", std::string_view("old"));
+  REQUIRE(::chmod((scratch / "there" / "file").c_str(), 0600) == 0);
+  std::filesystem::create_symlink("there/file", scratch / "near");
+  std::filesystem::create_symlink(scratch / "near", scratch / "far");
+  write_atomically(scratch / "far", std::string_view("new"));
+  CHECK(read_file(scratch / "there" / "file", 10) == "new");
+  CHECK(std::filesystem::is_symlink(scratch / "far"));
+  CHECK(std::filesystem::is_symlink(scratch / "near"));
+  CHECK(std::filesystem::status(scratch / "there" / "file").permissions() == std::filesystem::perms(0600));
+  std::filesystem::create_symlink("there/none", scratch / "dangling");
+  write_atomically(scratch / "dangling", std::string_view("made"));
+  CHECK(read_file(scratch / "there" / "none", 10) == "made");
+  std::filesystem::create_symlink("loop", scratch / "loop");
+  CHECK_THROWS_WITH_AS(write_atomically(scratch / "loop", std::string_view("x")), doctest::Contains("loop: "), Error);
+  CHECK(std::distance(std::filesystem::directory_iterator(scratch / "there"), {}) == 2);
+  // A folder too.
+  std::filesystem::create_directory(scratch / "run");
+  std::filesystem::create_symlink("run", scratch / "link");
+  AtomicFolder folder(scratch / "link");
+  write_atomically(folder.folder() / "a", std::string_view("b"));
+  folder.commit();
+  CHECK(std::filesystem::is_symlink(scratch / "link"));
+  CHECK(read_file(scratch / "run" / "a", 10) == "b");
+}
+
+TEST_CASE("io/atomic_file: a pipe is written to and stays") {
+  const Scratch scratch;
+  const auto pipe = scratch / "pipe";
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);
+  std::filesystem::create_symlink("pipe", scratch / "link");
+  for (const auto& path : {pipe, scratch / "link"}) {
+    std::string got;
+    std::thread reader([&] {
+      std::ifstream in(pipe, std::ios::binary);  // opens when somebody writes
+      got.assign(std::istreambuf_iterator<char>(in), {});
+    });
+    write_atomically(path, std::string_view("to whoever reads"));
+    reader.join();
+    CHECK(got == "to whoever reads");
+    CHECK(std::filesystem::is_fifo(pipe));
+  }
+  CHECK(std::distance(std::filesystem::directory_iterator(scratch.folder()), {}) == 2);
 }
 
 TEST_CASE("io/atomic_file: errors name the file and the system's reason") {

@@ -42,3 +42,29 @@ TEST_CASE("text/scores: broken UTF-8 is compared, not refused: a model's answer 
   CHECK_FALSE(exact_match("서\xEC\x84", {"서울"}, Rules::korquad));
   CHECK(f1("서\xEC\x84", {"서울"}, Rules::korquad) == doctest::Approx(0.5));  // 1 of 2 and 1 of 2 characters
 }
+
+TEST_CASE("text/scores: to the letter; and accepted answers that the rules cannot tell from others are named") {
+  CHECK(strict_match(" C++\n", {"C#", "C++"}));
+  CHECK_FALSE(strict_match("C#", {"C++"}));
+  CHECK_FALSE(strict_match("5", {"-5"}));
+  CHECK_FALSE(strict_match("the bee", {"The bee"}));
+  CHECK(strict_match("e\u0301", {"\u00e9"}));  // one letter, encoded in two ways
+  CHECK_FALSE(strict_match("\xFF", {"a"}));
+  const auto fault = [](const char* gold) { return gold_fault(gold, Rules::squad); };
+  CHECK(fault("-5") == "its sign '-' is lost");
+  CHECK(fault("about +.5") == "its sign '+' is lost");
+  CHECK(fault("1.5") == "its '.' is lost");
+  CHECK(fault("3:15") == "its ':' is lost");
+  CHECK(fault("C++") == "its '+' is lost");
+  CHECK(fault("C#") == "its '#' is lost");
+  CHECK(fault("50%") == "its '%' is lost");
+  for (const char* gold : {"+", "...", "A", "the", "", "\u3000"})
+    CHECK_MESSAGE(fault(gold) == "nothing is left of it", gold);
+  CHECK(fault("Plan A") == "an article that it ends with is lost");
+  for (const char* gold :
+       {"B", "well-known", "1,000", "A bee.", "It's 5.", "St. Louis (Missouri)", "녹차", "Mr. A. Mill"})
+    CHECK_MESSAGE(fault(gold).empty(), gold);
+  CHECK(gold_fault("A", Rules::korquad).empty());
+  CHECK(gold_fault("-5", Rules::korquad) == "its sign '-' is lost");
+  CHECK(gold_fault("\"\"", Rules::korquad) == "nothing is left of it");
+}

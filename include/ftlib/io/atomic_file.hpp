@@ -2,7 +2,8 @@
 #pragma once
 #include <ftlib/io/file.hpp>
 
-#include <signal.h>  // ::kill
+#include <signal.h>    // ::kill
+#include <sys/stat.h>  // ::stat, ::fchmod
 
 #include <charconv>  // std::from_chars
 #include <cstdio>    // ::renameat2, RENAME_EXCHANGE (Linux)
@@ -86,12 +87,32 @@ inline void exchange_folders(const std::filesystem::path& temporary, const std::
   replace_in_two_steps(temporary, path, aside);
 }
 
+/// What a path means where it is a symbolic link, or a link to one: the file at the end, which may not be there yet.
+inline std::filesystem::path through_links(std::filesystem::path path) {
+  for (int links = 0; links < 40; ++links) {
+    std::error_code error;
+    const auto target = std::filesystem::read_symlink(path, error);
+    if (error) return path;
+    path = target.is_absolute() ? target : parent_of(path) / target;
+  }
+  throw Error(str(path.string(), ": is a symbolic link that leads back to itself"));
+}
+
+/// Whether there is something that cannot be replaced by a file, and is written to: a device, a pipe, a socket.
+inline bool is_channel(const std::filesystem::path& path) {
+  const auto type = type_of(path);
+  return type != std::filesystem::file_type::not_found && type != std::filesystem::file_type::none &&
+         type != std::filesystem::file_type::regular && type != std::filesystem::file_type::directory;
+}
+
 }  // namespace detail
 
 /// Writes a file so that whoever opens `path`, whenever this program is killed, finds the old content or the new,
 /// whole. The bytes go to `path`.tmp-PID; commit() syncs them to the disk, renames, and syncs the folder.
 /// Without a commit the temporary is removed; one that a killed run left is removed by the next writer of the same
 /// path. Two threads must not write one path at a time.
+/// A link stays, and what it leads to is replaced, with the permissions that it had. A device or a pipe is written to:
+/// there is nothing to replace, and what was written before an error is gone.
 ///
 ///   AtomicFile file("report.json");
 ///   file.write(text);
@@ -99,18 +120,27 @@ inline void exchange_folders(const std::filesystem::path& temporary, const std::
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path)
-      : path_(std::move(path)), temporary_(detail::sibling(path_, ".tmp-")) {
+      : channel_(detail::is_channel(path)),
+        path_(channel_ ? std::move(path) : detail::through_links(std::move(path))),
+        temporary_(detail::sibling(path_, ".tmp-")) {
     if (!path_.has_filename() || is_folder(path_))
       throw Error(str(path_.string(), ": is a folder, a file was to be written"));
+    if (channel_) {
+      file_ = detail::FileDescriptor(::open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
+      if (!file_) throw system_error(path_, "cannot write");
+      return;
+    }
     detail::remove_leftovers(path_, ".tmp-");
     file_ =
         detail::FileDescriptor(::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666));
     if (!file_) throw system_error(path_, "cannot write", errno == ENOENT ? "make its folder first." : "");
+    struct ::stat before;
+    if (::stat(path_.c_str(), &before) == 0) (void)::fchmod(file_.get(), before.st_mode & 0777);
   }
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
   ~AtomicFile() {
-    if (!committed_) ::unlink(temporary_.c_str());
+    if (!committed_ && !channel_) ::unlink(temporary_.c_str());
   }
 
   /// Throws Error where the disk is full or fails; what was under `path` before is untouched then.
@@ -127,6 +157,11 @@ class AtomicFile {
   /// Puts the file in place. Call once, last.
   void commit() {
     flush();
+    if (channel_) {
+      if (!file_.close()) throw fail("cannot write");
+      committed_ = true;
+      return;
+    }
     if (::fsync(file_.get()) != 0 || !file_.close()) throw fail("cannot write to the disk");
     if (::rename(temporary_.c_str(), path_.c_str()) != 0) throw fail("cannot replace");
     committed_ = true;
@@ -155,6 +190,7 @@ class AtomicFile {
     }
   }
 
+  bool channel_;
   std::filesystem::path path_, temporary_;
   detail::FileDescriptor file_;
   std::vector<std::byte> buffer_;
@@ -173,7 +209,8 @@ inline void write_atomically(const std::filesystem::path& path, std::string_view
 
 /// Puts back what a killed AtomicFolder::commit left aside, and removes what killed runs left beside `path`. Call it
 /// before reading a folder that is written by AtomicFolder; the next writer does it as well.
-inline void recover_folder(const std::filesystem::path& path) {
+inline void recover_folder(const std::filesystem::path& given) {
+  const auto path = detail::through_links(given);
   std::error_code ignored;
   if (!std::filesystem::exists(std::filesystem::symlink_status(path, ignored)))
     for (const auto& aside : detail::leftovers(path, ".old-"))
@@ -188,7 +225,8 @@ inline void recover_folder(const std::filesystem::path& path) {
 class AtomicFolder {
  public:
   explicit AtomicFolder(std::filesystem::path path)
-      : path_(path.has_filename() ? std::move(path) : path.parent_path()), temporary_(detail::sibling(path_, ".tmp-")) {
+      : path_(detail::through_links(path.has_filename() ? std::move(path) : path.parent_path())),
+        temporary_(detail::sibling(path_, ".tmp-")) {
     if (path_exists(path_) && !is_folder(path_))
       throw Error(str(path_.string(), ": is a file, a folder was to be written"));
     recover_folder(path_);

@@ -29,10 +29,12 @@ struct Answer {
   std::string text;
   bool exact;
   double f1;
+  bool strict;  // exact to the letter
 };
 
 struct Evaluation {
   double exact_match = 0, f1 = 0;  // means, in [0, 1]
+  double strict_match = 0;         // of those that are exact to the letter: case, signs and symbols count
   double perplexity = 0;           // of the first accepted answer's tokens, after their question
   int64_t n = 0;
   std::vector<Answer> answers;

@@ -50,8 +50,9 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
       const auto rules = text::rules_for(record.lang);
       std::string answer = texts[static_cast<std::size_t>(i - begin)];
       answer.erase(0, answer.find_first_not_of(' '));
-      result.answers.push_back(
-          {&record, answer, text::exact_match(answer, record.answers, rules), text::f1(answer, record.answers, rules)});
+      result.answers.push_back({&record, answer, text::exact_match(answer, record.answers, rules),
+                                text::f1(answer, record.answers, rules), text::strict_match(answer, record.answers)});
+      result.strict_match += result.answers.back().strict;
       result.exact_match += result.answers.back().exact;
       result.f1 += result.answers.back().f1;
     }
@@ -59,6 +60,7 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
   }
   result.n = size;
   result.exact_match /= static_cast<double>(std::max<int64_t>(1, size));
+  result.strict_match /= static_cast<double>(std::max<int64_t>(1, size));
   result.f1 /= static_cast<double>(std::max<int64_t>(1, size));
   return result;
 }

@@ -24,6 +24,16 @@ std::string normalize_answer(std::string_view answer, Rules rules);
 /// Whether the prediction is one of the accepted answers, once both are normalised.
 bool exact_match(std::string_view prediction, const std::vector<std::string>& golds, Rules rules);
 
+/// Whether the prediction is one of the accepted answers to the letter: case, punctuation and articles count; white
+/// space at the ends and how an accent is encoded (normalisation form C) do not.
+bool strict_match(std::string_view prediction, const std::vector<std::string>& golds);
+
+/// Why the rules cannot tell an accepted answer from wrong ones, or an empty string: nothing is left of it, it loses a
+/// sign
+/// ("-5" is "5"), a point between digits ("1.5" is "15"), a symbol ("C++" is "C") or an article that is its end ("Plan
+/// A").
+std::string gold_fault(std::string_view gold, Rules rules);
+
 /// F1 in [0, 1] of the prediction's bag of tokens against an accepted answer's, the best over the accepted answers.
 /// Tokens are words for SQuAD, characters for KorQuAD. Nothing against nothing is 1 for SQuAD, 0 for KorQuAD.
 double f1(std::string_view prediction, const std::vector<std::string>& golds, Rules rules);

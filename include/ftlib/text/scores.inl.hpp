@@ -1,5 +1,7 @@
 // text/scores.inl.hpp: the bodies of text/scores.hpp.
 #pragma once
+#include <ftlib/core/error.hpp>      // str
+#include <ftlib/text/normalize.hpp>  // to_nfc
 #include <ftlib/text/scores.hpp>
 #include <ftlib/text/unicode.hpp>  // CharacterClasses
 
@@ -157,6 +159,47 @@ FTLIB_INLINE bool exact_match(std::string_view prediction, const std::vector<std
   const auto words = detail::answer_words(prediction, rules);
   const auto accepted = detail::gold_words(golds, rules);
   return std::find(accepted.begin(), accepted.end(), words) != accepted.end();
+}
+
+FTLIB_INLINE bool strict_match(std::string_view prediction, const std::vector<std::string>& golds) {
+  const auto letters = [](std::string_view text) {
+    const auto first = text.find_first_not_of(" \t\r\n");
+    if (first == text.npos) return std::string();
+    text = text.substr(first, text.find_last_not_of(" \t\r\n") - first + 1);
+    return to_nfc(replace_broken_utf8(text));
+  };
+  const std::string said = letters(prediction);
+  return std::any_of(golds.begin(), golds.end(), [&](const auto& gold) { return letters(gold) == said; });
+}
+
+FTLIB_INLINE std::string gold_fault(std::string_view gold, Rules rules) {
+  if (detail::answer_words(gold, rules).empty()) return "nothing is left of it";
+  const auto digit = [&](std::size_t i) { return i < gold.size() && gold[i] >= '0' && gold[i] <= '9'; };
+  const auto blank = [&](std::size_t i) { return i >= gold.size() || gold[i] == ' '; };
+  constexpr std::string_view symbols = "+#*/=<>^~&|@%$\\", between_digits = ".:-";  // commas group digits
+  for (std::size_t i = 0; i < gold.size(); ++i) {
+    const char c = gold[i];
+    const bool begins = i == 0 || blank(i - 1) || gold[i - 1] == '(';
+    if ((c == '-' || c == '+') && begins &&
+        (digit(i + 1) || (i + 2 < gold.size() && gold[i + 1] == '.' && digit(i + 2))))
+      return str("its sign '", c, "' is lost");
+    const bool number = i > 0 && digit(i - 1) && digit(i + 1);
+    if (symbols.find(c) != symbols.npos || (number && between_digits.find(c) != between_digits.npos))
+      return str("its '", c, "' is lost");
+  }
+  if (rules == Rules::squad) {
+    std::u32string text;
+    const std::string valid = replace_broken_utf8(gold);
+    for (std::size_t i = 0; i < valid.size();) {
+      const auto [c, length] = decode_utf8(valid.data() + i);
+      i += length;
+      if (!detail::is_punctuation(c)) text.push_back(detail::lower(c));
+    }
+    while (!text.empty() && detail::is_space(text.back())) text.pop_back();
+    for (const std::u32string_view article : {U" a", U" an", U" the"})
+      if (text.ends_with(article)) return "an article that it ends with is lost";
+  }
+  return {};
 }
 
 FTLIB_INLINE double f1(std::string_view prediction, const std::vector<std::string>& golds, Rules rules) {
