@@ -174,9 +174,10 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   if (without) std::cout << "  " << without << " of them have no split, and are learned\n";
   if (!others.empty()) std::cout << "  not learned, by their splits: " << counted(others) << '\n';
   int64_t stopped = 0;
+  const std::vector<std::string> stops = lm.prompt().stop();
   for (const auto& example : data.examples()) {
     const Record& r = data.records()[example.record];
-    for (const auto& stop : lm.prompt().stop())
+    for (const auto& stop : stops)
       if (!r.answers.empty() && r.answers.front().find(stop) != std::string::npos) {
         ++stopped;
         break;
@@ -184,7 +185,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   }
   if (stopped)
     std::cout << "warning: " << stopped << " of the answers hold what ends an answer in this form ("
-              << on_one_line(lm.prompt().stop().front()) << "), and will be cut there: give --form chat\n";
+              << on_one_line(stops.front()) << "), and will be cut there: give --form chat\n";
 
   // 3. The run.
   const std::filesystem::path out = a.out;

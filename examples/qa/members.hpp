@@ -61,6 +61,8 @@ inline const Names context_names = {"context", "passage", "paragraph", "문맥",
 inline const Names id_names = {"id", "qid", "questionid", "uuid", "guid"};
 inline const Names lang_names = {"lang", "language", "언어"};
 inline const Names split_names = {"split", "분할"};
+inline const Names may_be_split_names = {"datasplit", "partition", "subset",
+                                         "set",       "phase",     "usage"};  // where they say one
 inline const Names system_names = {"system", "systemprompt", "systemmessage", "시스템"};
 inline const Names history_names = {"history", "chathistory"};
 inline const Names turns_names = {"messages", "conversations", "conversation", "dialogue", "dialog",

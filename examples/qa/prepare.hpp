@@ -264,7 +264,8 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
 
   std::map<std::string, std::size_t> languages, splits;
   std::map<std::string, std::set<std::string>> answers_of_question;
-  std::size_t conversations = 0, line_feeds = 0;
+  std::size_t conversations = 0, line_feeds = 0, none = 0;
+  const std::set<std::string> missing = {"nan", "null", "none", "n/a", "#n/a", "undefined"};
   std::vector<std::size_t> sizes;
   for (const auto& record : records) {
     ++languages[record.lang];
@@ -272,6 +273,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
     sizes.push_back(size_of(record));
     conversations += !record.turns.empty();
     if (record.turns.empty()) {
+      none += missing.contains(lowered(record.answers.front()));
       line_feeds += record.answers.front().find('\n') != std::string::npos;
       answers_of_question[str(record.context, '\0', record.question)].insert(record.answers.front());
     }
@@ -312,6 +314,9 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   for (const auto& [question, answers] : answers_of_question) several += answers.size() > 1;
   if (several > 0)
     report << "  warning: " << detail::counted(several, "question") << " with different answers in several records\n";
+  if (none > 0)
+    report << "  warning: " << detail::counted(none, "answer")
+           << " of nan, null, none or the like, as a missing value is written\n";
   if (line_feeds > 0)
     report << "  warning: " << line_feeds << (line_feeds == 1 ? " answer has" : " answers have")
            << " several lines, and a line's end ends answers in the question-answer form: train with --form chat\n";

@@ -140,7 +140,7 @@ class Collector {
   Form form() const { return options_.form; }
   Source take() {
     std::string said;
-    for (const char* what : {"question", "answer", "turns", "input", "context", "system", "history"}) {
+    for (const char* what : {"question", "answer", "turns", "input", "context", "system", "history", "split"}) {
       const auto& names = served_[what];
       if (names.empty()) continue;
       said += str(said.empty() ? "" : "; ", what, " from ");
@@ -291,8 +291,18 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
     record.id = id;
     record.lang = text_of(members(lang_names), "language");
     record.split = text_of(members(split_names, said.split), "split");
+    if (const auto [name, value] = members.get(may_be_split_names);
+        record.split.empty() && value.is_string() && ft::text::is_known_split(value.get_ref<const std::string&>())) {
+      record.split = value.get<std::string>();
+      out.served("split", name);
+    }
     record.turns = conversation_of(out, members);
+    const bool rated = members.named("label").is_boolean();
+    if (rated && (!record.turns.empty() || !members.named("completion").is_null()))
+      throw Error("is a rated answer (label), which is not learned yet",
+                  "keep those with a good label, and give them without it.");
     if (!record.turns.empty()) {
+      if (record.turns.back().role != "assistant" && !members.named("rejected").is_null()) throw not_a_record(members);
       members.unused([&](const std::string& key) { out.unused(key); });
       return out.add(line, std::move(record));
     }
@@ -309,15 +319,16 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
       throw not_a_record(members);
     if (question_name.empty())
       throw Error(str("none of ", listed(members.keys()), " is known as a question"), columns_hint);
-    if (members.named("label").is_boolean() && !members.named("completion").is_null())
-      throw Error("is a rated answer (label), which is not learned yet",
-                  "keep those with a good label, and give them without it.");
     if (says_yes(members(unanswerable_names)) || says_no(members(answerable_names)))
       throw Error("is marked as a question without an answer");
+    if (answer_name.empty())
+      out.hint(str("none of ", listed(members.keys()), " is known as an answer: ", columns_hint));
     out.served("question", question_name);
     out.served("answer", answer_name);
     record.question = text_of(question, "question");
     record.answers = answers_of(answer);
+    if (record.answers.size() == 1 && record.answers[0] == "CANNOTANSWER")  // QuAC's
+      throw Error("is marked as a question without an answer");
     const auto [context_name, context] = members.get(context_names, said.context);
     if (!passage.is_null()) record.context = text_of(passage, "context");
     else if (out.form() == Form::qa && context.is_structured()) record.context = "a list";  // is left out, and counted

@@ -99,6 +99,9 @@ TEST_CASE("cases/01: columns are found by name, or given, or the file is refused
   given.columns.answer = "dies";
   CHECK(says(read_text("a.csv", "das,was ist\n2,1 + 1?\n", given),
              "--answer-column dies: the columns are \"das\", \"was ist\""));
+  const auto unknown = read_text("a.json", R"([{"question":"a","human_answers":["b"]}])");
+  CHECK(says(unknown,
+             "none of \"human_answers\", \"question\" is known as an answer: say which they are: --question-column"));
   CHECK(read_text("a.csv", "question,answer,question\na,b,c\n").refused == "two columns are named \"question\"");
 }
 
@@ -223,6 +226,10 @@ TEST_CASE("cases/04: conversations are records of their own; preference pairs an
   CHECK(why(R"({"prompt":"a","completion":"b","label":false})").find("is a rated answer (label)") != std::string::npos);
   CHECK(why(R"({"chosen":[{"role":"user","content":"a"}],"rejected":[{"role":"user","content":"a"}]})")
             .find("is a preference pair") != std::string::npos);
+  CHECK(why(R"({"conversations":[{"from":"human","value":"a"}],"chosen":{"value":"b"},"rejected":{"value":"c"}})")
+            .find("is a preference pair") != std::string::npos);
+  CHECK(why(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"label":true})")
+            .find("is a rated answer") != std::string::npos);
   CHECK(read_text("a.csv", "prompt,chosen,rejected\na,b,c\n").refused.find("is a preference pair") == 0);
   CHECK(read_text("a.csv", "text\nabc\n").refused.find("is plain text") == 0);
   // Written and read back.
@@ -243,6 +250,7 @@ TEST_CASE("cases/05: a question that is marked as impossible is left out and cou
                            R"("answerable":false)", R"("is_answerable":0)"})
     CHECK_MESSAGE(says(marked(mark), "1: id h: is marked as a question without an answer"), mark);
   CHECK(marked(R"("is_impossible":false)").records.size() == 1);
+  CHECK(read_text("a.jsonl", R"({"question":"a","answers":["CANNOTANSWER"]})").records.empty());
   CHECK(says(read_text("a.csv", "question,answer,is_impossible\na?,b,True\nc?,d,False\n"),
              "2: is marked as a question without an answer"));
 }
@@ -326,6 +334,9 @@ TEST_CASE("cases/08: splits by all their usual names; a row without one is train
   const Scratch scratch;
   std::ofstream(scratch / "a.jsonl") << R"({"question":"a","answer":"b","split":"train"})" << '\n'
                                      << R"({"question":"c","answer":"d","split":"holdout"})" << '\n';
+  const auto sets = read_text("a.csv", "question,answer,set\na,b,Validation\nc,d,x\n").records;
+  CHECK(sets[0].split == "valid");
+  CHECK(sets[1].split.empty());  // what it names is no split
   CHECK(
       prepared({.files = {scratch / "a.jsonl"}}).says("holdout 1 (is not trained: not train, valid or test), train 1"));
 }

@@ -1,5 +1,5 @@
-// tests/fuzz/qa_readers.cpp: any bytes as each kind of file that `qa prepare` reads: bad rows, or records without a fault,
-// each with its line.
+// tests/fuzz/qa_readers.cpp: any bytes as each kind of file that `qa prepare` reads: bad rows, or records without a
+// fault, each with its line.
 #include "../../examples/qa/readers.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
@@ -15,10 +15,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
     ReadOptions options(form);
     for (const bool no_header : {false, true}) {
       options.no_header = no_header;
-      for (const auto read : {+[](Collector& out, std::string_view t) { read_table(out, t, ','); },
-                              +[](Collector& out, std::string_view t) { read_json(out, t); },
-                              +[](Collector& out, std::string_view t) { read_json_lines(out, t); },
-                              +[](Collector& out, std::string_view t) { read_trivia(out, t); }}) {
+      for (const auto read : {+[](Collector&out, std::string_view t) { read_table(out, t, ','); },
+                              +[](Collector&out, std::string_view t) { read_json(out, t); },
+                              +[](Collector&out, std::string_view t) { read_json_lines(out, t); },
+                              +[](Collector&out, std::string_view t) { read_trivia(out, t); }}) {
         Collector out("file", options);
         read(out, text);
         const auto source = out.take();
