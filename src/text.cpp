@@ -4,6 +4,7 @@
 #include <ftlib/text/dataset.inl.hpp>
 #include <ftlib/text/evaluate.inl.hpp>
 #include <ftlib/text/generate.inl.hpp>
+#include <ftlib/text/jinja.inl.hpp>
 #include <ftlib/text/prompt.inl.hpp>
 #include <ftlib/text/records.inl.hpp>
 #include <ftlib/text/scores.inl.hpp>

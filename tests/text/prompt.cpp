@@ -7,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <filesystem>
 
 using namespace ft;
@@ -14,16 +15,17 @@ using namespace ft::text;
 
 namespace {
 const std::filesystem::path prompt_data = std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer";
-const char* const thinking_template =
-    "{{- '<|im_start|>' + message.role + '\\n' }}...'</think>'...{%- if enable_thinking is defined and enable_thinking "
-    "is "
-    "false %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}";
+std::string chat_template(const char* name) {
+  return read_file(std::filesystem::path(FTLIB_TEST_DATA) / "chat" / name, 1 << 20);
+}
 Tokenizer gemma_tokenizer() {
-  const Json config{
-      {"bos_token", "<bos>"}, {"eos_token", "<eos>"}, {"add_bos_token", true}, {"chat_template", "<start_of_turn>"}};
+  const Json config{{"bos_token", "<bos>"},
+                    {"eos_token", "<eos>"},
+                    {"add_bos_token", true},
+                    {"chat_template", chat_template("folded.jinja")}};
   return Tokenizer::from_json(read_json(prompt_data / "gemma.json"), &config);
 }
-Tokenizer qwen_tokenizer(const char* jinja) {
+Tokenizer qwen_tokenizer(const std::string& jinja) {
   const Json config{{"eos_token", "<|endoftext|>"}, {"chat_template", jinja}};
   return Tokenizer::from_json(read_json(prompt_data / "qwen2.json"), &config);
 }
@@ -63,13 +65,44 @@ TEST_CASE("text/prompt: chat, with or without thoughts") {
   CHECK(text_of(chat_prompt, chat_prompt.answer("She")) == "She<end_of_turn>");
   CHECK(chat_prompt.stop().empty());
 
-  const Prompt qwen(qwen_tokenizer(thinking_template), {.form = Form::chat});
+  const Prompt qwen(qwen_tokenizer(chat_template("thinks.jinja")), {.form = Form::chat});
   CHECK(text_of(qwen, qwen.question(record_of(""))) ==
         "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n");
-  const Prompt thinks(qwen_tokenizer(thinking_template), {.form = Form::chat, .thinking = true});
+  const Prompt thinks(qwen_tokenizer(chat_template("thinks.jinja")), {.form = Form::chat, .thinking = true});
   CHECK(text_of(thinks, thinks.question(record_of(""))) == "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n");
   CHECK(qwen.end_token() == qwen.tokenizer().id("<|im_end|>"));
   CHECK_THROWS_WITH_AS(Prompt(qwen_tokenizer(""), {.form = Form::chat}), doctest::Contains("base model"), Error);
+  CHECK_THROWS_WITH_AS(Prompt(qwen_tokenizer("{% block x %}"), {.form = Form::chat}), doctest::Contains("{% block %}"),
+                       Error);
+  CHECK_THROWS_WITH_AS(Prompt(gemma_tokenizer(), {.form = Form::chat, .thinking = true}),
+                       doctest::Contains("does not read enable_thinking"), Error);
+
+  const auto dated = [](PromptOptions options) {
+    options.form = Form::chat;
+    const Prompt prompt(qwen_tokenizer(chat_template("headers.jinja")), options);
+    return text_of(prompt, prompt.conversation({{"system", "s"}, {"user", "u"}}));
+  };
+  CHECK(dated({.date = "2024-03-01"}).find("Today Date: 01 Mar 2024\n\ns<|eot_id|>") != std::string::npos);
+  CHECK(dated({.variables = R"({"date_string": "some day"})"}).find("Today Date: some day\n") != std::string::npos);
+  CHECK_THROWS_WITH_AS(dated({.variables = R"({"dat": "x"})"}), doctest::Contains("the variable 'dat'"), Error);
+}
+
+TEST_CASE("text/prompt: a conversation is asked for its last answer, and learned in the chat form alone") {
+  Record record;
+  record.turns = {{"system", "s"}, {"user", "1?"}, {"assistant", "Yes"}, {"user", "2?"}, {"assistant", "No"}};
+  const Prompt prompt(qwen_tokenizer(chat_template("thinks.jinja")), {.form = Form::chat});
+  const auto learned = prompt.learn(record.turns);
+  auto asked = prompt.question(record);
+  const auto from = static_cast<std::ptrdiff_t>(asked.size());
+  const auto answer = prompt.answer("No");
+  asked.insert(asked.end(), answer.begin(), answer.end());
+  CHECK(learned.tokens == asked);
+  const auto said = [&](const auto& begin) {
+    return static_cast<std::size_t>(std::count(begin, learned.learned.end(), true));
+  };
+  CHECK(said(learned.learned.begin() + from) == answer.size());
+  CHECK(said(learned.learned.begin()) == answer.size() + prompt.answer("Yes").size());
+  CHECK_THROWS_WITH_AS(Prompt(gemma_tokenizer()).learn(record.turns), doctest::Contains("--form chat"), Error);
 }
 
 TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep its template in a file of its own") {
@@ -78,10 +111,10 @@ TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep i
   CHECK(!tokenizer_spec_from_folder(dir / "nowhere"));
   const int32_t end = qwen_tokenizer("").id("<|endoftext|>"), turn = qwen_tokenizer("").id("<|im_end|>");
   write_atomically(dir / "generation_config.json", Json{{"eos_token_id", {turn, end, 7}}}.dump());
-  write_atomically(dir / "chat_template.jinja", std::string(thinking_template));
+  write_atomically(dir / "chat_template.jinja", std::string(chat_template("thinks.jinja")));
   const Prompt prompt(Tokenizer(*tokenizer_spec_from_folder(dir.path())), {.form = Form::chat});
   CHECK(prompt.end_tokens() == std::vector<int32_t>{turn, end, 7});
-  CHECK(prompt.tokenizer().chat_template() == thinking_template);
+  CHECK(prompt.tokenizer().chat_template() == chat_template("thinks.jinja"));
   write_atomically(dir / "generation_config.json", Json{{"eos_token_id", 1000000}}.dump());
   CHECK_THROWS_WITH_AS(Tokenizer(*tokenizer_spec_from_folder(dir.path())), doctest::Contains("ends answers is 1000000"),
                        Error);
@@ -89,7 +122,8 @@ TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep i
 
 TEST_CASE("text/prompt: what an adapter keeps of it") {
   for (const PromptOptions& options : {PromptOptions{}, PromptOptions{.form = Form::chat, .thinking = true},
-                                       PromptOptions{.stop = std::vector<std::string>{"END", "\n\n"}}})
+                                       PromptOptions{.stop = std::vector<std::string>{"END", "\n\n"}},
+                                       PromptOptions{.variables = R"({"a":[1,"b"]})", .date = "2024-03-01"}})
     CHECK(PromptOptions::from_json(options.to_json(), "x") == options);
   CHECK(Prompt(gemma_tokenizer(), {.stop = std::vector<std::string>{}}).stop().empty());
   CHECK_THROWS_WITH_AS(PromptOptions::from_json({{"form", "poem"}}, "x.json"), doctest::Contains("form 'poem'"), Error);

@@ -1,48 +1,76 @@
-// text/chat.hpp: conversations in the form that a chat model was trained on. No Jinja: the templates of the supported
-// models are recognised by their marks, and written by hand.
+// text/chat.hpp: conversations in the form that a chat model was trained on, as its own template writes them.
 #pragma once
 #include <ftlib/text/conversation.hpp>  // Message
+#include <ftlib/text/jinja.hpp>         // JinjaTemplate
 #include <ftlib/text/tokenizer.hpp>     // Tokenizer
 
-#include <string>       // std::string
-#include <string_view>  // std::string_view
-#include <vector>       // std::vector
+#include <cstddef>  // std::size_t
+#include <string>   // std::string
+#include <vector>   // std::vector
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
 
-/// The forms of chat that are known.
-enum class ChatTemplate {
-  none,    // a base model
-  chatml,  // <|im_start|>role\n...<|im_end|>\n: SmolLM2, Qwen2.5
-  qwen3,   // ChatML whose assistant may think: <think>...</think> before its answer
-  gemma,   // <start_of_turn>role\n...<end_of_turn>\n, the assistant called "model", system text before the first user's
-  llama3,  // <|start_header_id|>role<|end_header_id|>\n\n...<|eot_id|>
-};
-
 struct ChatOptions {
-  bool answer_next = true;  // go on to where the assistant's next words go
-  bool thinking = false;  // qwen3: leave it to the model whether it thinks; else an empty <think></think> stands there
+  bool answer_next = true;     // go on to where the assistant's next words go: the template's add_generation_prompt
+  bool thinking = false;       // the template's enable_thinking and thinking: whether a model that can is to think
+  std::string variables = {};  // more variables for the template, as an object of JSON
+  std::string date = {};  // of templates that write one, "2024-07-26"; empty: today's, so that tomorrow's tokens differ
 };
 
-/// The form that a Jinja template means; empty text means none. What a template does with tools is left aside: nobody
-/// is given tools here. Throws Error for a template that is not known, and for one that writes more than turns (dates,
-/// thoughts that cannot be turned off), which would be left out here.
-ChatTemplate recognise_chat_template(std::string_view jinja);
+/// A conversation to learn: tokens, and for each whether it is one that the assistant has to say.
+struct ChatTokens {
+  std::vector<int32_t> tokens;
+  std::vector<bool> learned;
+};
 
-/// A conversation as the model's template writes it; see ChatOptions. For showing: text from outside could forge a
-/// turn, so encode with encode_chat. Without the beginning-of-text token that Gemma's and Llama 3's templates begin
-/// with.
-std::string render_chat(std::string_view jinja, const std::vector<Message>& messages, const ChatOptions& options = {});
+/// A tokenizer's chat template (see text/jinja.hpp), parsed once. Cheap to copy, safe from many threads.
+///
+/// Roles are system, user and assistant; a template may refuse an order of them, which is an Error with its words. The
+/// tokens of a conversation are those of the text that the template makes of it, but that control tokens which are
+/// written in a message stay text, so that nobody can forge a turn. A beginning-of-text token stands where the template
+/// writes one or the tokenizer asks for one, never twice.
+class ChatTemplate {
+ public:
+  /// Throws Error where there is no template, or it cannot be parsed.
+  explicit ChatTemplate(Tokenizer tokenizer);
 
-/// The same as tokens, with the beginning-of-text token where the model asks for one. Control tokens that are written
-/// in a message stay text. Messages and marks are encoded apart, so where a ChatML message begins with white space the
-/// tokens can differ from those of the rendered text (the other templates trim).
+  /// For showing; encode with encode(), or a message may forge a turn.
+  std::string render(const std::vector<Message>& messages, const ChatOptions& options = {}) const;
+  std::vector<int32_t> encode(const std::vector<Message>& messages, const ChatOptions& options = {}) const;
+
+  /// A conversation to learn, up to its last assistant's turn; `answer_next` does not count. Learned is what the
+  /// template marks by {% generation %}; where it marks nothing, each assistant's turn from where encode() would have
+  /// asked for it, and the control token that ends it. What is learned is encoded by itself, as generation makes it.
+  ///
+  /// Throws Error where learning would not be what is asked for later: the template leaves a turn out, writes no
+  /// control token behind it, or writes before the last answer something else than it ends a question with (as for
+  /// thoughts in a conversation whose `thinking` is off). Earlier turns may lack what it puts behind the last question,
+  /// as Qwen3's lack the empty thought.
+  ChatTokens learn(std::vector<Message> messages, const ChatOptions& options = {}) const;
+
+  /// The token that ends an assistant's turn: the first control token that the template writes behind one's words; the
+  /// tokenizer's eos where it writes none.
+  int32_t end_of_turn(const ChatOptions& options = {}) const;
+
+  /// Whether the template reads a variable of this name.
+  bool mentions(std::string_view variable) const { return jinja_.mentions(variable); }
+
+ private:
+  struct Rendered;
+  Rendered run(const std::vector<Message>& messages, const ChatOptions& options) const;
+  std::vector<int32_t> encode(const Rendered& rendered, std::size_t begin, std::size_t end) const;
+  std::size_t asked_from(const Rendered& rendered, const std::vector<Message>& messages, std::size_t turn,
+                         const ChatOptions& options) const;
+  bool is_control(int32_t id) const;
+
+  Tokenizer tokenizer_;
+  JinjaTemplate jinja_;
+};
+
+/// ChatTemplate::encode with the tokenizer's own template.
 std::vector<int32_t> encode_chat(const Tokenizer& tokenizer, const std::vector<Message>& messages,
                                  const ChatOptions& options = {});
-
-/// The token that ends a turn; -1 where the model has no chat template.
-int32_t end_of_turn(const Tokenizer& tokenizer);
 
 }  // namespace text
 }  // namespace ft::inline FTLIB_ABI

@@ -1,191 +1,207 @@
 // text/chat.inl.hpp: the bodies of text/chat.hpp.
 #pragma once
+#include <ftlib/core/message.hpp>  // printable, quote
 #include <ftlib/text/chat.hpp>
-#include <ftlib/text/unicode.hpp>  // decode_utf8, CharacterClasses
 
-#include <algorithm>  // std::min
+#include <algorithm>    // std::find
+#include <string_view>  // std::string_view
+#include <utility>      // std::move
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
 
-FTLIB_INLINE ChatTemplate recognise_chat_template(std::string_view jinja) {
-  const auto has = [&](std::string_view mark) { return jinja.find(mark) != jinja.npos; };
-  if (jinja.empty()) return ChatTemplate::none;
-  const bool dated = has("Cutting Knowledge Date") || has("strftime_now") || has("Today Date");
-  if (!dated) {
-    if (has("<|im_start|>") && !has("<think>")) return ChatTemplate::chatml;
-    if (has("<|im_start|>") && has("enable_thinking is false")) return ChatTemplate::qwen3;
-    if (has("<start_of_turn>")) return ChatTemplate::gemma;
-    if (has("<|start_header_id|>")) return ChatTemplate::llama3;
-  }
-  throw Error(str("chat: the model's template is not known: ", printable(jinja, 120)),
-              "known are ChatML's (Qwen2.5's and Qwen3's too), Gemma's and Llama 3's, without dates; use the "
-              "question-answer form.");
-}
-
-namespace detail {
-/// A piece of a conversation: the template's own text, whose control tokens count, or somebody's words, whose do not.
-struct ChatPiece {
+/// A conversation as text, with what each stretch of it comes from.
+struct ChatTemplate::Rendered {
   std::string text;
-  bool control;
-};
-
-/// The system line that a ChatML template puts in where a conversation has none (SmolLM2's and Qwen2.5's do), or empty:
-/// the first plain string that it has between <|im_start|>system and <|im_end|>.
-inline std::string default_system_line(std::string_view jinja) {
-  constexpr std::string_view begin = "<|im_start|>system", end = "<|im_end|>";
-  for (std::size_t found; (found = jinja.find(begin)) != jinja.npos;) {
-    jinja.remove_prefix(found + begin.size());
-    // The line's end inside a Jinja string, as itself or escaped.
-    const std::size_t skip = jinja.substr(0, 1) == "\n" ? 1 : jinja.substr(0, 2) == "\\n" ? 2 : 0;
-    if (skip == 0) continue;
-    const std::string_view line = jinja.substr(skip, jinja.find(end) - skip);
-    if (skip + line.size() < jinja.size() && line.find_first_of("'\"{}\\") == line.npos) return std::string(line);
-  }
-  return {};
-}
-
-/// `text` without white space at both ends, as Jinja's filter trim.
-inline std::string trim(std::string_view text) {
-  const CharacterClasses classes;
-  const std::string good = replace_broken_utf8(text);
-  std::size_t begin = good.size(), end = 0;
-  for (std::size_t at = 0; at < good.size();) {
-    const Utf8Char c = decode_utf8(good.data() + at);
-    const bool white = (classes(c.code) & space_class) || (c.code >= 0x1c && c.code <= 0x1f);  // Python's isspace
-    if (!white) {
-      begin = std::min(begin, at);
-      end = at + c.length;
-    }
-    at += c.length;
-  }
-  return begin < end ? good.substr(begin, end - begin) : std::string();
-}
-
-/// Qwen3 keeps what the assistant thought in its last turns alone: the answer, and what stood in <think> before it.
-struct Thought {
-  std::string thinking, answer;
-
-  explicit Thought(const std::string& content) : answer(content) {
-    constexpr std::string_view open = "<think>", close = "</think>";
-    const std::size_t first = content.find(close), last = content.rfind(close);
-    if (last == content.npos) return;
-    thinking = content.substr(0, first);
-    if (const std::size_t at = thinking.rfind(open); at != thinking.npos) thinking.erase(0, at + open.size());
-    thinking = without_lines(thinking);
-    answer = content.substr(last + close.size());
-    answer.erase(0, std::min(answer.find_first_not_of('\n'), answer.size()));
-  }
-  /// Without empty lines at both ends.
-  static std::string without_lines(std::string_view text) {
-    const std::size_t begin = std::min(text.find_first_not_of('\n'), text.size());
-    return std::string(text.substr(begin, text.find_last_not_of('\n') + 1 - begin));
-  }
-};
-
-[[gnu::cold]] inline std::vector<ChatPiece> chat_pieces(std::string_view jinja, const std::vector<Message>& messages,
-                                                        const ChatOptions& options) {
-  const ChatTemplate form = recognise_chat_template(jinja);
-  std::vector<ChatPiece> pieces;
-  const auto turn = [&](const std::string& before, const std::string& content, const std::string& after) {
-    pieces.push_back({before, true});
-    pieces.push_back({content, false});
-    pieces.push_back({after, true});
+  struct Piece {
+    std::size_t begin, end;
+    std::int32_t from;
+    bool generated;
   };
-  std::size_t last_question = messages.empty() ? 0 : messages.size() - 1;  // where nobody asks, no turn is behind one
-  for (std::size_t i = 0; i < messages.size(); ++i) {
-    const std::string& role = messages[i].role;
-    if (role != "system" && role != "user" && role != "assistant")
-      throw Error("chat: role '" + role + "' is none of system, user, assistant");
-    if (role == "user") last_question = i;
-  }
-  switch (form) {
-    case ChatTemplate::none:
-      throw Error("chat: this is a base model, it has no chat template", "use the question-answer form.");
-    case ChatTemplate::chatml:
-      if (const std::string line = default_system_line(jinja);
-          !line.empty() && !messages.empty() && messages.front().role != "system")
-        turn("<|im_start|>system\n", line, "<|im_end|>\n");
-      for (const Message& m : messages) turn("<|im_start|>" + m.role + "\n", m.content, "<|im_end|>\n");
-      if (options.answer_next) pieces.push_back({"<|im_start|>assistant\n", true});
-      break;
-    case ChatTemplate::qwen3:
-      for (std::size_t i = 0; i < messages.size(); ++i) {
-        const Message& m = messages[i];
-        const std::string head = "<|im_start|>" + m.role + "\n";
-        if (m.role != "assistant") {
-          turn(head, m.content, "<|im_end|>\n");
-          continue;
-        }
-        const Thought said(m.content);
-        if (i > last_question && (i + 1 == messages.size() || !said.thinking.empty())) {
-          pieces.push_back({head + "<think>\n", true});
-          pieces.push_back({said.thinking, false});
-          turn("\n</think>\n\n", said.answer.substr(std::min(said.answer.find_first_not_of('\n'), said.answer.size())),
-               "<|im_end|>\n");
-        } else {
-          turn(head, said.answer, "<|im_end|>\n");
-        }
-      }
-      if (options.answer_next)
-        pieces.push_back(
-            {options.thinking ? "<|im_start|>assistant\n" : "<|im_start|>assistant\n<think>\n\n</think>\n\n", true});
-      break;
-    case ChatTemplate::gemma: {
-      const bool has_system = !messages.empty() && messages.front().role == "system";
-      for (std::size_t i = has_system; i < messages.size(); ++i) {
-        const bool users = (i - has_system) % 2 == 0;
-        if (messages[i].role != (users ? "user" : "assistant"))
-          throw Error(str("chat: message ", i, " is the ", messages[i].role, "'s"),
-                      "Gemma's turns alternate, the user's first; a system message may stand before them.");
-        const std::string system = has_system && i == 1 ? messages.front().content + "\n\n" : std::string();
-        turn(users ? "<start_of_turn>user\n" : "<start_of_turn>model\n", system + trim(messages[i].content),
-             "<end_of_turn>\n");
-      }
-      if (options.answer_next) pieces.push_back({"<start_of_turn>model\n", true});
-      break;
-    }
-    case ChatTemplate::llama3:
-      for (const Message& m : messages)
-        turn("<|start_header_id|>" + m.role + "<|end_header_id|>\n\n", trim(m.content), "<|eot_id|>");
-      if (options.answer_next) pieces.push_back({"<|start_header_id|>assistant<|end_header_id|>\n\n", true});
-      break;
-  }
-  return pieces;
-}
-}  // namespace detail
+  std::vector<Piece> pieces;
 
-FTLIB_INLINE std::string render_chat(std::string_view jinja, const std::vector<Message>& messages,
-                                     const ChatOptions& options) {
-  std::string text;
-  for (const auto& piece : detail::chat_pieces(jinja, messages, options)) text += piece.text;
-  return text;
+  /// Where the template's words begin that stand directly before `at`.
+  std::size_t template_before(std::size_t at) const {
+    std::size_t begin = 0;
+    for (const Piece& piece : pieces)
+      if (piece.end <= at && piece.from != JinjaPiece::from_template) begin = piece.end;
+    return begin;
+  }
+  /// Where the template's words end that stand directly behind `at`.
+  std::size_t template_after(std::size_t at) const {
+    for (const Piece& piece : pieces)
+      if (piece.begin >= at && piece.from != JinjaPiece::from_template) return piece.begin;
+    return text.size();
+  }
+  /// The stretch from a message's first character to its last; empty where it has none.
+  std::pair<std::size_t, std::size_t> of(std::size_t message) const {
+    std::pair<std::size_t, std::size_t> stretch{0, 0};
+    for (const Piece& piece : pieces) {
+      if (piece.from != static_cast<std::int32_t>(message)) continue;
+      if (stretch.first == stretch.second) stretch.first = piece.begin;
+      stretch.second = piece.end;
+    }
+    return stretch;
+  }
+};
+
+[[gnu::cold]] FTLIB_INLINE ChatTemplate::ChatTemplate(Tokenizer tokenizer)
+    : tokenizer_(std::move(tokenizer)), jinja_(tokenizer_.chat_template()) {
+  if (tokenizer_.chat_template().empty())
+    throw Error("chat: this is a base model, it has no chat template", "use the question-answer form.");
+}
+
+FTLIB_INLINE ChatTemplate::Rendered ChatTemplate::run(const std::vector<Message>& messages,
+                                                      const ChatOptions& options) const {
+  for (const Message& m : messages)
+    if (m.role != "system" && m.role != "user" && m.role != "assistant")
+      throw Error("chat: role " + quote(m.role) + " is none of system, user, assistant");
+  JinjaInput input{.messages = &messages};
+  for (const auto& [name, id] : {std::pair{"bos_token", tokenizer_.bos()}, std::pair{"eos_token", tokenizer_.eos()},
+                                 std::pair{"pad_token", tokenizer_.pad()}, std::pair{"unk_token", tokenizer_.unk()}})
+    if (id >= 0) input.texts.emplace_back(name, tokenizer_.token(id));
+  input.flags = {{"add_generation_prompt", options.answer_next},
+                 {"enable_thinking", options.thinking},
+                 {"thinking", options.thinking}};
+  input.variables = options.variables;
+  input.date = options.date;
+  Rendered out;
+  for (JinjaPiece& piece : jinja_.render(input)) {
+    const std::size_t begin = out.text.size();
+    out.text += piece.text;
+    out.pieces.push_back({begin, out.text.size(), piece.from, piece.generated});
+  }
+  return out;
+}
+
+/// The tokens of a stretch of the text.
+FTLIB_INLINE std::vector<int32_t> ChatTemplate::encode(const Rendered& rendered, std::size_t begin,
+                                                       std::size_t end) const {
+  std::vector<TextPart> parts;
+  for (const auto& piece : rendered.pieces) {
+    const std::size_t from = std::max(begin, piece.begin), to = std::min(end, piece.end);
+    if (from < to)
+      parts.push_back({std::string_view(rendered.text).substr(from, to - from),
+                       piece.from == JinjaPiece::from_template ? Special::parse : Special::as_text});
+  }
+  auto ids = tokenizer_.encode(parts);
+  if (begin == 0 && tokenizer_.add_bos() && (ids.empty() || ids.front() != tokenizer_.bos()))
+    ids.insert(ids.begin(), tokenizer_.bos());
+  return ids;
+}
+
+FTLIB_INLINE std::string ChatTemplate::render(const std::vector<Message>& messages, const ChatOptions& options) const {
+  return run(messages, options).text;
+}
+FTLIB_INLINE std::vector<int32_t> ChatTemplate::encode(const std::vector<Message>& messages,
+                                                       const ChatOptions& options) const {
+  const Rendered rendered = run(messages, options);
+  return encode(rendered, 0, rendered.text.size());
+}
+
+FTLIB_INLINE bool ChatTemplate::is_control(int32_t id) const {
+  const auto& ends = tokenizer_.spec().ends;
+  return tokenizer_.is_special(id) || id == tokenizer_.eos() || std::find(ends.begin(), ends.end(), id) != ends.end();
+}
+
+FTLIB_INLINE int32_t ChatTemplate::end_of_turn(const ChatOptions& options) const {
+  ChatOptions whole = options;
+  whole.answer_next = false;
+  const Rendered rendered = run({{"user", "a"}, {"assistant", "b"}}, whole);
+  const std::size_t said = rendered.of(1).second;
+  if (said > 0)
+    for (const int32_t id : encode(rendered, said, rendered.template_after(said)))
+      if (is_control(id)) return id;
+  return tokenizer_.eos();
+}
+
+/// Where the words of turn `turn` begin that encode() would have left to the assistant.
+FTLIB_INLINE std::size_t ChatTemplate::asked_from(const Rendered& rendered, const std::vector<Message>& messages,
+                                                  std::size_t turn, const ChatOptions& options) const {
+  const std::size_t words = rendered.of(turn).first;
+  if (turn == 0) return words;  // nobody asked
+  ChatOptions asking = options;
+  asking.answer_next = true;
+  const Rendered asked = run({messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(turn)}, asking);
+  const std::string_view question = std::string_view(asked.text).substr(asked.template_before(asked.text.size()));
+  const std::size_t begin = rendered.template_before(words);
+  const std::string_view written = std::string_view(rendered.text).substr(begin, words - begin);
+  if (written.starts_with(question)) return begin + question.size();
+  if (question.starts_with(written) && turn + 1 < messages.size()) return words;
+  throw Error(
+      str("chat: the template asks for turn ", turn, " by ", quote(question), ", and writes it behind ",
+          quote(written)),
+      "what was learned would not be what is asked for; `thinking` may be off in a conversation with thoughts.");
+}
+
+FTLIB_INLINE ChatTokens ChatTemplate::learn(std::vector<Message> messages, const ChatOptions& options) const {
+  while (!messages.empty() && messages.back().role != "assistant") messages.pop_back();
+  if (messages.empty()) throw Error("chat: the conversation has no assistant's turn, so nothing to learn");
+  ChatOptions whole = options;
+  whole.answer_next = false;
+  const Rendered rendered = run(messages, whole);
+
+  std::vector<std::pair<std::size_t, std::size_t>> said;  // stretches that the assistant says, up to their end token
+  if (jinja_.marks_generation()) {
+    for (const auto& piece : rendered.pieces) {
+      if (!piece.generated) continue;
+      if (!said.empty() && said.back().second == piece.begin) said.back().second = piece.end;
+      else said.emplace_back(piece.begin, piece.end);
+    }
+    if (said.empty()) throw Error("chat: the template marks nothing of the conversation as the assistant's");
+  } else {
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+      if (messages[i].role != "assistant") continue;
+      const auto [begin, end] = rendered.of(i);
+      if (begin == end)
+        throw Error(str("chat: the template writes nothing of turn ", i, ", ", quote(messages[i].content)),
+                    "leave the turn out, or give it words.");
+      for (const auto& piece : rendered.pieces)
+        if (piece.begin >= begin && piece.end <= end && piece.from >= 0 && piece.from != static_cast<std::int32_t>(i))
+          throw Error(str("chat: the template writes turns ", i, " and ", piece.from, " into each other"));
+      said.emplace_back(asked_from(rendered, messages, i, options), end);
+    }
+  }
+
+  ChatTokens out;
+  const auto put = [&](const std::vector<int32_t>& ids, std::size_t learned) {
+    out.tokens.insert(out.tokens.end(), ids.begin(), ids.end());
+    for (std::size_t i = 0; i < ids.size(); ++i) out.learned.push_back(i < learned);
+  };
+  put(encode(rendered, 0, said.front().first), 0);
+  for (std::size_t i = 0; i < said.size(); ++i) {
+    const auto [begin, end] = said[i];
+    const std::size_t next = i + 1 < said.size() ? said[i + 1].first : rendered.text.size();
+    const auto control = [&](int32_t id) { return is_control(id); };
+    if (const auto closing = encode(rendered, rendered.template_before(end), end);
+        jinja_.marks_generation() && std::any_of(closing.begin(), closing.end(), control)) {  // its end is in it
+      const auto own = encode(rendered, begin, end);
+      put(own, own.size());
+      put(encode(rendered, end, next), 0);
+      continue;
+    }
+    // Up to the first control token of the template behind the words.
+    const auto own = encode(rendered, begin, end), behind = encode(rendered, end, rendered.template_after(end));
+    const auto inside = std::count_if(own.begin(), own.end(), control);
+    if (std::none_of(behind.begin(), behind.end(), control))
+      throw Error(str("chat: the template writes no control token behind the assistant's ",
+                      quote(std::string_view(rendered.text).substr(begin, end - begin))),
+                  "nothing would tell the model to stop.");
+    const auto ids = encode(rendered, begin, next);
+    std::size_t learned = 0;
+    for (auto left = inside + 1; learned < ids.size() && left > 0; ++learned) left -= is_control(ids[learned]);
+    put(ids, learned);
+  }
+  while (!out.learned.empty() && !out.learned.back()) {  // the last turn's end is the end
+    out.learned.pop_back();
+    out.tokens.pop_back();
+  }
+  return out;
 }
 
 FTLIB_INLINE std::vector<int32_t> encode_chat(const Tokenizer& tokenizer, const std::vector<Message>& messages,
                                               const ChatOptions& options) {
-  std::vector<int32_t> ids;
-  if (tokenizer.add_bos()) ids.push_back(tokenizer.bos());
-  for (const auto& piece : detail::chat_pieces(tokenizer.chat_template(), messages, options)) {
-    const auto part = tokenizer.encode(piece.text, {.special = piece.control ? Special::parse : Special::as_text});
-    ids.insert(ids.end(), part.begin(), part.end());
-  }
-  return ids;
-}
-
-FTLIB_INLINE int32_t end_of_turn(const Tokenizer& tokenizer) {
-  switch (recognise_chat_template(tokenizer.chat_template())) {
-    case ChatTemplate::chatml:
-    case ChatTemplate::qwen3:
-      return tokenizer.id("<|im_end|>");
-    case ChatTemplate::gemma:
-      return tokenizer.id("<end_of_turn>");
-    case ChatTemplate::llama3:
-      return tokenizer.id("<|eot_id|>");
-    case ChatTemplate::none:
-      break;
-  }
-  return -1;
+  return ChatTemplate(tokenizer).encode(messages, options);
 }
 
 }  // namespace text

@@ -13,7 +13,7 @@
 namespace ft::inline FTLIB_ABI {
 namespace text {
 
-/// Which tokens are learned.
+/// Which tokens are learned: of a conversation, `answer` is what the assistant says.
 enum class LossOn { answer, everything };
 
 struct DatasetOptions {
@@ -24,8 +24,8 @@ struct DatasetOptions {
 
 /// One record as tokens.
 struct Example {
-  std::vector<int32_t> tokens;  // prompt, answer, end of text
-  std::size_t loss_from;        // the first token that is learned
+  std::vector<int32_t> tokens;  // prompt, answer, end of text; or a conversation up to its last answer
+  std::vector<bool> learned;    // one a token
   std::size_t record;           // its place in the data set's records
 };
 
@@ -34,7 +34,8 @@ class Dataset final : public IndexedSource {
  public:
   /// Holds nothing, and no trainer takes it.
   Dataset() = default;
-  /// Throws Error where a record has a fault (see record_fault), or no record is left.
+  /// Throws Error where a record has a fault (see record_fault), no record is left, or one is a conversation that the
+  /// prompt cannot learn (Prompt::learn): in the question-answer form, none can.
   /// `prompt` is a model's (CausalLM::prompt), or a tokenizer alone, which asks in the usual form.
   Dataset(std::vector<Record> records, const Prompt& prompt, const DatasetOptions& options = {});
 

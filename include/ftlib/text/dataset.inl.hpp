@@ -12,11 +12,19 @@ namespace text {
 
 namespace detail {
 FTLIB_INLINE Example encode_example(const Record& record, const Prompt& prompt, LossOn loss_on) {
-  Example example;
-  example.tokens = prompt.question(record);
-  const auto answer = prompt.answer(record.answers.front());
-  example.loss_from = loss_on == LossOn::answer ? example.tokens.size() : 0;
-  example.tokens.insert(example.tokens.end(), answer.begin(), answer.end());
+  Example example{};
+  if (record.turns.empty()) {
+    example.tokens = prompt.question(record);
+    const auto answer = prompt.answer(record.answers.front());
+    example.learned.assign(example.tokens.size(), false);
+    example.tokens.insert(example.tokens.end(), answer.begin(), answer.end());
+    example.learned.resize(example.tokens.size(), true);
+  } else {
+    auto [tokens, learned] = prompt.learn(record.turns);
+    example.tokens = std::move(tokens);
+    example.learned = std::move(learned);
+  }
+  if (loss_on == LossOn::everything) example.learned.assign(example.tokens.size(), true);
   return example;
 }
 }  // namespace detail
@@ -30,10 +38,14 @@ FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Prompt& asked, 
     if (const std::string fault = record_fault(records_[i]); !fault.empty())
       throw Error(str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", fault),
                   "leave it out, or mend it.");
-    if (!records_[i].turns.empty())
-      throw Error(str("dataset: record ", i, ", '", records_[i].id, "' is a conversation, which is not learned yet"),
-                  "give questions and answers.");
-    Example example = detail::encode_example(records_[i], prompt, options.loss_on);
+    Example example;
+    try {
+      example = detail::encode_example(records_[i], prompt, options.loss_on);
+    } catch (const Error& e) {
+      throw Error(
+          str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", e.message()),
+          e.hint());
+    }
     example.record = i;
     if (static_cast<int64_t>(example.tokens.size()) > options.max_tokens) ++too_long_;
     else examples_.push_back(std::move(example));
@@ -105,7 +117,7 @@ FTLIB_INLINE Batch Dataset::batch(const std::vector<std::size_t>& items, int64_t
   for (const std::size_t item : items) {
     const Example& e = examples_[item];
     if (micro.tokens() + static_cast<int64_t>(e.tokens.size()) > micro_tokens) put();
-    micro.add(e.tokens, e.loss_from);
+    micro.add(e.tokens, e.learned);
     batch.names.push_back(records_[e.record].id);
   }
   put();
@@ -116,7 +128,8 @@ FTLIB_INLINE Hash Dataset::content() const {
   Hash hash;
   for (const Example& e : examples_) {
     hash.add(e.tokens);
-    hash.add(e.loss_from);
+    for (std::size_t i = 0; i < e.learned.size(); ++i)  // where it begins and ends
+      if (e.learned[i] != (i > 0 && e.learned[i - 1])) hash.add(i);
   }
   return hash;
 }

@@ -3,7 +3,7 @@
 // in.
 #pragma once
 #include <ftlib/io/json_fwd.hpp>     // Json
-#include <ftlib/text/chat.hpp>       // Message
+#include <ftlib/text/chat.hpp>       // ChatTemplate, Message
 #include <ftlib/text/records.hpp>    // Record
 #include <ftlib/text/tokenizer.hpp>  // Tokenizer
 
@@ -25,9 +25,11 @@ enum class Form {
 struct PromptOptions {
   Form form = Form::question_answer;
   bool thinking =
-      false;  // chat, of a model that can: leave it to the model; else an empty thought stands before answers
+      false;  // chat, of a model that can: let it think; else, mostly, an empty thought stands before answers
   std::optional<std::vector<std::string>> stop = {};  // strings that end an answer; none: the form's, a line's end in
                                                       // question_answer and nothing in chat
+  std::string variables = {};                         // chat: more variables for the template, as an object of JSON
+  std::string date = {};  // chat: ChatOptions::date; fix it for a run that is to be resumed on another day
 
   bool operator==(const PromptOptions&) const = default;
   Json to_json() const;
@@ -38,7 +40,8 @@ struct PromptOptions {
 /// A form of asking, with the tokenizer that it is written in. Cheap to copy; safe from many threads.
 class Prompt {
  public:
-  /// Throws Error where the form is chat and the tokenizer has no chat template that is known.
+  /// Throws Error where the form is chat and the tokenizer has no chat template, or one that text/jinja.hpp does not
+  /// hold, or that does not read what `thinking` or `variables` say.
   Prompt(Tokenizer tokenizer, PromptOptions options = {});  // implicit: a tokenizer alone asks in the usual form
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
@@ -49,9 +52,12 @@ class Prompt {
   /// A text as it stands, begun; never empty. What is written like a control token stays text.
   std::vector<int32_t> plain(std::string_view text) const;
   /// The tokens that a record's answer follows: what generation goes on from, and what training puts before the answer.
+  /// Of a conversation, the answer is its last turn, the assistant's.
   std::vector<int32_t> question(const Record& record) const;
   /// The same for the last question of a conversation.
   std::vector<int32_t> conversation(const std::vector<Message>& turns) const;
+  /// A conversation to learn, in the chat form: see ChatTemplate::learn.
+  ChatTokens learn(const std::vector<Message>& turns) const;
   /// An answer, encoded by itself as generation will make it, and the token that ends it.
   std::vector<int32_t> answer(std::string_view answer) const;
 
@@ -62,9 +68,15 @@ class Prompt {
   const std::vector<std::string>& stop() const { return stop_; }
 
  private:
+  ChatOptions chat_options() const {
+    return {.thinking = options_.thinking, .variables = options_.variables, .date = options_.date};
+  }
+
   Tokenizer tokenizer_;
   PromptOptions options_;
   std::vector<std::string> stop_;
+  std::optional<ChatTemplate> chat_;  // in the chat form
+  int32_t end_of_turn_ = -1;
 };
 
 }  // namespace text

@@ -13,6 +13,8 @@ namespace text {
   Json json{{"form", form == Form::chat ? "chat" : "question_answer"}};
   if (thinking) json["thinking"] = true;
   if (stop) json["stop"] = *stop;
+  if (!variables.empty()) json["variables"] = parse_json(variables, "a prompt's variables");
+  if (!date.empty()) json["date"] = date;
   return json;
 }
 
@@ -24,8 +26,10 @@ namespace text {
   if (form == "chat") options.form = Form::chat;
   options.thinking = value_or<bool>(json, "thinking", false, file);
   if (json.contains("stop")) options.stop = at<std::vector<std::string>>(json, "stop", file);
+  if (json.contains("variables")) options.variables = at<Json>(json, "variables", file).dump();
+  options.date = value_or<std::string>(json, "date", "", file);
   for (const auto& [key, value] : json.items())
-    if (key != "form" && key != "thinking" && key != "stop")
+    if (key != "form" && key != "thinking" && key != "stop" && key != "variables" && key != "date")
       throw Error(str(file, ": ", quote(key), " of a prompt is not known"), "it was written by a later version.");
   return options;
 }
@@ -34,8 +38,17 @@ namespace text {
     : tokenizer_(std::move(tokenizer)), options_(std::move(options)) {
   if (options_.stop) stop_ = *options_.stop;
   else if (options_.form == Form::question_answer) stop_ = {"\n"};
-  if (options_.form == Form::chat && recognise_chat_template(tokenizer_.chat_template()) == ChatTemplate::none)
-    throw Error("chat: this is a base model, it has no chat template", "use the question-answer form.");
+  if (options_.form != Form::chat) return;
+  chat_.emplace(tokenizer_);
+  if (options_.thinking && !chat_->mentions("enable_thinking") && !chat_->mentions("thinking"))
+    throw Error("prompt: the model's chat template does not read enable_thinking", "leave `thinking` out.");
+  if (!options_.variables.empty()) {
+    const Json variables = parse_json(options_.variables, "the prompt's variables");
+    for (const auto& [name, value] : variables.items())
+      if (!chat_->mentions(name))
+        throw Error("prompt: the model's chat template does not read the variable " + quote(name), "check its name.");
+  }
+  end_of_turn_ = chat_->end_of_turn(chat_options());
 }
 
 FTLIB_INLINE std::vector<int32_t> Prompt::beginning() const {
@@ -54,11 +67,14 @@ FTLIB_INLINE std::vector<int32_t> Prompt::question(const Record& record) const {
   const std::string context = record.context.empty() ? "" : record.context + "\n";
   if (options_.form == Form::question_answer && !context.empty())
     return plain("Context: " + context + "Q: " + record.question + "\nA:");
-  return conversation({{.role = "user", .content = context + record.question}});
+  if (record.turns.empty()) return conversation({{.role = "user", .content = context + record.question}});
+  std::vector<Message> asked = record.turns;
+  if (asked.back().role == "assistant") asked.pop_back();
+  return conversation(asked);
 }
 
 FTLIB_INLINE std::vector<int32_t> Prompt::conversation(const std::vector<Message>& turns) const {
-  if (options_.form == Form::chat) return encode_chat(tokenizer_, turns, {.thinking = options_.thinking});
+  if (options_.form == Form::chat) return chat_->encode(turns, chat_options());
   std::string text;
   for (const Message& turn : turns) {
     if (turn.role != "user" && turn.role != "assistant")
@@ -69,6 +85,13 @@ FTLIB_INLINE std::vector<int32_t> Prompt::conversation(const std::vector<Message
   return plain(text);
 }
 
+FTLIB_INLINE ChatTokens Prompt::learn(const std::vector<Message>& turns) const {
+  if (!chat_)
+    throw Error("prompt: a conversation is not learned in the question-answer form",
+                "use the chat form (qa: --form chat), or give questions and answers.");
+  return chat_->learn(turns, chat_options());
+}
+
 FTLIB_INLINE std::vector<int32_t> Prompt::answer(std::string_view answer) const {
   const std::string text = (options_.form == Form::question_answer ? " " : "") + std::string(answer);
   auto ids = tokenizer_.encode(text, {.special = Special::as_text});
@@ -77,7 +100,7 @@ FTLIB_INLINE std::vector<int32_t> Prompt::answer(std::string_view answer) const 
 }
 
 FTLIB_INLINE int32_t Prompt::end_token() const {
-  const int32_t id = options_.form == Form::chat ? end_of_turn(tokenizer_) : tokenizer_.eos();
+  const int32_t id = options_.form == Form::chat ? end_of_turn_ : tokenizer_.eos();
   if (id < 0)
     throw Error(options_.form == Form::chat ? "prompt: the tokenizer has no token for the end of its template's turns"
                                             : "prompt: the tokenizer names no end-of-text token",
@@ -92,6 +115,7 @@ FTLIB_INLINE std::vector<int32_t> Prompt::end_tokens() const {
   };
   add(tokenizer_.eos());
   for (const int32_t id : tokenizer_.spec().ends) add(id);
+  add(end_of_turn_);
   for (const char* name : {"<|im_end|>", "<end_of_turn>", "<|eot_id|>", "<|endoftext|>"})
     if (const int32_t id = tokenizer_.id(name); tokenizer_.is_special(id)) add(id);
   return ends;

@@ -21,6 +21,12 @@ struct EncodeOptions {
   bool add_special_tokens = false;  ///< bos and eos, where the model's file asks for them
 };
 
+/// A part of a text, and whether control tokens that are written in it count.
+struct TextPart {
+  std::string_view text;
+  Special special;
+};
+
 /// Encodes and decodes; immutable, cheap to copy, and safe to use from many threads at once.
 ///
 /// Encoding gives the ids of Hugging Face's tokenizers for a tokenizer.json, and of SentencePiece and llama.cpp for a
@@ -35,6 +41,10 @@ class Tokenizer {
   static Tokenizer from_gguf(const GgufFile& file);
 
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
+  /// The parts as one text, of which a control token counts where it stands wholly in parts whose control tokens do. So
+  /// words from outside cannot forge one, not with the help of what stands beside them either, and all else is encoded
+  /// as it would be in one piece.
+  std::vector<std::int32_t> encode(std::span<const TextPart> parts) const;
   /// The text of tokens. Bytes that do not make valid UTF-8 become U+FFFD, by maximal subparts; ids outside the
   /// vocabulary are an Error.
   std::string decode(std::span<const std::int32_t> ids, bool skip_special = false) const;

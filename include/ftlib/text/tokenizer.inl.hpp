@@ -151,6 +151,10 @@ struct Tokenizer::Data {
   // same answer.
   std::unique_ptr<std::atomic<std::uint8_t>[]> whole;
 
+  bool normalized_control = false;  // some control token is looked for in normalized text
+
+  bool by_score() const { return !byte_level && !by_rank; }
+
   explicit Data(const Spec& spec)
       : byte_level(spec.model == Spec::Model::byte_level_bpe),
         by_rank(byte_level || spec.scores.empty() || !spec.merges.empty()),
@@ -171,6 +175,7 @@ struct Tokenizer::Data {
     flags.assign(spec.tokens.size(), 0);
     for (const AddedToken& token : added) {
       flags[static_cast<std::size_t>(token.id)] |= token.special ? special_flag | literal_flag : literal_flag;
+      normalized_control |= token.special && token.normalized;
     }
     add_tokens(spec);
     if (by_rank) add_merges(spec);
@@ -306,9 +311,11 @@ struct Tokenizer::Data {
 
   /// Calls token(id) and stretch(text, begin) for the added tokens of a text and what is between them, in order: the
   /// leftmost, then longest match; flags as tokenizers' added_vocabulary.rs treats them.
+  /// `outside` are the ends of stretches of the text, the first of which counts and each other one is from outside: no
+  /// control token that touches one of those is looked for.
   template <class Token, class Stretch>
-  void split(const detail::Trie& trie, std::string_view text, Special special, bool space_is_white, Token&& token,
-             Stretch&& stretch) const {
+  void split(const detail::Trie& trie, std::string_view text, Special special, bool space_is_white,
+             std::span<const std::size_t> outside, Token&& token, Stretch&& stretch) const {
     std::size_t done = 0;
     if (!trie.empty()) {
       for (std::size_t at = 0; at < text.size();) {
@@ -325,6 +332,13 @@ struct Tokenizer::Data {
         std::size_t begin = at, end = at + match.length;
         at = end;
         if (special == Special::as_text && found.special) continue;
+        if (found.special && !outside.empty()) {
+          const auto stretch_end = std::upper_bound(outside.begin(), outside.end(), begin);
+          if ((stretch_end - outside.begin()) % 2 != 0 || stretch_end == outside.end() || end > *stretch_end) {
+            at = begin + 1;  // a shorter one, or one that begins inside, may yet count
+            continue;
+          }
+        }
         const CharacterClasses classes;
         const auto is_white = [&](std::size_t i) {
           return text[i] == ' ' ? space_is_white : (classes(decode_utf8(text.data() + i).code) & space_class) != 0;
@@ -349,12 +363,12 @@ struct Tokenizer::Data {
     if (done < text.size()) stretch(text.substr(done), done);
   }
 
-  void encode(std::string_view text, Special special, Ids& out) const {
+  void encode(std::string_view text, Special special, Ids& out, std::span<const std::size_t> outside = {}) const {
     std::string spaced;  // SentencePiece looks for its user-defined symbols where U+2581 and ' ' are one already
-    if (!byte_level && !by_rank && text.find(detail::sp_space) != std::string_view::npos)
+    if (by_score() && text.find(detail::sp_space) != std::string_view::npos)
       text = spaced = detail::replace_all(text, detail::sp_space, " ");
     const auto put = [&](std::int32_t id) { out.push_back(id); };
-    split(raw_added, text, special, true, put, [&](std::string_view part, std::size_t begin) {
+    split(raw_added, text, special, true, outside, put, [&](std::string_view part, std::size_t begin) {
       std::string normal;
       if (!byte_level &&
           (space_prefix == Spec::SpacePrefix::always || part.find(detail::sp_space) != std::string_view::npos))
@@ -363,7 +377,7 @@ struct Tokenizer::Data {
       // SentencePiece's normalizer has made U+2581 of the spaces, which is not white; Metaspace has not yet.
       const bool white = byte_level || space_prefix == Spec::SpacePrefix::unless_there ||
                          space_prefix == Spec::SpacePrefix::first_unless_there;
-      split(normalized_added, part, special, white, put, [&](std::string_view rest, std::size_t offset) {
+      split(normalized_added, part, special, white, {}, put, [&](std::string_view rest, std::size_t offset) {
         if (byte_level) encode_bytes(rest, out);
         else encode_pieces(rest, begin + offset == 0, out);
       });
@@ -492,6 +506,30 @@ FTLIB_INLINE std::vector<std::int32_t> Tokenizer::encode(std::string_view text, 
   if (valid_utf8_prefix(text) != text.size()) text = repaired = replace_broken_utf8(text);
   data_->encode(text, options.special, out);
   if (options.add_special_tokens && add_eos()) out.push_back(eos());
+  return out;
+}
+FTLIB_INLINE std::vector<std::int32_t> Tokenizer::encode(std::span<const TextPart> parts) const {
+  std::vector<std::int32_t> out;
+  if (data_->normalized_control) {  // looked for in the normalized text, where the parts' places are lost
+    for (const TextPart& part : parts) {
+      const auto ids = encode(part.text, {.special = part.special});
+      out.insert(out.end(), ids.begin(), ids.end());
+    }
+    return out;
+  }
+  std::string text;
+  std::vector<std::size_t> outside{0};  // where stretches end, by turns ours and from outside
+  for (const TextPart& part : parts) {
+    if (part.text.empty()) continue;
+    const std::string good = replace_broken_utf8(part.text);
+    text += data_->by_score() ? detail::replace_all(good, detail::sp_space, " ") : good;
+    const bool ours = part.special == Special::parse;
+    if (ours != (outside.size() % 2 != 0)) outside.push_back(text.size());
+    else outside.back() = text.size();
+  }
+  if (text.size() >= std::numeric_limits<std::uint32_t>::max())
+    throw Error(str("encode: a text of ", text.size(), " bytes"), "encode it in parts below 4 GiB.");
+  data_->encode(text, Special::parse, out, outside);
   return out;
 }
 FTLIB_INLINE std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {

@@ -23,6 +23,8 @@ struct PackedTokens {
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
   /// Appends a sequence; tokens of it before `loss_from` are read but not learned.
   void add(const std::vector<int32_t>& sequence, std::size_t loss_from = 0);
+  /// The same, with a word for each token whether it is learned.
+  void add(const std::vector<int32_t>& sequence, const std::vector<bool>& learned);
   int64_t target_count() const;
 };
 

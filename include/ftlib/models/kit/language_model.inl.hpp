@@ -16,6 +16,15 @@ FTLIB_INLINE void PackedTokens::add(const std::vector<int32_t>& sequence, std::s
     targets.push_back(i + 1 < sequence.size() && i + 1 >= loss_from ? sequence[i + 1] : ignored_target);
   starts.push_back(static_cast<int64_t>(ids.size()));
 }
+FTLIB_INLINE void PackedTokens::add(const std::vector<int32_t>& sequence, const std::vector<bool>& learned) {
+  if (sequence.size() != learned.size())
+    throw Error(
+        str("packed tokens: ", sequence.size(), " tokens, and ", learned.size(), " words on which are learned"));
+  ids.insert(ids.end(), sequence.begin(), sequence.end());
+  for (std::size_t i = 1; i <= sequence.size(); ++i)
+    targets.push_back(i < sequence.size() && learned[i] ? sequence[i] : ignored_target);
+  starts.push_back(static_cast<int64_t>(ids.size()));
+}
 FTLIB_INLINE int64_t PackedTokens::target_count() const {
   int64_t n = 0;
   for (const int32_t t : targets) n += t != ignored_target;
