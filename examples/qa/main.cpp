@@ -178,7 +178,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   for (const auto& example : data.examples()) {
     const Record& r = data.records()[example.record];
     for (const auto& stop : stops)
-      if (!r.answers.empty() && r.answers.front().find(stop) != std::string::npos) {
+      if (ft::text::accepted_answers(r).front().find(stop) != std::string::npos) {
         ++stopped;
         break;
       }
@@ -211,7 +211,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
     for (int i = 0; i < a.samples && i < static_cast<int>(held_out.size()); ++i) {
       const auto& record = held_out.records()[held_out.examples()[static_cast<std::size_t>(i)].record];
       auto answer = lm.generate_from(lm.prompt().question(record), {.max_new_tokens = 24, .stop = lm.prompt().stop()});
-      progress.message(on_one_line("  " + record.question + " ->" + answer.rest()));
+      progress.message(on_one_line("  " + ft::text::last_question(record) + " ->" + answer.rest()));
     }
   });
   const auto report = trainer.fit(learned, held_out.size() ? &held_out : nullptr);
@@ -321,7 +321,7 @@ struct Asked {
     std::size_t n = 0;
     std::string some;
     for (const Record& r : records)
-      for (const auto& answer : r.answers)
+      for (const auto& answer : ft::text::accepted_answers(r))
         if (const auto fault = ft::text::gold_fault(answer, ft::text::rules_for(r.lang)); !fault.empty()) {
           if (n++ < 3) some += ft::str(some.empty() ? "" : ", ", '"', on_one_line(answer), "\" (", fault, ')');
           break;
@@ -368,7 +368,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   std::set<std::string> trained_answers;
   for (const Record& r : all)
     if (r.split == "train" || (r.split.empty() && has_splits(all)))
-      for (const auto& answer : r.answers)
+      for (const auto& answer : ft::text::accepted_answers(r))
         trained_answers.insert(ft::text::normalize_answer(answer, ft::text::rules_for(r.lang)));
   const auto says_trained = [&](const ft::Evaluation& e) {
     int64_t n = 0;
@@ -419,8 +419,8 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
       const auto& record = *before.answers[i].record;
       ft::Json entry{{"id", record.id},
                      {"split", record.split},
-                     {"question", record.question},
-                     {"answers", record.answers},
+                     {"question", ft::text::last_question(record)},
+                     {"answers", ft::text::accepted_answers(record)},
                      {"base", before.answers[i].text}};
       if (after) entry["tuned"] = after->answers[i].text;
       answers.push_back(std::move(entry));

@@ -50,8 +50,7 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
       const auto rules = text::rules_for(record.lang);
       std::string answer = texts[static_cast<std::size_t>(i - begin)];
       answer.erase(0, answer.find_first_not_of(' '));
-      const auto accepted =  // of a conversation, the assistant's last words
-          record.turns.empty() ? record.answers : std::vector<std::string>{record.turns.back().content};
+      const auto accepted = text::accepted_answers(record);
       result.answers.push_back({&record, answer, text::exact_match(answer, accepted, rules),
                                 text::f1(answer, accepted, rules), text::strict_match(answer, accepted)});
       result.strict_match += result.answers.back().strict;

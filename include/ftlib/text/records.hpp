@@ -28,6 +28,10 @@ struct Record {
   friend bool operator==(const Record&, const Record&) = default;
 };
 
+/// What a record asks last, and the answers to it that are accepted: its own, or a conversation's last turns.
+std::string last_question(const Record& record);
+std::vector<std::string> accepted_answers(const Record& record);
+
 /// A record that was left out: where it stands and what is wrong with it.
 struct BadRecord {
   std::string file;

@@ -13,6 +13,15 @@ namespace ft::inline FTLIB_ABI {
 
 namespace text {
 
+FTLIB_INLINE std::string last_question(const Record& record) {
+  for (auto turn = record.turns.rbegin(); turn != record.turns.rend(); ++turn)
+    if (turn->role == "user") return turn->content;
+  return record.question;
+}
+FTLIB_INLINE std::vector<std::string> accepted_answers(const Record& record) {
+  return record.turns.empty() ? record.answers : std::vector<std::string>{record.turns.back().content};
+}
+
 FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const BadRecord& bad) {
   return out << bad.file << ':' << bad.line << ": " << bad.why;
 }
