@@ -312,8 +312,16 @@ struct Asked {
     // Facts that were never trained: what the tuned model says to them should not be a trained answer.
     if (ft::text::split_name(a.split) == "test") untrained = of_split(all, "untrained");
     if (untrained.size() == all.size()) untrained.clear();
-    if (!a.unrelated.empty()) unrelated = ft::read_file(a.unrelated, uint64_t{64} << 20);
+    if (!a.unrelated.empty()) {
+      unrelated = ft::read_file(a.unrelated, uint64_t{64} << 20);
+      if (unrelated.starts_with("\xEF\xBB\xBF")) unrelated.erase(0, 3);
+      if (const auto fault = ft::text::text_fault(unrelated); !fault.empty())
+        throw ft::Error(a.unrelated + ": " + fault, "iconv turns other encodings into UTF-8.");
+    }
     check_output("--json", a.json);
+    for (const auto& read : {a.data, a.unrelated})
+      if (std::error_code ignored; !a.json.empty() && std::filesystem::equivalent(a.json, read, ignored))
+        throw ft::Error("--json " + a.json + ": is to be read and to be written", "give it another name.");
     a.check_adapter();
   }
   /// Says which answers the rules cannot tell from wrong ones.

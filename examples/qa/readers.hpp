@@ -693,6 +693,12 @@ inline TableStart start_of_table(std::string_view text, const ReadOptions& optio
   return best;
 }
 
+/// Whether a row is the line below a Markdown table's names: | --- | :-: |
+inline bool is_rule(const std::vector<std::string>& cells) {
+  return std::all_of(cells.begin(), cells.end(),
+                     [](const std::string& cell) { return cell.find_first_not_of(" -:\r") == cell.npos; });
+}
+
 /// With a row of names, or with --no-header: then of two columns the question and its answer.
 inline void read_table(Collector& out, std::string_view text, char usual) {
   ReadOptions options = out.options();
@@ -733,6 +739,7 @@ inline void read_table(Collector& out, std::string_view text, char usual) {
     }
     if (cells.size() == 1 && trimmed(cells[0]).empty()) continue;
     if (!std::exchange(names, true)) continue;
+    if (start.delimiter == '|' && is_rule(cells)) continue;
     if (cells.size() != start.header.size()) {
       out.bad(line + rows.line, str("the row has ", cells.size(), " columns, the first has ", start.header.size()));
       continue;

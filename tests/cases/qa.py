@@ -78,6 +78,11 @@ def few_records():
          "warning: the run's only step had the learning rate 0")
 
 
+def encodings():
+    says(train(cases / "03-encodings/utf16.jsonl", "no", code=2), "is UTF-16, by its byte-order mark", "iconv -f UTF-16")
+    says(train(cases / "04-chat-formats/sharegpt.json", "no", code=2), "sharegpt.json:1: ", "qa prepare")
+
+
 def splits():
     both = cases / "08-splits/both.jsonl"
     says(train(both, "both", "--epochs", 1), "data: 50 examples", "held out 3 of split \"valid\"",
@@ -132,6 +137,8 @@ def asked_first():
     says(run(*base, "--json", scratch / "nowhere/report.json", code=2), "there is no folder")
     says(run(*base, "--json", scratch, code=2), "is a folder")
     says(run(*base, "--unrelated", scratch / "nowhere.txt", code=2), "nowhere.txt")
+    says(run(*base, "--unrelated", cases / "03-encodings/utf16.csv", code=2), "utf16.csv: ")
+    says(run(*base, "--json", odd, code=2), "is to be read and to be written")
     says(run("ask", "--model", scratch / "none", "--adapter", scratch / "nowhere", "x", code=2), "nowhere")
 
 
@@ -178,7 +185,7 @@ def conversations():
 
 try:
     make_model()
-    for case in (few_records, splits, long_ones, forms, scores, asked_first, lines_alone, targets, outputs, conversations):
+    for case in (few_records, encodings, splits, long_ones, forms, scores, asked_first, lines_alone, targets, outputs, conversations):
         case()
     print("qa: all cases are right")
 finally:

@@ -120,6 +120,7 @@ TEST_CASE("cases/02: the delimiter is found or given; Excel's sep= line is under
   CHECK(pairs("02-csv-semicolon/headerless.csv", options) == right);
   CHECK(pairs(read_text("a.csv", "a,b;c\nd,e;f\n", options)) == Pairs{{"a,b", "c"}, {"d,e", "f"}});
   CHECK(pairs(read_text("a.csv", "id|question|answer\n1|a;b?|c\n")) == Pairs{{"a;b?", "c"}});
+  CHECK(pairs(read_text("a.csv", "| question | answer |\n| --- | :-: |\n| a? | c |\n")) == Pairs{{"a?", "c"}});
   CHECK(pairs(read_text("a.csv", "question\tanswer\na, b?\tc\n")) == Pairs{{"a, b?", "c"}});
   CHECK(pairs(read_text("a.csv", "sep=|\r\nquestion|answer\r\na?|c\r\n")) == Pairs{{"a?", "c"}});
 }

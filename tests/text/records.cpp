@@ -165,3 +165,20 @@ TEST_CASE("text/records: one name for each split; blanks are what cannot be seen
   CHECK_THROWS_WITH_AS(to_json_line({"x", "q", {std::string(max_line_bytes, 'a')}, "", "", ""}),
                        doctest::Contains("record 'x': its line has 1048613 bytes, more than 1048576"), Error);
 }
+
+TEST_CASE("text/records: other people's files are named for what they are") {
+  const Scratch scratch;
+  const auto refused = [&](std::string_view bytes, const char* why) {
+    CHECK_THROWS_WITH_AS(read_records(write(scratch, "a.jsonl", bytes)), doctest::Contains(why), Error);
+  };
+  refused({"\xFF\xFE{\0", 4},
+          "a.jsonl: is UTF-16, by its byte-order mark\n  hint: make it UTF-8: iconv -f UTF-16 -t UTF-8 ");
+  refused({"\xFE\xFF\0{", 4}, "is UTF-16");
+  refused({"\xFF\xFE\0\0", 4}, "is UTF-32");
+  refused({"\0\0\xFE\xFF", 4}, "is UTF-32");
+  refused("{\"conversations\":[]}", "a.jsonl:1: has no \"question\" or \"messages\", but 'conversations'");
+  refused("{}", "a.jsonl:1: the object is empty");
+  refused("x", "a.jsonl:1: not JSON at byte 1");
+  for (const char* shortest : {"", "\n", "{", "{}", "{ }", "\xEF\xBB", "\xEF\xBB\xBF"})
+    CHECK_THROWS_AS(read_records(write(scratch, "a.jsonl", shortest)), Error);
+}

@@ -68,6 +68,7 @@ std::string record_fault(const Record& record);
 /// The lines of a text file, without their ends (LF or CRLF) and without a byte order mark at the start of the file.
 class LineReader {
  public:
+  /// Throws Error where the file cannot be read, or begins with the mark of UTF-16 or UTF-32.
   explicit LineReader(const std::filesystem::path& path);
 
   /// The next line, cut after max_line_bytes; false at the end of the file.
@@ -80,6 +81,7 @@ class LineReader {
 
  private:
   std::ifstream in_;
+  std::string held_;  // the first bytes, which were looked at, the next one last
   std::int64_t number_ = 0;
   std::size_t size_ = 0;
 };

@@ -139,17 +139,34 @@ FTLIB_INLINE LineReader::LineReader(const std::filesystem::path& path) : in_(pat
   std::error_code ignored;
   if (!in_ || std::filesystem::is_directory(path, ignored))
     throw Error(str(path.string(), ": cannot be read"), "check the name, and that it is a file you may read.");
+  char head[4] = {};
+  const auto size = static_cast<std::size_t>(in_.rdbuf()->sgetn(head, 4));
+  const std::string_view mark(head, size);
+  const bool wide = mark.starts_with("\xFF\xFE") || mark.starts_with("\xFE\xFF");
+  if (wide || mark == std::string_view("\0\0\xFE\xFF", 4)) {
+    const bool four = !wide || mark.ends_with(std::string_view("\0\0", 2));
+    throw Error(str(path.string(), ": is UTF-", four ? 32 : 16, ", by its byte-order mark"),
+                str("make it UTF-8: iconv -f UTF-", four ? 32 : 16, " -t UTF-8 ", path.string(),
+                    " > OTHER; qa prepare reads "
+                    "it as it is."));
+  }
+  for (std::size_t i = size; i-- > 0;) held_.push_back(head[i]);
 }
 
 FTLIB_INLINE bool LineReader::next(std::string& line) {
   line.clear();
-  auto& bytes = *in_.rdbuf();
   constexpr auto end = std::char_traits<char>::eof();
-  auto c = bytes.sbumpc();
+  const auto next_byte = [&]() -> std::char_traits<char>::int_type {
+    if (held_.empty()) return in_.rdbuf()->sbumpc();
+    const char c = held_.back();
+    held_.pop_back();
+    return std::char_traits<char>::to_int_type(c);
+  };
+  auto c = next_byte();
   if (c == end) return false;
   ++number_;
   size_ = 0;
-  for (; c != end && c != '\n'; c = bytes.sbumpc())
+  for (; c != end && c != '\n'; c = next_byte())
     if (++size_ <= max_line_bytes) line.push_back(static_cast<char>(c));
   if (number_ == 1 && line.starts_with("\xEF\xBB\xBF")) line.erase(0, 3);
   if (line.ends_with('\r')) line.pop_back();
@@ -162,6 +179,11 @@ FTLIB_INLINE std::string LineReader::fault(std::string_view line) const {
 }
 
 namespace detail {
+
+inline constexpr std::string_view records_hint =
+    "each line is one object: {\"question\": ..., \"answer\": ...} or {\"messages\": [...]}; `qa prepare` makes such a "
+    "file "
+    "from others.";
 
 FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
   const auto found = object.find(key);
@@ -176,6 +198,13 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
   Record record;
   const auto id = object.find("id");
   record.id = id != object.end() && id->is_number_integer() ? id->dump() : string_member(object, "id");
+  if (!object.contains("question") && !object.contains("messages")) {
+    std::string keys;
+    for (const auto& [key, value] : object.items())
+      if (keys.size() < 200) keys += str(keys.empty() ? "" : ", ", quote(key));
+    throw Error(keys.empty() ? "the object is empty" : str("has no \"question\" or \"messages\", but ", keys),
+                std::string(records_hint));
+  }
   record.question = string_member(object, "question");
   const auto add = [&](const Json& answer) {
     if (!answer.is_string()) throw Error("an answer is not a string");
@@ -225,11 +254,6 @@ template <class Bad> std::vector<Record> read_records(const std::filesystem::pat
   return records;
 }
 
-inline constexpr std::string_view records_hint =
-    "each line is one object: {\"question\": ..., \"answer\": ...} or {\"messages\": [...]}; `qa prepare` makes such a "
-    "file "
-    "from others.";
-
 }  // namespace detail
 
 FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad) {
@@ -246,7 +270,9 @@ FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path,
 
 FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path) {
   auto records = detail::read_records(path, [](const BadRecord& bad) {
-    throw Error(str(bad), "mend the line, or read with a list of bad records, which leaves such lines out.");
+    throw Error(str(bad),
+                "mend the line, or leave it out: `qa prepare` does, and reads other kinds of files; in a program, "
+                "read_records() with a list of bad records.");
   });
   if (records.empty()) throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
   return records;
