@@ -2,7 +2,8 @@
 #pragma once
 #include "readers.hpp"
 
-#include <ftlib/io/gguf.hpp>  // GgufFile
+#include <ftlib/io/gguf.hpp>       // GgufFile
+#include <ftlib/text/dataset.hpp>  // Dataset
 #include <ftlib/text/prompt.hpp>
 #include <ftlib/text/records.hpp>
 #include <ftlib/text/tokenizer.hpp>
@@ -12,10 +13,12 @@
 #include <filesystem>     // std::filesystem::path
 #include <functional>     // std::function
 #include <iostream>       // std::cout
+#include <limits>         // std::numeric_limits
 #include <map>            // std::map
 #include <memory>         // std::shared_ptr
 #include <ostream>        // std::ostream
 #include <set>            // std::set
+#include <span>           // std::span
 #include <string>         // std::string
 #include <string_view>    // std::string_view
 #include <unordered_map>  // std::unordered_map
@@ -67,30 +70,6 @@ inline std::string content_of(const Record& record) {
   return all;
 }
 
-/// As it is trained, with what is learned between [[ and ]].
-inline std::string shown(const Record& record) {
-  const auto cut = [](std::string_view text) {
-    constexpr std::size_t most = 400;
-    if (text.size() <= most) return std::string(text);
-    const auto whole = ft::valid_utf8_prefix(text.substr(0, most));
-    return str(text.substr(0, whole), "... (", text.size(), " bytes)");
-  };
-  std::string text;
-  for (const auto& turn : record.turns)
-    text += str(turn.role, ": ", turn.role == "assistant" ? "[[" : "", cut(turn.content),
-                turn.role == "assistant" ? "]]" : "", '\n');
-  if (record.turns.empty()) {
-    if (!record.context.empty()) text += str("Context: ", cut(record.context), '\n');
-    text += str("Q: ", cut(record.question), "\nA:[[ ", cut(record.answers.front()), "]]\n");
-  }
-  std::string out;
-  for (Lines lines(text);;) {
-    std::string_view line;
-    if (!lines.next(line)) return out;
-    out += str("    ", line, '\n');
-  }
-}
-
 /// The split that a file's name tells, or the folder's that it lies in below `root`: train-00000.jsonl,
 /// KorQuAD_v1.0_dev.json, Validation/a.csv. Empty where it tells none, or two.
 inline std::string split_of_name(const std::filesystem::path& file, const std::filesystem::path& root) {
@@ -135,28 +114,82 @@ inline ft::Tokenizer tokenizer_of(const std::filesystem::path& model) {
   return ft::Tokenizer(*std::move(spec));
 }
 
-/// How long records are, in tokens of a model as the question-answer form has them (of conversations, their contents'
-/// alone), or in characters.
-inline std::function<std::size_t(const Record&)> measure(const std::filesystem::path& model) {
-  const auto count = [](const Record& record, const auto& of) {
-    std::size_t n = 0;
-    for (const auto& turn : record.turns) n += of(turn.content);
-    return n;
+/// How long each record is, and how to show one.
+struct Measured {
+  std::vector<std::size_t> sizes;
+  std::function<std::string(std::size_t)> shown;  // of a record's place
+  std::string warning;                            // why the model does not learn them
+};
+
+/// A text's lines, indented; what is longer than a screen is cut.
+inline std::string indented(std::string_view text) {
+  std::string out;
+  Lines lines(text);
+  for (std::string_view line; lines.next(line);) out += str("    ", line, '\n');
+  return out;
+}
+inline std::string cut(std::string_view text) {
+  constexpr std::size_t most = 400;
+  if (text.size() <= most) return std::string(text);
+  return str(text.substr(0, ft::valid_utf8_prefix(text.substr(0, most))), "... (", text.size(), " bytes)");
+}
+
+/// In characters, and as the question-answer form writes them, or turn by turn.
+inline Measured measure(const std::vector<Record>& records) {
+  Measured out;
+  const auto characters = [](std::string_view text) {
+    return static_cast<std::size_t>(std::count_if(
+        text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
   };
-  if (model.empty())
-    return [count](const Record& record) {
-      const auto characters = [](std::string_view text) {
-        return static_cast<std::size_t>(std::count_if(
-            text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
-      };
-      if (!record.turns.empty()) return count(record, characters);
-      return characters(record.context) + characters(record.question) + characters(record.answers.front());
+  for (const auto& record : records) {
+    std::size_t n = characters(record.context) + characters(record.question);
+    if (!record.answers.empty()) n += characters(record.answers.front());
+    for (const auto& turn : record.turns) n += characters(turn.content);
+    out.sizes.push_back(n);
+  }
+  out.shown = [&records](std::size_t i) {
+    const Record& record = records[i];
+    std::string text;
+    for (const auto& turn : record.turns) {
+      const bool learned = turn.role == "assistant";
+      text += str(turn.role, ": ", learned ? "[[" : "", cut(turn.content), learned ? "]]\n" : "\n");
+    }
+    if (record.turns.empty()) {
+      if (!record.context.empty()) text += str("Context: ", cut(record.context), '\n');
+      text += str("Q: ", cut(record.question), "\nA:[[ ", cut(record.answers.front()), "]]\n");
+    }
+    return indented(text);
+  };
+  return out;
+}
+
+/// In a model's tokens, and as it learns them: in the chat form where one is a conversation.
+inline Measured measure(const std::vector<Record>& records, const std::filesystem::path& model) {
+  const bool chat = std::any_of(records.begin(), records.end(), [](const Record& r) { return !r.turns.empty(); });
+  const auto tokenizer = tokenizer_of(model);
+  try {
+    const ft::text::Prompt prompt(tokenizer, {.form = chat ? ft::text::Form::chat : ft::text::Form::question_answer});
+    const auto data = std::make_shared<ft::text::Dataset>(
+        records, prompt, ft::text::DatasetOptions{.max_tokens = std::numeric_limits<std::int64_t>::max()});
+    Measured out;
+    for (const auto& example : data->examples()) out.sizes.push_back(example.tokens.size());
+    out.shown = [data, tokenizer](std::size_t i) {
+      const auto& example = data->examples()[i];
+      std::string text;
+      for (std::size_t begin = 0, end; begin < example.tokens.size(); begin = end) {
+        const bool learned = example.learned[begin];
+        for (end = begin; end < example.tokens.size() && example.learned[end] == learned;) ++end;
+        const auto part = cut(tokenizer.decode(std::span(example.tokens).subspan(begin, end - begin)));
+        text += learned ? "[[" + part + "]]" : part;
+      }
+      return indented(text);
     };
-  return [count, prompt = ft::text::Prompt(tokenizer_of(model))](const Record& record) {
-    if (!record.turns.empty())
-      return count(record, [&](std::string_view text) { return prompt.tokenizer().encode(text).size(); });
-    return prompt.question(record).size() + prompt.answer(record.answers.front()).size();
-  };
+    return out;
+  } catch (const Error& e) {
+    auto out = measure(records);
+    out.warning = str("this model does not learn them", chat ? " in the chat form" : "", ": ", e.message());
+    return out;
+  }
 }
 
 }  // namespace detail
@@ -182,7 +215,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
     if (std::filesystem::equivalent(file.path, options.out, ignored))
       throw Error(str(options.out.string(), ": is to be read and to be written"), "give --out another name.");
   }
-  const auto size_of = detail::measure(options.model);
+  if (!options.model.empty()) (void)detail::tokenizer_of(options.model);  // a name that is wrong is told at once
 
   std::vector<Source> sources;
   bool own_splits = false;
@@ -266,11 +299,9 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   std::map<std::string, std::set<std::string>> answers_of_question;
   std::size_t conversations = 0, line_feeds = 0, none = 0;
   const std::set<std::string> missing = {"nan", "null", "none", "n/a", "#n/a", "undefined"};
-  std::vector<std::size_t> sizes;
   for (const auto& record : records) {
     ++languages[record.lang];
     ++splits[record.split];
-    sizes.push_back(size_of(record));
     conversations += !record.turns.empty();
     if (record.turns.empty()) {
       none += missing.contains(lowered(record.answers.front()));
@@ -320,16 +351,18 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   if (line_feeds > 0)
     report << "  warning: " << line_feeds << (line_feeds == 1 ? " answer has" : " answers have")
            << " several lines, and a line's end ends answers in the question-answer form: train with --form chat\n";
+  const auto measured = options.model.empty() ? detail::measure(records) : detail::measure(records, options.model);
+  auto sizes = measured.sizes;
   std::sort(sizes.begin(), sizes.end());
-  report << "  " << (options.model.empty() ? "characters" : "tokens") << " a record: half have up to "
-         << sizes[(sizes.size() - 1) / 2] << ", 95 % up to " << sizes[(sizes.size() - 1) * 95 / 100] << ", the longest "
-         << sizes.back() << '\n';
+  if (!measured.warning.empty()) report << "  warning: " << measured.warning << '\n';
+  report << "  " << (options.model.empty() || !measured.warning.empty() ? "characters" : "tokens")
+         << " a record: half have up to " << sizes[(sizes.size() - 1) / 2] << ", 95 % up to "
+         << sizes[(sizes.size() - 1) * 95 / 100] << ", the longest " << sizes.back() << '\n';
   report << "  as they are trained, what is learned between [[ and ]]:\n";
-  std::size_t printed = 0;
-  for (const auto& record : records) {
-    if (printed == 3) break;
-    if (!record.split.empty() && record.split != "train" && splits.contains("train")) continue;
-    report << (printed++ ? "\n" : "") << detail::shown(record);
+  for (std::size_t i = 0, printed = 0; i < records.size() && printed < 3; ++i) {
+    const auto& split = records[i].split;
+    if (!split.empty() && split != "train" && splits.contains("train")) continue;
+    report << (printed++ ? "\n" : "") << measured.shown(i);
   }
 }
 
@@ -368,7 +401,9 @@ inline void add_prepare(CLI::App& app) {
                     "a table's first row is a record; of two columns the first is the question");
   command->add_option("--delimiter", arguments->delimiter,
                       "what separates a table's columns: a character, or tab (default: found)");
-  command->add_option("--model", arguments->model, "count lengths in this model's tokens (default: in characters)")
+  command
+      ->add_option("--model", arguments->model,
+                   "count lengths in this model's tokens, and show records as it learns them (default: in characters)")
       ->type_name("PATH");
   command->add_flag("--strict", arguments->options.strict, "stop at the first bad record (default: list it and go on)");
   command->footer("Example:\n  qa prepare korquad.json faq.csv --out data.jsonl");

@@ -177,10 +177,14 @@ def outputs():
 
 
 def conversations():
-    """Read, told, and refused where they cannot be learned."""
+    """Read, shown as they are learned, learned in the chat form and in no other."""
     out = scratch / "chat.jsonl"
-    says(run("prepare", cases / "04-chat-formats/sharegpt.json", "--out", out), "1 conversation, of which")
+    said = run("prepare", cases / "04-chat-formats/sharegpt.json", "--out", out, "--model", model)
+    says(said, "1 conversation, of which", "<|im_start|>user\n    Colour of grass?<|im_end|>\n    <|im_start|>assistant\n    [[Green.")
     assert json.loads(out.read_text().splitlines()[0])["messages"][0] == {"role": "system", "content": "Be brief."}
+    says(train(out, "chats", "--epochs", 1, "--form", "chat"), "data: 2 examples")
+    says(run("evaluate", "--model", model, "--adapter", scratch / "chats/adapter", "--data", out, "--threads", 1), "on 2 records")
+    says(train(out, "no", code=2), "chat form")
 
 
 try:

@@ -387,8 +387,15 @@ TEST_CASE("cases: prepare writes no line that train refuses, and never over what
 }
 
 TEST_CASE("cases: prepare says lengths in a model's tokens, and warns of answers of several lines") {
-  const auto out = prepared(
-      {.files = {cases / "11-train/multi.jsonl"}, .model = fs::path(FTLIB_TEST_DATA) / "models/llama_q4_1.gguf"});
+  const auto model = fs::path(FTLIB_TEST_DATA) / "models/llama_q4_1.gguf";
+  const auto out = prepared({.files = {cases / "11-train/multi.jsonl"}, .model = model});
   CHECK(out.says("  tokens a record: half have up to "));
+  CHECK(out.says("    Q: List the colours.\n    A:[[ red\n    green\n    blue"));
   CHECK(out.says("warning: 3 answers have several lines, and a line's end ends answers in the question-answer form"));
+  // No chat template.
+  const auto chat = prepared({.files = {cases / "04-chat-formats/sharegpt.json"}, .model = model});
+  CHECK(chat.says("warning: this model does not learn them in the chat form: "));
+  CHECK(chat.says("    assistant: [[Yellow.]]\n"));
+  CHECK(refusal({.files = {cases / "11-train/multi.jsonl"}, .model = cases / "nowhere.gguf"}).find("nowhere.gguf") !=
+        std::string::npos);
 }
