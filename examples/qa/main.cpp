@@ -517,8 +517,12 @@ template <class Lm> void ask(const AskArguments& a, Lm lm) {
       if (terminal) break;
       continue;
     }
-    if (const auto fault = ft::text::text_fault(line); !fault.empty())
-      throw ft::Error(ft::str("question ", number, ": ", fault), "iconv turns other encodings into UTF-8.");
+    if (const auto fault = ft::text::text_fault(line); !fault.empty()) {
+      const ft::Error error(ft::str("question ", number, ": ", fault), "iconv turns other encodings into UTF-8.");
+      if (!terminal) throw error;
+      std::cout << error.what() << '\n';
+      continue;
+    }
     if (line == "/new" || (!terminal && !a.history)) turns.clear();
     if (line == "/new") continue;
     turns.push_back({.role = "user", .content = line});

@@ -67,7 +67,7 @@ inline const Names system_names = {"system", "systemprompt", "systemmessage", "�
 inline const Names history_names = {"history", "chathistory"};
 inline const Names turns_names = {"messages", "conversations", "conversation", "dialogue", "dialog",
                                   "dialogs",  "turns",         "chat",         "대화"};
-inline const Names unanswerable_names = {"isimpossible", "impossible", "unanswerable", "isanswerabsent"};
+inline const Names unanswerable_names = {"isimpossible", "impossible", "unanswerable", "isanswerabsent", "noanswer"};
 inline const Names answerable_names = {"answerable", "isanswerable", "hasanswer"};
 inline const Names text_names = {"text", "content", "document"};
 

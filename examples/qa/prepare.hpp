@@ -245,11 +245,13 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
     std::vector<std::string> places;  // the first
   };
   std::map<std::string, Reason> reasons;
+  std::vector<std::string> not_read;
   std::size_t left_out = 0, duplicates = 0, in_other_split = 0, renamed = 0, by_name = 0;
   for (std::size_t f = 0; f < files.size(); ++f) {
     const auto& file = files[f];
     auto& source = sources[f];
     const std::size_t before = records.size(), read = source.records.size();
+    if (read == 0) not_read.push_back(file.path.filename().string());
     std::size_t number = 0, same = 0;
     for (auto& record : source.records) {
       ++number;
@@ -327,6 +329,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
                      : "");
     report << (by_name > 0 ? str("; ", by_name, " by their files' names") : "") << '\n';
   }
+  if (!not_read.empty()) report << "  files of which nothing is read: " << listed(not_read) << '\n';
   if (left_out > 0) {
     report << "  left out: " << left_out << " that are bad\n";
     for (const auto& [why, one] : reasons) {
@@ -361,7 +364,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   report << "  as they are trained, what is learned between [[ and ]]:\n";
   for (std::size_t i = 0, printed = 0; i < records.size() && printed < 3; ++i) {
     const auto& split = records[i].split;
-    if (!split.empty() && split != "train" && splits.contains("train")) continue;
+    if (!split.empty() && split != "train" && (splits.contains("train") || splits.contains(""))) continue;
     report << (printed++ ? "\n" : "") << measured.shown(i);
   }
 }

@@ -210,8 +210,11 @@ inline Error not_a_record(Members& members) {
   if (!chosen.is_null() && !rejected.is_null())
     return Error("is a preference pair (chosen, rejected), which is not learned yet",
                  "to learn the chosen answers alone, say --answer-column chosen.");
+  bool labelled = false;  // a task of its own, whose two sides can be said
+  for (const auto* name : {"label", "labels", "summary", "highlights", "category", "sentiment", "translation"})
+    labelled |= !members.named(name).is_null();
   for (const auto name : text_names)
-    if (members.named(name).is_string())
+    if (!labelled && members.named(name).is_string())
       return Error(str("is plain text (\"", name, "\"), without a question and an answer, which is not learned yet"),
                    "split it into questions and answers, or messages.");
   return Error(str("none of ", listed(members.keys()), " is known as a question"), columns_hint);
@@ -327,7 +330,9 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
     out.served("answer", answer_name);
     record.question = text_of(question, "question");
     record.answers = answers_of(answer);
-    if (record.answers.size() == 1 && record.answers[0] == "CANNOTANSWER")  // QuAC's
+    // QuAC's and MS MARCO's way to say it.
+    if (record.answers.size() == 1 &&
+        (record.answers[0] == "CANNOTANSWER" || record.answers[0] == "No Answer Present."))
       throw Error("is marked as a question without an answer");
     const auto [context_name, context] = members.get(context_names, said.context);
     if (!passage.is_null()) record.context = text_of(passage, "context");
@@ -585,6 +590,8 @@ inline void read_json_lines(Collector& out, std::string_view text) {
                  [&](const Json& value, std::int64_t number) { reader.read_line(value, number); });
     } catch (const BadJson& bad) {
       out.bad(lines.number(), bad.too_large ? "a number is too large" : str("not JSON at byte ", bad.byte));
+      if (trimmed(line).starts_with("{'"))
+        out.hint("as Python prints a dict, it is no JSON; json.dumps() writes that.");
     } catch (const Error& e) {
       out.bad(lines.number(), e.message());
     }
@@ -664,10 +671,11 @@ inline TableStart start_of_table(std::string_view text, const ReadOptions& optio
   if (options.delimiter) return start(options.delimiter);
   std::vector<TableStart> fit;
   TableStart best = start(usual);
-  for (const char delimiter : {usual, ',', ';', '\t', '|'}) {
-    if (delimiter == usual && !fit.empty()) continue;
+  if (best.fault.empty()) fit.push_back(best);
+  for (const char delimiter : {',', ';', '\t', '|'}) {
+    if (delimiter == usual) continue;
     auto found = start(delimiter);
-    if (found.fault.empty() && (fit.empty() || fit.front().delimiter != delimiter)) fit.push_back(std::move(found));
+    if (found.fault.empty()) fit.push_back(std::move(found));
     else if (found.header.size() > best.header.size() && best.header.size() < 2) best = std::move(found);
   }
   if (!options.no_header) return fit.empty() ? best : fit.front();

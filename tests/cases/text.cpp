@@ -232,6 +232,8 @@ TEST_CASE("cases/04: conversations are records of their own; preference pairs an
   CHECK(why(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"label":true})")
             .find("is a rated answer") != std::string::npos);
   CHECK(read_text("a.csv", "prompt,chosen,rejected\na,b,c\n").refused.find("is a preference pair") == 0);
+  CHECK(
+      says(read_text("a.jsonl", R"({"text":"a","label":"b"})"), "none of \"label\", \"text\" is known as a question"));
   CHECK(read_text("a.csv", "text\nabc\n").refused.find("is plain text") == 0);
   // Written and read back.
   const auto out = prepared({.files = {cases / "04-chat-formats/sharegpt.json"}});
@@ -251,6 +253,7 @@ TEST_CASE("cases/05: a question that is marked as impossible is left out and cou
                            R"("answerable":false)", R"("is_answerable":0)"})
     CHECK_MESSAGE(says(marked(mark), "1: id h: is marked as a question without an answer"), mark);
   CHECK(marked(R"("is_impossible":false)").records.size() == 1);
+  CHECK(read_text("a.jsonl", R"({"query":"a","answers":["No Answer Present."]})").records.empty());
   CHECK(read_text("a.jsonl", R"({"question":"a","answers":["CANNOTANSWER"]})").records.empty());
   CHECK(says(read_text("a.csv", "question,answer,is_impossible\na?,b,True\nc?,d,False\n"),
              "2: is marked as a question without an answer"));
@@ -292,6 +295,7 @@ TEST_CASE("cases/06: digits as they are written, blanks that are none, and JSON 
   CHECK(pairs("06-json-odd/columns.json") == Pairs{{"Colour of grass?", "Green"}, {"Sky?", "Blue"}});
   CHECK(pairs(read_text("a.json", R"({"question":["a","b"],"answer":["1",2]})")) == Pairs{{"a", "1"}, {"b", "2"}});
   CHECK(says(read_text("a.json", R"({"question":["a","b"],"answer":["1"]})"), "is a table by columns of which"));
+  CHECK(says(read_text("a.jsonl", "{'question': 'a', 'answer': 'b'}\n"), "as Python prints a dict, it is no JSON"));
   CHECK(pairs("06-json-odd/array.jsonl") == grass);
   CHECK(pairs("06-json-odd/bracketed.jsonl") == grass_and_lemon);
   CHECK(pairs("06-json-odd/trailing.jsonl") == grass_and_lemon);
@@ -354,6 +358,7 @@ TEST_CASE("cases/18: splits by the files' names, and rows that do not fit, by li
     CHECK(count(out.records, "test") == 4);
     CHECK(out.says("splits: test 4, train 4, valid 4; 12 by their files' names\n"));
     CHECK(out.says("  split \"valid\" by its name\n"));
+    CHECK(out.says("files of which nothing is read: \"README.txt\", \"dataset_info.json\"\n") == (files.size() == 1));
   }
   // One file is all there is, whatever its name.
   CHECK(count(prepared({.files = {hf / "test.jsonl"}}).records, "") == 4);

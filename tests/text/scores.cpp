@@ -58,6 +58,8 @@ TEST_CASE("text/scores: to the letter; and accepted answers that the rules canno
   CHECK(fault("C++") == "its '+' is lost");
   CHECK(fault("C#") == "its '#' is lost");
   CHECK(fault("50%") == "its '%' is lost");
+  CHECK(fault("snake_case") == "its '_' is lost");
+  CHECK(fault("[1, 2]") == "its '[' is lost");
   for (const char* gold : {"+", "...", "A", "the", "", "\u3000"})
     CHECK_MESSAGE(fault(gold) == "nothing is left of it", gold);
   CHECK(fault("Plan A") == "an article that it ends with is lost");

@@ -176,7 +176,7 @@ FTLIB_INLINE std::string gold_fault(std::string_view gold, Rules rules) {
   if (detail::answer_words(gold, rules).empty()) return "nothing is left of it";
   const auto digit = [&](std::size_t i) { return i < gold.size() && gold[i] >= '0' && gold[i] <= '9'; };
   const auto blank = [&](std::size_t i) { return i >= gold.size() || gold[i] == ' '; };
-  constexpr std::string_view symbols = "+#*/=<>^~&|@%$\\", between_digits = ".:-";  // commas group digits
+  constexpr std::string_view symbols = "+#*/=<>^~&|@%$\\_[]{}", between_digits = ".:-";  // commas group digits
   for (std::size_t i = 0; i < gold.size(); ++i) {
     const char c = gold[i];
     const bool begins = i == 0 || blank(i - 1) || gold[i - 1] == '(';
