@@ -103,8 +103,8 @@ class Members {
   /// The first that is filled of those with one of these names, or else the first that is there; null where there is
   /// none. `said`: the one name to look for, where it is not empty.
   const Json& operator()(const Names& names, const std::string& said = {}) { return get(names, said).second; }
-  /// The same, with its name as the object has it.
-  std::pair<std::string, const Json&> get(const Names& names, const std::string& said = {}) {
+  /// The same, with its name as the object has it. With `used` false it counts as unused until use().
+  std::pair<std::string, const Json&> get(const Names& names, const std::string& said = {}, bool used = true) {
     static const Json none;
     Member* empty = nullptr;
     const auto look = [&](std::string_view name, bool exact) -> Member* {
@@ -125,8 +125,11 @@ class Members {
     }
     if (!found) found = empty;
     if (!found) return {"", none};
-    found->used = true;
+    found->used |= used;
     return {*found->key, *found->value};
+  }
+  void use(const std::string& key) {
+    for (auto& member : members_) member.used |= *member.key == key;
   }
   /// A member with exactly this plain name, filled or not; null where there is none.
   const Json& named(std::string_view plain) {

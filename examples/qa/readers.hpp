@@ -66,6 +66,15 @@ struct Source {
 inline constexpr const char* no_context_note = "contexts left out (--form context keeps them)";
 inline constexpr const char* no_input_note = "inputs that say \"<noinput>\", read as none";
 
+/// "ko" and "en" where a language's name or tag means these: scores go by it.
+inline std::string language(const std::string& name) {
+  const auto plain = plain_name(name);
+  if (plain == "ko" || plain == "kor" || plain == "kokr" || plain == "korean" || plain == "한국어") return "ko";
+  if (plain == "en" || plain == "eng" || plain == "enus" || plain == "engb" || plain == "english" || plain == "영어")
+    return "en";
+  return trimmed(name);
+}
+
 /// Collects the records of one file, and lists what is unfit.
 class Collector {
  public:
@@ -102,6 +111,7 @@ class Collector {
       record.turns.clear();
     }
     record.split = ft::text::split_name(record.split);
+    record.lang = language(record.lang);
     record.context = trimmed(record.context);
     bool no_input = false, no_context = false;
     if (record.turns.empty()) {
@@ -230,18 +240,20 @@ inline std::vector<Message> conversation_of(Collector& out, Members& members) {
     out.served("system", name);
   };
   if (said.question.empty()) {
-    if (const auto [name, list] = members.get(turns_names);
+    if (const auto [name, list] = members.get(turns_names, {}, /*used=*/false);
         (list.is_array() && !list.empty()) ||
         (list.is_string() && list.get_ref<const std::string&>().starts_with('['))) {
       system();
       add_turns(turns,
                 list.is_array() ? list : ft::parse_json(list.get_ref<const std::string&>(), name));  // of a table
+      members.use(name);
       out.served("turns", name);
       return turns;
     }
     if (const Json& list = members.named("data");
         list.is_array() && !list.empty() && list[0].is_string()) {  // UltraChat
       add_turns(turns, list);
+      members.use("data");
       out.served("turns", "data");
       return turns;
     }
@@ -294,9 +306,10 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
     record.id = id;
     record.lang = text_of(members(lang_names), "language");
     record.split = text_of(members(split_names, said.split), "split");
-    if (const auto [name, value] = members.get(may_be_split_names);
+    if (const auto [name, value] = members.get(may_be_split_names, {}, /*used=*/false);
         record.split.empty() && value.is_string() && ft::text::is_known_split(value.get_ref<const std::string&>())) {
       record.split = value.get<std::string>();
+      members.use(name);
       out.served("split", name);
     }
     record.turns = conversation_of(out, members);
@@ -605,7 +618,6 @@ inline std::string header_fault(const std::vector<std::string>& header, const Co
   Json object = Json::object();
   for (const auto& name : header) object[name] = "x";
   Members members(object);
-  std::vector<std::string> missing;
   const bool chat = said.question.empty() && !members.get(turns_names).first.empty();
   for (const auto& [option, column] :
        {std::pair("--question-column", said.question), std::pair("--answer-column", said.answer),

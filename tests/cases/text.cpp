@@ -342,6 +342,8 @@ TEST_CASE("cases/08: splits by all their usual names; a row without one is train
   const auto sets = read_text("a.csv", "question,answer,set\na,b,Validation\nc,d,x\n").records;
   CHECK(sets[0].split == "valid");
   CHECK(sets[1].split.empty());  // what it names is no split
+  CHECK(says(read_text("a.csv", "question,answer,set,chat\na,b,x,y\n"), "not used: \"chat\", \"set\""));
+  CHECK(read_text("a.csv", "question,answer,language\na,b,ko-KR\n").records[0].lang == "ko");
   CHECK(
       prepared({.files = {scratch / "a.jsonl"}}).says("holdout 1 (is not trained: not train, valid or test), train 1"));
 }
