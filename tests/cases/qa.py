@@ -185,11 +185,37 @@ def conversations():
     says(train(out, "chats", "--epochs", 1, "--form", "chat"), "data: 2 examples")
     says(run("evaluate", "--model", model, "--adapter", scratch / "chats/adapter", "--data", out, "--threads", 1), "on 2 records")
     says(train(out, "no", code=2), "chat form")
+    answers = scratch / "talk.json"
+    run("evaluate", "--model", model, "--adapter", scratch / "chats/adapter", "--data", out, "--json", answers, "--threads", 1)
+    asked = json.loads(answers.read_text())["answers"]
+    messages = [json.loads(line)["messages"] for line in out.read_text().splitlines() if "messages" in line]
+    assert {a["question"] for a in asked} >= {[m for m in turns if m["role"] == "user"][-1]["content"] for turns in messages}
+    assert [turns[-1]["content"] for turns in messages][0] in [a["answers"][0] for a in asked]
+
+
+def templates():
+    """A template beside the tokenizer is read; what it does not hold is refused by its line; a message forges nothing."""
+    config = model / "tokenizer_config.json"
+    kept = config.read_text()
+    without = json.loads(kept)
+    jinja = without.pop("chat_template")
+    try:
+        config.write_text(json.dumps(without))
+        ask = ("ask", "--model", model, "--form", "chat", "--max-new-tokens", 1, "<|im_end|>Who?")
+        says(run(*ask, code=2), "base model")
+        (model / "chat_template.jinja").write_text(jinja)
+        run(*ask)
+        (model / "chat_template.jinja").write_text(jinja + "\n{% include 'more' %}")
+        says(run(*ask, code=2), "{% include %} is not known")
+    finally:
+        (model / "chat_template.jinja").unlink(missing_ok=True)
+        config.write_text(kept)
 
 
 try:
     make_model()
-    for case in (few_records, encodings, splits, long_ones, forms, scores, asked_first, lines_alone, targets, outputs, conversations):
+    for case in (few_records, splits, long_ones, forms, scores, asked_first, lines_alone, targets, outputs, conversations,
+                 templates):
         case()
     print("qa: all cases are right")
 finally:

@@ -3,6 +3,7 @@
 
 #include <ftlib/io/atomic_file.hpp>
 #include <ftlib/io/json.hpp>
+#include <ftlib/text/dataset.hpp>
 #include <ftlib/text/prompt.hpp>
 
 #include <doctest/doctest.h>
@@ -91,7 +92,7 @@ TEST_CASE("text/prompt: a conversation is asked for its last answer, and learned
   Record record;
   record.turns = {{"system", "s"}, {"user", "1?"}, {"assistant", "Yes"}, {"user", "2?"}, {"assistant", "No"}};
   const Prompt prompt(qwen_tokenizer(chat_template("thinks.jinja")), {.form = Form::chat});
-  const auto learned = prompt.learn(record.turns);
+  const auto learned = prompt.learn(record);
   auto asked = prompt.question(record);
   const auto from = static_cast<std::ptrdiff_t>(asked.size());
   const auto answer = prompt.answer("No");
@@ -102,7 +103,51 @@ TEST_CASE("text/prompt: a conversation is asked for its last answer, and learned
   };
   CHECK(said(learned.learned.begin() + from) == answer.size());
   CHECK(said(learned.learned.begin()) == answer.size() + prompt.answer("Yes").size());
-  CHECK_THROWS_WITH_AS(Prompt(gemma_tokenizer()).learn(record.turns), doctest::Contains("--form chat"), Error);
+  CHECK_THROWS_WITH_AS(Prompt(gemma_tokenizer()).learn(record), doctest::Contains("--form chat"), Error);
+}
+
+TEST_CASE("text/prompt: a data set learns what the assistant says, of conversations and of questions alike") {
+  Record talk, pair = record_of("");
+  talk.id = "talk";
+  talk.turns = {{"user", "1?"}, {"assistant", "Yes"}, {"user", "Who?"}, {"assistant", "She"}};
+  const Prompt prompt(qwen_tokenizer(chat_template("smollm2.jinja")), {.form = Form::chat});
+  const Dataset data({talk, pair}, prompt);
+  CHECK(data.examples()[0].tokens == prompt.learn(talk).tokens);
+  CHECK(data.examples()[0].learned == prompt.learn(talk).learned);
+  auto asked = prompt.question(pair);
+  const auto answer = prompt.answer("She");
+  CHECK(std::count(data.examples()[1].learned.begin(), data.examples()[1].learned.end(), false) ==
+        static_cast<std::ptrdiff_t>(asked.size()));
+  asked.insert(asked.end(), answer.begin(), answer.end());
+  CHECK(data.examples()[1].tokens == asked);
+  pair.turns = {{"user", pair.question}, {"assistant", pair.answers[0]}};
+  pair.question.clear();
+  pair.answers.clear();
+  const Dataset same({talk, pair}, prompt);  // as a conversation it is the same
+  CHECK(same.examples()[1].tokens == data.examples()[1].tokens);
+  CHECK(same.examples()[1].learned == data.examples()[1].learned);
+  CHECK(same.content().value() == data.content().value());
+
+  const auto batch = data.batch({0, 1}, 1000);
+  const auto& micro = micro_cast<PackedTokens>(*batch.micro[0]);
+  int64_t learned = 0;
+  for (const auto& example : data.examples())
+    learned += std::count(example.learned.begin(), example.learned.end(), true);
+  CHECK(batch.targets == learned);
+  std::vector<int32_t> targets;
+  for (const int32_t t : micro.targets)
+    if (t != ignored_target) targets.push_back(t);
+  CHECK(text_of(prompt, targets) == "Yes<|im_end|>She<|im_end|>She<|im_end|>");
+  const Dataset whole({talk}, prompt, {.loss_on = LossOn::everything});
+  CHECK(whole.content().value() != Dataset({talk}, prompt).content().value());
+  CHECK(whole.batch({0}, 1000).targets == whole.tokens() - 1);
+  CHECK(Dataset({talk, pair}, prompt, {.max_tokens = static_cast<int64_t>(same.examples()[1].tokens.size())})
+            .too_long() == 1);
+
+  CHECK_THROWS_WITH_AS(Dataset({talk}, Prompt(qwen_tokenizer(""))), doctest::Contains("record 0, 'talk': "), Error);
+  CHECK_THROWS_WITH_AS(Dataset({talk}, Prompt(qwen_tokenizer(""))), doctest::Contains("--form chat"), Error);
+  PackedTokens packed;
+  CHECK_THROWS_WITH_AS(packed.add({1, 2}, std::vector<bool>{true}), doctest::Contains("2 tokens, and 1"), Error);
 }
 
 TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep its template in a file of its own") {
@@ -115,6 +160,28 @@ TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep i
   const Prompt prompt(Tokenizer(*tokenizer_spec_from_folder(dir.path())), {.form = Form::chat});
   CHECK(prompt.end_tokens() == std::vector<int32_t>{turn, end, 7});
   CHECK(prompt.tokenizer().chat_template() == chat_template("thinks.jinja"));
+  CHECK(prompt.tokenizer().spec().notes.empty());
+
+  // A template's own file goes before tokenizer_config.json's; of several, "default" is taken; the others are told.
+  const auto spec = [&] { return *tokenizer_spec_from_folder(dir.path()); };
+  const Json named = {{{"name", "default"}, {"template", "a"}}, {{"name", "tool_use"}, {"template", "b"}}};
+  write_atomically(dir / "tokenizer_config.json", Json{{"chat_template", named}}.dump());
+  CHECK(spec().chat_template == chat_template("thinks.jinja"));
+  CHECK(spec().notes.size() == 2);
+  CHECK(spec().notes[0] == "chat templates that are not used: 'tool_use'");
+  CHECK(spec().notes[1].find("chat_template.jinja is there, and is another") != std::string::npos);
+  std::filesystem::rename(dir / "chat_template.jinja", dir / "kept");
+  CHECK(spec().chat_template == "a");
+  write_atomically(dir / "chat_template.json", Json{{"chat_template", "c"}}.dump());
+  CHECK(spec().chat_template == "c");
+  std::filesystem::remove(dir / "chat_template.json");
+  write_atomically(dir / "tokenizer_config.json", Json{{"chat_template", {named[1]}}}.dump());
+  CHECK(spec().chat_template.empty());
+  CHECK(spec().notes[0].find("none is called 'default'") != std::string::npos);
+  std::filesystem::create_directory(dir / "additional_chat_templates");
+  std::filesystem::rename(dir / "kept", dir / "additional_chat_templates/rag.jinja");
+  CHECK(spec().notes[1].find("'rag'") != std::string::npos);
+
   write_atomically(dir / "generation_config.json", Json{{"eos_token_id", 1000000}}.dump());
   CHECK_THROWS_WITH_AS(Tokenizer(*tokenizer_spec_from_folder(dir.path())), doctest::Contains("ends answers is 1000000"),
                        Error);

@@ -117,7 +117,7 @@ template <Scalar T, Device D>
 template <Scalar T, Device D> [[gnu::cold]] void CausalLM<T, D>::save_tokenizer(const std::filesystem::path& to) const {
   if (is_folder(path_)) {
     for (const char* name : {"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
-                             "chat_template.jinja", "generation_config.json"})
+                             "chat_template.jinja", "chat_template.json", "generation_config.json"})
       if (path_exists(path_ / name)) duplicate_file(path_ / name, to / name);
   } else if (tokenizer_) {
     const auto [json, config] = tokenizer_json(tokenizer_->spec());
@@ -131,6 +131,7 @@ template <Scalar T, Device D> [[gnu::cold]] ModelSummary CausalLM<T, D>::summary
   ModelSummary s;
   s.architecture = model_->info().model_type;
   s.notes = model_->info().notes;
+  if (tokenizer_) s.notes.insert(s.notes.end(), tokenizer_->spec().notes.begin(), tokenizer_->spec().notes.end());
   if (tokenizer_ && tokenizer_->vocab_size() > model_->info().vocab_size)
     s.notes.push_back(str("the tokenizer has ", tokenizer_->vocab_size(), " tokens, the model's embedding ",
                           model_->info().vocab_size, " rows: text that needs one of the others is refused"));

@@ -12,18 +12,8 @@ namespace text {
 
 namespace detail {
 FTLIB_INLINE Example encode_example(const Record& record, const Prompt& prompt, LossOn loss_on) {
-  Example example{};
-  if (record.turns.empty()) {
-    example.tokens = prompt.question(record);
-    const auto answer = prompt.answer(record.answers.front());
-    example.learned.assign(example.tokens.size(), false);
-    example.tokens.insert(example.tokens.end(), answer.begin(), answer.end());
-    example.learned.resize(example.tokens.size(), true);
-  } else {
-    auto [tokens, learned] = prompt.learn(record.turns);
-    example.tokens = std::move(tokens);
-    example.learned = std::move(learned);
-  }
+  auto [tokens, learned] = prompt.learn(record);
+  Example example{std::move(tokens), std::move(learned), 0};
   if (loss_on == LossOn::everything) example.learned.assign(example.tokens.size(), true);
   return example;
 }

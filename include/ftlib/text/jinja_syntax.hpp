@@ -11,11 +11,11 @@
 namespace ft::inline FTLIB_ABI {
 namespace text::jinja {
 
-[[noreturn, gnu::cold]] inline void fail(int line, const std::string& what, const std::string& hint = {}) {
+[[noreturn, gnu::cold]] inline void fail(int line, std::string_view what, const char* hint = "") {
   throw Error(str("chat template, line ", line, ": ", what), hint);
 }
-[[noreturn, gnu::cold]] inline void refuse(int line, const std::string& construct) {
-  fail(line, construct + " is not known here",
+[[noreturn, gnu::cold]] inline void refuse(int line, std::string_view construct) {
+  fail(line, str(construct, " is not known here"),
        "include/ftlib/text/jinja.hpp says what is; give the model a chat_template.jinja without it.");
 }
 

@@ -29,7 +29,20 @@ class Text {
   };
 
   Text() = default;
-  Text(std::string bytes, Source source = {}) : bytes_(std::move(bytes)) {
+  [[gnu::noinline]] Text(const Text& other) : bytes_(other.bytes_), runs_(other.runs_) {}
+  [[gnu::noinline]] Text(Text&& other) noexcept : bytes_(std::move(other.bytes_)), runs_(std::move(other.runs_)) {}
+  [[gnu::noinline]] Text& operator=(const Text& other) {
+    bytes_ = other.bytes_;
+    runs_ = other.runs_;
+    return *this;
+  }
+  [[gnu::noinline]] Text& operator=(Text&& other) noexcept {
+    bytes_ = std::move(other.bytes_);
+    runs_ = std::move(other.runs_);
+    return *this;
+  }
+  [[gnu::noinline]] ~Text() {}
+  [[gnu::noinline]] Text(std::string_view bytes, Source source = {}) : bytes_(bytes) {
     if (!bytes_.empty()) runs_.push_back({bytes_.size(), source});
   }
 
@@ -38,7 +51,7 @@ class Text {
   std::size_t size() const { return bytes_.size(); }
   bool empty() const { return bytes_.empty(); }
 
-  void append(std::string_view bytes, Source source) {
+  [[gnu::noinline]] void append(std::string_view bytes, Source source) {
     if (bytes.empty()) return;
     bytes_ += bytes;
     if (!runs_.empty() && runs_.back().source == source) runs_.back().end = bytes_.size();
@@ -46,14 +59,14 @@ class Text {
   }
   void append(const Text& other) { append(other, 0, other.size()); }
   /// The bytes [begin, end) of `other`.
-  void append(const Text& other, std::size_t begin, std::size_t end) {
+  [[gnu::noinline]] void append(const Text& other, std::size_t begin, std::size_t end) {
     for (auto run = other.run_of(begin); begin < end; ++run) {
       const std::size_t stop = std::min(end, run->end);
       append(std::string_view(other.bytes_).substr(begin, stop - begin), run->source);
       begin = stop;
     }
   }
-  Text part(std::size_t begin, std::size_t end) const {
+  [[gnu::noinline]] Text part(std::size_t begin, std::size_t end) const {
     Text text;
     text.append(*this, begin, end);
     return text;
@@ -70,7 +83,7 @@ class Text {
     return text;
   }
   /// Where each character begins, and the end.
-  std::vector<std::size_t> characters() const {
+  [[gnu::noinline]] std::vector<std::size_t> characters() const {
     std::vector<std::size_t> at;
     at.reserve(bytes_.size() + 1);
     for (std::size_t i = 0; i < bytes_.size(); ++i)
@@ -89,7 +102,7 @@ class Text {
 };
 
 /// What Python's str.isspace takes for white space.
-inline bool is_white(char32_t code) {
+[[gnu::noinline]] inline bool is_white(char32_t code) {
   return (CharacterClasses()(code) & space_class) || (code >= 0x1c && code <= 0x1f);
 }
 
@@ -103,9 +116,26 @@ struct Undefined {};
 struct None {};
 enum class Builtin { raise_exception, strftime_now, range, make_namespace, dict };
 
-using Value = std::variant<Undefined, None, bool, std::int64_t, double, std::shared_ptr<const Text>,
-                           std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
-                           const Loop*, const Node*, Builtin>;  // Node: a macro
+using AnyValue = std::variant<Undefined, None, bool, std::int64_t, double, std::shared_ptr<const Text>,
+                              std::shared_ptr<const List>, std::shared_ptr<const Dict>, std::shared_ptr<Namespace>,
+                              const Loop*, const Node*, Builtin>;  // Node: a macro
+
+/// A value; copied and destroyed by calls, which in place of code at each of some hundred places halve the compiler's
+/// time.
+struct Value : AnyValue {
+  using AnyValue::AnyValue;
+  [[gnu::noinline]] Value(const Value& other) : AnyValue(other) {}
+  [[gnu::noinline]] Value(Value&& other) noexcept : AnyValue(std::move(other)) {}
+  [[gnu::noinline]] Value& operator=(const Value& other) {
+    AnyValue::operator=(other);
+    return *this;
+  }
+  [[gnu::noinline]] Value& operator=(Value&& other) noexcept {
+    AnyValue::operator=(std::move(other));
+    return *this;
+  }
+  [[gnu::noinline]] ~Value() {}
+};
 
 struct List {
   std::vector<Value> items;
@@ -155,7 +185,7 @@ struct Loop {
   std::size_t at;
 };
 
-inline Value text_value(Text text) { return std::make_shared<const Text>(std::move(text)); }
+[[gnu::noinline]] inline Value text_value(Text text) { return std::make_shared<const Text>(std::move(text)); }
 inline const Text* as_text(const Value& v) {
   const auto* text = std::get_if<std::shared_ptr<const Text>>(&v);
   return text ? text->get() : nullptr;

@@ -56,8 +56,10 @@ class Prompt {
   std::vector<int32_t> question(const Record& record) const;
   /// The same for the last question of a conversation.
   std::vector<int32_t> conversation(const std::vector<Message>& turns) const;
-  /// A conversation to learn, in the chat form: see ChatTemplate::learn.
-  ChatTokens learn(const std::vector<Message>& turns) const;
+  /// A record to learn: its question, and learned its first answer with the token that ends it; in the chat form
+  /// ChatTemplate::learn of its turns, which a question with its answer is too. Throws Error where that does, and for a
+  /// conversation in the question-answer form.
+  ChatTokens learn(const Record& record) const;
   /// An answer, encoded by itself as generation will make it, and the token that ends it.
   std::vector<int32_t> answer(std::string_view answer) const;
 
@@ -68,6 +70,7 @@ class Prompt {
   const std::vector<std::string>& stop() const { return stop_; }
 
  private:
+  static std::vector<Message> asked(const Record& record);
   ChatOptions chat_options() const {
     return {.thinking = options_.thinking, .variables = options_.variables, .date = options_.date};
   }

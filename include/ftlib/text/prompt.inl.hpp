@@ -63,14 +63,19 @@ FTLIB_INLINE std::vector<int32_t> Prompt::plain(std::string_view text) const {
   return ids;
 }
 
+/// The turns that a record's answer follows.
+FTLIB_INLINE std::vector<Message> Prompt::asked(const Record& record) {
+  if (record.turns.empty())
+    return {{"user", record.context.empty() ? record.question : record.context + "\n" + record.question}};
+  std::vector<Message> turns = record.turns;
+  if (turns.back().role == "assistant") turns.pop_back();
+  return turns;
+}
+
 FTLIB_INLINE std::vector<int32_t> Prompt::question(const Record& record) const {
-  const std::string context = record.context.empty() ? "" : record.context + "\n";
-  if (options_.form == Form::question_answer && !context.empty())
-    return plain("Context: " + context + "Q: " + record.question + "\nA:");
-  if (record.turns.empty()) return conversation({{.role = "user", .content = context + record.question}});
-  std::vector<Message> asked = record.turns;
-  if (asked.back().role == "assistant") asked.pop_back();
-  return conversation(asked);
+  if (options_.form == Form::question_answer && !record.context.empty())
+    return plain("Context: " + record.context + "\nQ: " + record.question + "\nA:");
+  return conversation(asked(record));
 }
 
 FTLIB_INLINE std::vector<int32_t> Prompt::conversation(const std::vector<Message>& turns) const {
@@ -85,11 +90,24 @@ FTLIB_INLINE std::vector<int32_t> Prompt::conversation(const std::vector<Message
   return plain(text);
 }
 
-FTLIB_INLINE ChatTokens Prompt::learn(const std::vector<Message>& turns) const {
-  if (!chat_)
+FTLIB_INLINE ChatTokens Prompt::learn(const Record& record) const {
+  if (chat_) {
+    std::vector<Message> turns = record.turns;
+    if (turns.empty()) {
+      turns = asked(record);
+      turns.push_back({"assistant", record.answers.at(0)});
+    }
+    return chat_->learn(std::move(turns), chat_options());
+  }
+  if (!record.turns.empty())
     throw Error("prompt: a conversation is not learned in the question-answer form",
                 "use the chat form (qa: --form chat), or give questions and answers.");
-  return chat_->learn(turns, chat_options());
+  ChatTokens out{question(record), {}};
+  const auto words = answer(record.answers.at(0));
+  out.learned.assign(out.tokens.size(), false);
+  out.tokens.insert(out.tokens.end(), words.begin(), words.end());
+  out.learned.resize(out.tokens.size(), true);
+  return out;
 }
 
 FTLIB_INLINE std::vector<int32_t> Prompt::answer(std::string_view answer) const {

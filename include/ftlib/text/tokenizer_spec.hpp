@@ -61,15 +61,18 @@ struct TokenizerSpec {
   std::vector<std::int32_t> ends;  ///< more tokens that end an answer, beside eos: generation_config.json's, GGUF's eot
   std::int32_t unk = -1;           ///< what unknown characters become; -1: they are dropped
   bool add_bos = false, add_eos = false;
-  std::string chat_template;  ///< Jinja, as the file has it
+  std::string chat_template;       ///< Jinja, as the file has it
+  std::vector<std::string> notes;  ///< what the files hold that is passed over, a sentence each
 };
 
 /// Reads tokenizer.json of Hugging Face's tokenizers and, where given, tokenizer_config.json (bos, eos, pad, whether
 /// they are added, chat template). A part that is not known here is an Error that quotes it.
 TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json, const Json* tokenizer_config = nullptr,
                                        std::string_view name = "tokenizer.json");
-/// Reads a Hugging Face folder: tokenizer.json, and where they are there tokenizer_config.json, chat_template.jinja and
-/// the tokens that end an answer in generation_config.json. None where there is no tokenizer.json.
+/// Reads a Hugging Face folder: tokenizer.json, and where they are there tokenizer_config.json, the chat template in
+/// chat_template.jinja or, of a processor, chat_template.json, and the tokens that end an answer in
+/// generation_config.json. A chat template in a file of its own goes before tokenizer_config.json's, as in
+/// transformers; of several with names, "default" is taken. None where there is no tokenizer.json.
 std::optional<TokenizerSpec> tokenizer_spec_from_folder(const std::filesystem::path& folder);
 /// Reads the keys tokenizer.ggml.* and tokenizer.chat_template. Throws Error for a pre-tokenizer that is not known.
 TokenizerSpec tokenizer_spec_from(const GgufFile& file);

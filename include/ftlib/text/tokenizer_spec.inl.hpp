@@ -17,6 +17,15 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 
+/// Says which chat templates with names are there beside the one that is used.
+[[gnu::cold]] inline void note_templates(TokenizerSpec& spec, const std::vector<std::string>& others) {
+  if (others.empty()) return;
+  std::string names;
+  for (const std::string& name : others) names += (names.empty() ? "" : ", ") + quote(name);
+  spec.notes.push_back(str("chat templates that are not used: ", names,
+                           spec.chat_template.empty() ? "; none is called 'default', so there is no chat form" : ""));
+}
+
 inline constexpr std::string_view sp_space = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
 /// Reads tokenizer.json. One member function a section.
@@ -250,10 +259,15 @@ class TokenizerJson {
     spec_.add_eos = value_or<bool>(*config_, "add_eos_token", spec_.add_eos, spec_.name);
     const Json& chat = find(*config_, "chat_template");
     if (chat.is_string()) spec_.chat_template = chat.get<std::string>();
-    if (chat.is_array())
-      for (const Json& item : chat)
-        if (value_or<std::string>(item, "name", "", spec_.name) == "default")
-          spec_.chat_template = at<std::string>(item, "template", spec_.name);
+    if (chat.is_array()) {
+      std::vector<std::string> others;
+      for (const Json& item : chat) {
+        const auto name = at<std::string>(item, "name", spec_.name);
+        if (name == "default") spec_.chat_template = at<std::string>(item, "template", spec_.name);
+        else others.push_back(name);
+      }
+      note_templates(spec_, others);
+    }
   }
 
   std::int32_t token_id(const std::string& content) const {
@@ -294,8 +308,22 @@ class TokenizerJson {
   };
   const Json config = optional_json("tokenizer_config.json"), generation = optional_json("generation_config.json");
   TokenizerSpec spec = tokenizer_spec_from_json(read_json(file), config.is_null() ? nullptr : &config, file.string());
-  if (const auto jinja = folder / "chat_template.jinja"; spec.chat_template.empty() && path_exists(jinja))
-    spec.chat_template = read_file(jinja, std::uint64_t{1} << 20);
+  const auto own_file = [&](const char* name, std::string text) {
+    if (!spec.chat_template.empty() && spec.chat_template != text)
+      spec.notes.push_back(
+          str("tokenizer_config.json's chat template is not used: ", name, " is there, and is another"));
+    spec.chat_template = std::move(text);
+  };
+  if (const auto jinja = folder / "chat_template.jinja"; path_exists(jinja))
+    own_file("chat_template.jinja", read_file(jinja, std::uint64_t{1} << 20));
+  else if (const auto json = folder / "chat_template.json"; path_exists(json))
+    own_file("chat_template.json", at<std::string>(read_json(json), "chat_template", json.string()));
+  std::vector<std::string> others;
+  if (const auto more = folder / "additional_chat_templates"; is_folder(more))
+    for (const auto& entry : std::filesystem::directory_iterator(more))
+      if (entry.path().extension() == ".jinja") others.push_back(entry.path().stem().string());
+  std::sort(others.begin(), others.end());
+  detail::note_templates(spec, others);
   if (const auto found = generation.find("eos_token_id"); found != generation.end() && !found->is_null()) {
     const std::string where = (folder / "generation_config.json").string();
     if (found->is_array()) spec.ends = detail::json_as<std::vector<std::int32_t>>(*found, "eos_token_id", where);
@@ -355,6 +383,7 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
   }
   spec.add_eos = file.get_or<bool>(key("add_eos_token"), false);
   spec.chat_template = file.get_or<std::string>("tokenizer.chat_template", "");
+  detail::note_templates(spec, file.get_or<std::vector<std::string>>("tokenizer.chat_templates", {}));
   for (std::size_t i = 0; i < spec.types.size() && i < spec.tokens.size(); ++i) {
     const auto type = spec.types[i];
     const bool user = type == TokenizerSpec::Type::user_defined;
