@@ -294,6 +294,23 @@ TEST_CASE("text/chat: thoughts: what is learned is what would be asked for, or a
   CHECK_THROWS_WITH_AS(chat.learn(thought), doctest::Contains("`thinking` may be off"), Error);
 }
 
+TEST_CASE("text/chat: what a template asks by, and does not write behind, stands before the last answer") {
+  const Tokenizer tokenizer = qwen(
+      "{% for m in messages %}<|im_start|>{{ m.content.split('</think>')[-1] | trim }}<|im_end|>{% endfor %}"
+      "{% if add_generation_prompt %}<|im_start|><think>\n</think>{% endif %}");
+  const ChatTemplate chat(tokenizer);
+  const std::vector<Message> asked = {{"user", "1?"}, {"assistant", "Yes"}, {"user", "2?"}};
+  std::vector<Message> answered = asked;
+  answered.push_back({"assistant", "No"});
+  CHECK(shown(tokenizer, chat.learn(answered)) ==
+        "<|im_start|>1?<|im_end|><|im_start|>[Yes<|im_end|>]<|im_start|>2?<|im_end|><|im_start|><think>\n</"
+        "think>[No<|im_end|>]");
+  const Ids prompt = chat.encode(asked), learned = chat.learn(answered).tokens;
+  CHECK(std::equal(prompt.begin(), prompt.end(), learned.begin()));
+  answered.back().content = "<think>hm</think>No";  // the thought would be left out: not what was said
+  CHECK_THROWS_WITH_AS(chat.learn(answered), doctest::Contains("asks for turn 3"), Error);
+}
+
 TEST_CASE("text/chat: {% generation %} says what is learned") {
   const Tokenizer tokenizer = qwen("marked.jinja");
   const ChatTemplate chat(tokenizer);
@@ -329,9 +346,6 @@ TEST_CASE("text/chat: a conversation that cannot be learned as it would be asked
       "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt "
       "%}[model]{% endif %}",
       turns, "asks for turn 1 by '<|im_end|>[model]', and writes it behind '<|im_end|>[assistant]'");
-  refused(
-      "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt %}<think>{% endif %}",
-      turns, "asks for turn 1");
   refused("{{ messages[1].content }}{{ messages[0].content }}{{ messages[1].content }}<|im_end|>", turns,
           "into each other");
   CHECK(shown(qwen(), ChatTemplate(qwen()).learn({{"user", "q"}, {"assistant", "a"}, {"user", "r"}}))

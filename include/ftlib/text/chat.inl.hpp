@@ -33,6 +33,18 @@ struct ChatTemplate::Rendered {
       if (piece.begin >= at && piece.from != JinjaPiece::from_template) return piece.begin;
     return text.size();
   }
+  /// Puts words of the template before the piece that begins at `at`.
+  void insert(std::size_t at, std::string_view words) {
+    text.insert(at, words);
+    auto next = pieces.end();
+    for (auto piece = pieces.begin(); piece != pieces.end(); ++piece) {
+      if (piece->begin < at) continue;
+      if (next == pieces.end()) next = piece;
+      piece->begin += words.size();
+      piece->end += words.size();
+    }
+    pieces.insert(next, {at, at + words.size(), JinjaPiece::from_template, false});
+  }
   /// The stretch from a message's first character to its last; empty where it has none.
   std::pair<std::size_t, std::size_t> of(std::size_t message) const {
     std::pair<std::size_t, std::size_t> stretch{0, 0};
@@ -115,10 +127,11 @@ FTLIB_INLINE int32_t ChatTemplate::end_of_turn(const ChatOptions& options) const
   return tokenizer_.eos();
 }
 
-/// Where the words of turn `turn` begin that encode() would have left to the assistant.
-FTLIB_INLINE std::size_t ChatTemplate::asked_from(const Rendered& rendered, const std::vector<Message>& messages,
+/// Where the words of turn `turn` begin that encode() would have left to the assistant. Of the last turn, what encode()
+/// would have put before them and the template leaves out behind (as an empty thought) is put there.
+FTLIB_INLINE std::size_t ChatTemplate::asked_from(Rendered& rendered, const std::vector<Message>& messages,
                                                   std::size_t turn, const ChatOptions& options) const {
-  const std::size_t words = rendered.of(turn).first;
+  const auto [words, words_end] = rendered.of(turn);
   if (turn == 0) return words;  // nobody asked
   ChatOptions asking = options;
   asking.answer_next = true;
@@ -127,7 +140,18 @@ FTLIB_INLINE std::size_t ChatTemplate::asked_from(const Rendered& rendered, cons
   const std::size_t begin = rendered.template_before(words);
   const std::string_view written = std::string_view(rendered.text).substr(begin, words - begin);
   if (written.starts_with(question)) return begin + question.size();
-  if (question.starts_with(written) && turn + 1 < messages.size()) return words;
+  if (question.starts_with(written)) {
+    if (turn + 1 < messages.size()) return words;
+    const auto bare = [](std::string_view text) {
+      const std::size_t first = text.find_first_not_of(" \t\r\n");
+      return first == text.npos ? std::string_view() : text.substr(first, text.find_last_not_of(" \t\r\n") + 1 - first);
+    };
+    if (bare(std::string_view(rendered.text).substr(words, words_end - words)) == bare(messages[turn].content)) {
+      const std::string left_out(question.substr(written.size()));
+      rendered.insert(words, left_out);
+      return words + left_out.size();
+    }
+  }
   throw Error(
       str("chat: the template asks for turn ", turn, " by ", quote(question), ", and writes it behind ",
           quote(written)),
@@ -139,7 +163,7 @@ FTLIB_INLINE ChatTokens ChatTemplate::learn(std::vector<Message> messages, const
   if (messages.empty()) throw Error("chat: the conversation has no assistant's turn, so nothing to learn");
   ChatOptions whole = options;
   whole.answer_next = false;
-  const Rendered rendered = run(messages, whole);
+  Rendered rendered = run(messages, whole);
 
   std::vector<std::pair<std::size_t, std::size_t>> said;  // stretches that the assistant says, up to their end token
   if (jinja_.marks_generation()) {
@@ -159,7 +183,8 @@ FTLIB_INLINE ChatTokens ChatTemplate::learn(std::vector<Message> messages, const
       for (const auto& piece : rendered.pieces)
         if (piece.begin >= begin && piece.end <= end && piece.from >= 0 && piece.from != static_cast<std::int32_t>(i))
           throw Error(str("chat: the template writes turns ", i, " and ", piece.from, " into each other"));
-      said.emplace_back(asked_from(rendered, messages, i, options), end);
+      const std::size_t from = asked_from(rendered, messages, i, options);
+      said.emplace_back(from, rendered.of(i).second);
     }
   }
 

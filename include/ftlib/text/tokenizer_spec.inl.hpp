@@ -320,9 +320,8 @@ class TokenizerJson {
     own_file("chat_template.json", at<std::string>(read_json(json), "chat_template", json.string()));
   std::vector<std::string> others;
   if (const auto more = folder / "additional_chat_templates"; is_folder(more))
-    for (const auto& entry : std::filesystem::directory_iterator(more))
-      if (entry.path().extension() == ".jinja") others.push_back(entry.path().stem().string());
-  std::sort(others.begin(), others.end());
+    for (const auto& path : files_in(more))
+      if (path.extension() == ".jinja") others.push_back(path.stem().string());
   detail::note_templates(spec, others);
   if (const auto found = generation.find("eos_token_id"); found != generation.end() && !found->is_null()) {
     const std::string where = (folder / "generation_config.json").string();
