@@ -260,7 +260,7 @@ TEST_CASE("text/chat: a conversation is learned where the assistant speaks, up t
   // The template's space is what the model has to say after [/INST]; the system's words wander to the last question.
   CHECK(learned(qwen("bracketed.jinja"),
                 {{"system", "s"}, {"user", "1?"}, {"assistant", "Yes"}, {"user", "2?"}, {"assistant", "No"}}) ==
-        "[INST] 1?[/INST][ Yes<|endoftext|>][INST] 2?[/INST][ No<|endoftext|>]");
+        "[INST] 1?[/INST][ Yes<|endoftext|>][INST] s\n\n2?[/INST][ No<|endoftext|>]");
   CHECK(learned(smollm(), {{"assistant", "Hi!"}, {"user", "1?"}, {"assistant", "Yes"}})
             .find("assistant\n[Hi!<|im_end|>]\n") != std::string::npos);
 
@@ -346,8 +346,14 @@ TEST_CASE("text/chat: a conversation that cannot be learned as it would be asked
       "{% for m in messages %}[{{ m.role }}]{{ m.content }}<|im_end|>{% endfor %}{% if add_generation_prompt "
       "%}[model]{% endif %}",
       turns, "asks for turn 1 by '<|im_end|>[model]', and writes it behind '<|im_end|>[assistant]'");
-  refused("{{ messages[1].content }}{{ messages[0].content }}{{ messages[1].content }}<|im_end|>", turns,
-          "into each other");
+  refused(
+      "{% for m in messages %}{{ m.content }}<|im_end|>{% endfor %}{{ messages[1].content if messages | length > 2 "
+      "}}<|im_end|>",
+      {{"user", "q"}, {"assistant", "a"}, {"user", "r"}, {"assistant", "b"}}, "into each other");
+  refused(
+      "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}<|im_end|>{% endfor %}{{ '<think>' if "
+      "add_generation_prompt }}",
+      turns, "asks for turn 1 by '<think>'");
   CHECK(shown(qwen(), ChatTemplate(qwen()).learn({{"user", "q"}, {"assistant", "a"}, {"user", "r"}}))
             .ends_with("[a<|im_end|>]"));
 }

@@ -39,14 +39,15 @@ class ChatTemplate {
   std::string render(const std::vector<Message>& messages, const ChatOptions& options = {}) const;
   std::vector<int32_t> encode(const std::vector<Message>& messages, const ChatOptions& options = {}) const;
 
-  /// A conversation to learn, up to its last assistant's turn; `answer_next` does not count. Learned is what the
-  /// template marks by {% generation %}; where it marks nothing, each assistant's turn from where encode() would have
-  /// asked for it, and the control token that ends it. What is learned is encoded by itself, as generation makes it.
+  /// A conversation to learn, up to its last assistant's turn; `answer_next` does not count. It begins with the tokens
+  /// by which encode() asks for that turn, whatever the template makes of them behind an answer: an empty thought may
+  /// stand behind the last question alone, a system message in it.
   ///
-  /// What a template puts behind the last question alone (an empty thought, mostly) stands before the last answer as it
-  /// will when it is asked for, and may be missing before earlier ones, as it will too. Throws Error where learning
-  /// would not be what is asked for later: the template leaves a turn out, writes no control token behind it, or writes
-  /// before the last answer something else than it asks by (as for thoughts in a conversation whose `thinking` is off).
+  /// Learned is what the template marks by {% generation %}; where it marks nothing, each assistant's turn from where
+  /// encode() would have asked for it, and the control token that ends it. What is learned is encoded by itself, as
+  /// generation makes it. Throws Error where the template leaves a turn out, writes no control token behind it, or
+  /// writes before an answer something else than it asks by (as for thoughts in a conversation whose `thinking` is
+  /// off).
   ChatTokens learn(std::vector<Message> messages, const ChatOptions& options = {}) const;
 
   /// The token that ends an assistant's turn: the first control token that the template writes behind one's words; the
@@ -60,8 +61,9 @@ class ChatTemplate {
   struct Rendered;
   Rendered run(const std::vector<Message>& messages, const ChatOptions& options) const;
   std::vector<int32_t> encode(const Rendered& rendered, std::size_t begin, std::size_t end) const;
-  std::size_t asked_from(Rendered& rendered, const std::vector<Message>& messages, std::size_t turn,
-                         const ChatOptions& options) const;
+  Rendered asked(const std::vector<Message>& messages, std::size_t turn, const ChatOptions& options) const;
+  std::size_t asked_from(const Rendered& rendered, const Rendered& asked, const std::vector<Message>& messages,
+                         std::size_t turn) const;
   bool is_control(int32_t id) const;
 
   Tokenizer tokenizer_;

@@ -33,17 +33,14 @@ struct ChatTemplate::Rendered {
       if (piece.begin >= at && piece.from != JinjaPiece::from_template) return piece.begin;
     return text.size();
   }
-  /// Puts words of the template before the piece that begins at `at`.
-  void insert(std::size_t at, std::string_view words) {
-    text.insert(at, words);
-    auto next = pieces.end();
-    for (auto piece = pieces.begin(); piece != pieces.end(); ++piece) {
-      if (piece->begin < at) continue;
-      if (next == pieces.end()) next = piece;
-      piece->begin += words.size();
-      piece->end += words.size();
+  /// Goes on with another text from its byte `from`.
+  void append(const Rendered& other, std::size_t from) {
+    for (const Piece& piece : other.pieces) {
+      if (piece.end <= from) continue;
+      const std::size_t begin = std::max(from, piece.begin), at = text.size();
+      text.append(other.text, begin, piece.end - begin);
+      pieces.push_back({at, text.size(), piece.from, piece.generated});
     }
-    pieces.insert(next, {at, at + words.size(), JinjaPiece::from_template, false});
   }
   /// The stretch from a message's first character to its last; empty where it has none.
   std::pair<std::size_t, std::size_t> of(std::size_t message) const {
@@ -127,31 +124,31 @@ FTLIB_INLINE int32_t ChatTemplate::end_of_turn(const ChatOptions& options) const
   return tokenizer_.eos();
 }
 
-/// Where the words of turn `turn` begin that encode() would have left to the assistant. Of the last turn, what encode()
-/// would have put before them and the template leaves out behind (as an empty thought) is put there.
-FTLIB_INLINE std::size_t ChatTemplate::asked_from(Rendered& rendered, const std::vector<Message>& messages,
-                                                  std::size_t turn, const ChatOptions& options) const {
-  const auto [words, words_end] = rendered.of(turn);
-  if (turn == 0) return words;  // nobody asked
+/// The text by which encode() asks for turn `turn`.
+FTLIB_INLINE ChatTemplate::Rendered ChatTemplate::asked(const std::vector<Message>& messages, std::size_t turn,
+                                                        const ChatOptions& options) const {
   ChatOptions asking = options;
   asking.answer_next = true;
-  const Rendered asked = run({messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(turn)}, asking);
+  return run({messages.begin(), messages.begin() + static_cast<std::ptrdiff_t>(turn)}, asking);
+}
+
+/// Where the words of turn `turn` begin, in a text that has it, that encode() would have left to the assistant.
+FTLIB_INLINE std::size_t ChatTemplate::asked_from(const Rendered& rendered, const Rendered& asked,
+                                                  const std::vector<Message>& messages, std::size_t turn) const {
+  const auto [words, words_end] = rendered.of(turn);
   const std::string_view question = std::string_view(asked.text).substr(asked.template_before(asked.text.size()));
   const std::size_t begin = rendered.template_before(words);
   const std::string_view written = std::string_view(rendered.text).substr(begin, words - begin);
   if (written.starts_with(question)) return begin + question.size();
-  if (question.starts_with(written)) {
-    if (turn + 1 < messages.size()) return words;
-    const auto bare = [](std::string_view text) {
-      const std::size_t first = text.find_first_not_of(" \t\r\n");
-      return first == text.npos ? std::string_view() : text.substr(first, text.find_last_not_of(" \t\r\n") + 1 - first);
-    };
-    if (bare(std::string_view(rendered.text).substr(words, words_end - words)) == bare(messages[turn].content)) {
-      const std::string left_out(question.substr(written.size()));
-      rendered.insert(words, left_out);
-      return words + left_out.size();
-    }
-  }
+  const auto bare = [](std::string_view text) {
+    const std::size_t first = text.find_first_not_of(" \t\r\n");
+    return first == text.npos ? std::string_view() : text.substr(first, text.find_last_not_of(" \t\r\n") + 1 - first);
+  };
+  // What stands behind the last question alone, as an empty thought. The last answer has to be whole, for a thought
+  // that is cut out of it, or written apart, would stand elsewhere than it is asked for.
+  const bool whole =
+      bare(std::string_view(rendered.text).substr(words, words_end - words)) == bare(messages[turn].content);
+  if (question.starts_with(written) && (whole || turn + 1 < messages.size())) return words;
   throw Error(
       str("chat: the template asks for turn ", turn, " by ", quote(question), ", and writes it behind ",
           quote(written)),
@@ -161,9 +158,29 @@ FTLIB_INLINE std::size_t ChatTemplate::asked_from(Rendered& rendered, const std:
 FTLIB_INLINE ChatTokens ChatTemplate::learn(std::vector<Message> messages, const ChatOptions& options) const {
   while (!messages.empty() && messages.back().role != "assistant") messages.pop_back();
   if (messages.empty()) throw Error("chat: the conversation has no assistant's turn, so nothing to learn");
-  ChatOptions whole = options;
-  whole.answer_next = false;
-  Rendered rendered = run(messages, whole);
+  const std::size_t last = messages.size() - 1;
+  ChatOptions written = options;
+  written.answer_next = false;
+  Rendered rendered = run(messages, written);
+  if (const auto [begin, end] = rendered.of(last); begin == end)
+    throw Error(str("chat: the template writes nothing of turn ", last, ", ", quote(messages[last].content)),
+                "leave the turn out, or give it words.");
+  if (last > 0) {  // as it will be asked for, whatever the template makes of what stands before an answer
+    Rendered question = asked(messages, last, options);
+    if (!jinja_.marks_generation()) {
+      const std::size_t from = asked_from(rendered, question, messages, last);
+      question.append(rendered, from);
+      rendered = std::move(question);
+    } else if (!rendered.text.starts_with(question.text)) {
+      const auto differs =
+          std::mismatch(question.text.begin(), question.text.end(), rendered.text.begin(), rendered.text.end());
+      const auto at = static_cast<std::size_t>(differs.first - question.text.begin());
+      throw Error(
+          str("chat: the template asks for turn ", last, " by ", quote(std::string_view(question.text).substr(at)),
+              ", and writes ", quote(std::string_view(rendered.text).substr(at)), " there"),
+          "what was learned would not be what is asked for.");
+    }
+  }
 
   std::vector<std::pair<std::size_t, std::size_t>> said;  // stretches that the assistant says, up to their end token
   if (jinja_.marks_generation()) {
@@ -183,8 +200,8 @@ FTLIB_INLINE ChatTokens ChatTemplate::learn(std::vector<Message> messages, const
       for (const auto& piece : rendered.pieces)
         if (piece.begin >= begin && piece.end <= end && piece.from >= 0 && piece.from != static_cast<std::int32_t>(i))
           throw Error(str("chat: the template writes turns ", i, " and ", piece.from, " into each other"));
-      const std::size_t from = asked_from(rendered, messages, i, options);
-      said.emplace_back(from, rendered.of(i).second);
+      if (i == 0) said.emplace_back(begin, end);  // nobody asked
+      else said.emplace_back(asked_from(rendered, asked(messages, i, options), messages, i), end);
     }
   }
 
