@@ -8,6 +8,7 @@
 #include <ftlib/text/records.hpp>
 #include <ftlib/text/tokenizer.hpp>
 
+#include <sys/stat.h>  // ::stat
 #include <CLI/CLI.hpp>
 
 #include <filesystem>     // std::filesystem::path
@@ -369,6 +370,13 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   }
 }
 
+/// Whether a path leads to what this program prints to, as /dev/stdout does.
+inline bool is_standard_output(const std::filesystem::path& path) {
+  struct ::stat printed, named;
+  return ::fstat(1, &printed) == 0 && ::stat(path.c_str(), &named) == 0 && printed.st_dev == named.st_dev &&
+         printed.st_ino == named.st_ino;
+}
+
 /// Registers `prepare` with the program; its callback throws Error.
 inline void add_prepare(CLI::App& app) {
   struct Arguments {
@@ -421,7 +429,7 @@ inline void add_prepare(CLI::App& app) {
     else if (delimiter.size() > 1)
       throw Error(str("--delimiter ", delimiter, ": is not one character"), "for a tab say tab.");
     else if (!delimiter.empty()) options.delimiter = delimiter[0];
-    prepare(options, std::cout);
+    prepare(options, is_standard_output(options.out) ? std::cerr : std::cout);  // records alone, where those go there
   });
 }
 

@@ -174,6 +174,10 @@ def outputs():
     run("prepare", table, "--out", pipe)
     reader.join()
     assert got[0] == (scratch / "target.jsonl").read_text() and pipe.is_fifo()
+    printed = scratch / "printed.jsonl"  # as --out /dev/stdout > printed.jsonl
+    with open(printed, "w") as file:
+        subprocess.run([qa, "prepare", table, "--out", printed], stdout=file, stderr=subprocess.DEVNULL, check=True)
+    assert printed.read_text() == got[0]
 
 
 def conversations():
