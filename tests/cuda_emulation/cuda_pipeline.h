@@ -1,5 +1,6 @@
 // tests/cuda_emulation/cuda_pipeline.h: copies to shared memory that go on while the kernel computes (cp.async). Here
-// they are made when they are waited for, so a kernel that waits too little reads what nobody has written.
+// they are made when they are waited for, so a kernel that waits too little reads what nobody has written, and one that
+// never waits writes over what was stored there meanwhile.
 #pragma once
 #include <cuda_runtime.h>
 

@@ -135,6 +135,16 @@ template <bool waits> __global__ void through_pipeline(float* y, const float* x)
   for (unsigned i = threadIdx.x; i < 128; i += blockDim.x) y[i] = tile[127 - i];
 }
 
+/// Rows that are still being copied are used for something else.
+__global__ void stores_under_copies(float* y, const float* x) {
+  __shared__ __align__(16) float tile[128];
+  __pipeline_memcpy_async(tile + 4 * threadIdx.x, x + 4 * threadIdx.x, 16);
+  __pipeline_commit();
+  __syncthreads();
+  tile[127 - threadIdx.x] = 1;
+  y[threadIdx.x] = tile[127 - threadIdx.x];
+}
+
 /// c = a b^T with a (16, 16) and b (8, 16); and c = a b with b (16, 8): matrices as load_matrices deals them out.
 template <class T, bool transposed> __global__ void multiplies(float* c, const T* a, const T* b) {
   __shared__ __align__(16) T as[16 * 16], bs[16 * 8];
@@ -460,6 +470,8 @@ TEST_CASE("cuda_emulation: asynchronous copies are there once they are waited fo
               {"through_pipeline<false>", "shared memory that nobody has written"});
   check_found([&] { launch(through_pipeline<true>, 1, 24, 0, {}, y.data, x.data + 1); },
               {"through_pipeline<true>", "asynchronously: misaligned"});
+  check_found([&] { launch(stores_under_copies, 1, 32, 0, {}, y.data, x.data); },
+              {"race in kernel", "stores_under_copies"});
 }
 
 TEST_CASE("cuda_emulation: the host's mistakes are found") {

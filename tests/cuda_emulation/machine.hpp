@@ -222,6 +222,11 @@ class Machine {
                                program_.offset(pc), running->copy_groups});
   }
   void commit_copies() { ++running->copy_groups; }
+  /// A thread that ends has waited for none: what it began is written all the same, over what others wrote there since.
+  void end_copies() {
+    commit_copies();
+    wait_for_copies(0);
+  }
   void wait_for_copies(std::size_t groups_left) {
     const Pause pause;
     auto& copies = running->copies;
@@ -266,6 +271,7 @@ class Machine {
     Machine& m = get();
     watching = true;
     m.launch_->call(m.launch_->kernel, m.launch_->parameters);
+    m.end_copies();
     watching = false;
     running->state = Thread::State::done;
     m.after_exit();

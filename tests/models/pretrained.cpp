@@ -88,7 +88,8 @@ void check_pretrained(const std::string& name) {
                << worst_loss << ", loss of ten LoRA steps " << worst_step);
   CHECK(worst_logit <= 1e-4);
   CHECK(worst_loss <= 1e-5);
-  CHECK(worst_step <= 1e-4);
+  // Ten steps of AdamW enlarge what sums in another order round: AVX2 comes to 8e-5 with Gemma, AVX-512 to 1.4e-4.
+  CHECK(worst_step <= 2e-4);
 }
 }  // namespace
 
