@@ -22,7 +22,7 @@ using ft::text::Record;
 
 /// What every subcommand that opens a model asks for.
 struct ModelArguments {
-  std::string model, adapter, form, device = "cpu", dtype = "f32";
+  std::string model, adapter, form, date, device = "cpu", dtype = "f32";
   int threads = 0;
 
   void add_to(CLI::App& command, bool with_adapter) {
@@ -34,6 +34,10 @@ struct ModelArguments {
         .add_option("--form", form,
                     "qa: \"Q: ...\\nA: ...\"; chat: the model's chat template (default: the adapter's, or qa)")
         ->check(CLI::IsMember({"qa", "chat"}));
+    command
+        .add_option("--date", date,
+                    "the day that the chat template writes, as 2024-07-26 (default: the adapter's, or today)")
+        ->type_name("DAY");
     command.add_option("--threads", threads, "CPU threads; 0: one for each core")->capture_default_str();
     command.add_option("--device", device, "what computes; cuda: NVIDIA's GPU")
         ->check(CLI::IsMember({"cpu", "cuda"}))
@@ -61,6 +65,7 @@ struct ModelArguments {
     auto options = lm.prompt().options();
     if (form == "chat") options.form = ft::text::Form::chat;
     if (form == "qa") options.form = ft::text::Form::question_answer;
+    if (!date.empty()) options.date = date;
     lm.set_prompt(options);
   }
   /// Opens the adapter's files before the model's, so that a name that is wrong is told at once; and says so where it

@@ -209,6 +209,10 @@ def templates():
         says(run(*ask, code=2), "base model")
         (model / "chat_template.jinja").write_text(jinja)
         run(*ask)
+        says(run(*ask, "--date", "2024-07-26", code=2), "writes no date")
+        (model / "chat_template.jinja").write_text("{{ strftime_now('%d %b') }}<|im_end|>" + jinja)
+        run(*ask, "--date", "2024-07-26")
+        says(run(*ask, "--date", "26.7.", code=2), "the date '26.7.' is none")
         (model / "chat_template.jinja").write_text(jinja + "\n{% include 'more' %}")
         says(run(*ask, code=2), "{% include %} is not known")
     finally:

@@ -85,6 +85,9 @@ TEST_CASE("text/prompt: chat, with or without thoughts") {
   };
   CHECK(dated({.date = "2024-03-01"}).find("Today Date: 01 Mar 2024\n\ns<|eot_id|>") != std::string::npos);
   CHECK(dated({.variables = R"({"date_string": "some day"})"}).find("Today Date: some day\n") != std::string::npos);
+  CHECK_THROWS_WITH_AS(Prompt(gemma_tokenizer(), {.form = Form::chat, .date = "2024-03-01"}),
+                       doctest::Contains("writes no date"), Error);
+  CHECK_THROWS_WITH_AS(dated({.date = "yesterday"}), doctest::Contains("'yesterday'"), Error);
   CHECK_THROWS_WITH_AS(dated({.variables = R"({"dat": "x"})"}), doctest::Contains("the variable 'dat'"), Error);
 }
 

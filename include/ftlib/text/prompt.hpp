@@ -41,7 +41,7 @@ struct PromptOptions {
 class Prompt {
  public:
   /// Throws Error where the form is chat and the tokenizer has no chat template, or one that text/jinja.hpp does not
-  /// hold, or that does not read what `thinking` or `variables` say.
+  /// hold, or that does not read what `thinking`, `variables` or `date` say.
   Prompt(Tokenizer tokenizer, PromptOptions options = {});  // implicit: a tokenizer alone asks in the usual form
 
   const Tokenizer& tokenizer() const { return tokenizer_; }

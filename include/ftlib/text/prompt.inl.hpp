@@ -42,6 +42,8 @@ namespace text {
   chat_.emplace(tokenizer_);
   if (options_.thinking && !chat_->mentions("enable_thinking") && !chat_->mentions("thinking"))
     throw Error("prompt: the model's chat template does not read enable_thinking", "leave `thinking` out.");
+  if (!options_.date.empty() && !chat_->mentions("strftime_now"))
+    throw Error("prompt: the model's chat template writes no date", "leave `date` out.");
   if (!options_.variables.empty()) {
     const Json variables = parse_json(options_.variables, "the prompt's variables");
     for (const auto& [name, value] : variables.items())
