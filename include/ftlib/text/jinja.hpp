@@ -2,6 +2,7 @@
 // character whether the template wrote it or a message, so that no message can write a control token.
 #pragma once
 #include <ftlib/text/conversation.hpp>  // Message
+#include <ftlib/text/jinja_piece.hpp>   // JinjaPiece
 
 #include <cstdint>      // std::int32_t
 #include <memory>       // std::shared_ptr
@@ -12,16 +13,6 @@
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
-
-/// A stretch of rendered text from one source.
-struct JinjaPiece {
-  std::string text;
-  std::int32_t from = from_template;  ///< the template, a message (its place from 0), or the variables
-  bool generated = false;             ///< inside {% generation %}: what the assistant says
-
-  static constexpr std::int32_t from_template = -1, from_variables = -2;
-  friend bool operator==(const JinjaPiece&, const JinjaPiece&) = default;
-};
 
 /// What a chat template is given. Roles are taken as the template's own words: check them first.
 struct JinjaInput {

@@ -1,7 +1,7 @@
 // text/jinja_value.hpp: what a chat template computes with: text that knows where each character is from, and values.
 #pragma once
-#include <ftlib/text/jinja.hpp>    // JinjaPiece
-#include <ftlib/text/unicode.hpp>  // CharacterClasses, decode_utf8
+#include <ftlib/text/jinja_piece.hpp>  // JinjaPiece
+#include <ftlib/text/unicode.hpp>      // CharacterClasses, decode_utf8
 
 #include <algorithm>  // std::upper_bound
 #include <memory>     // std::shared_ptr
