@@ -139,11 +139,12 @@ TEST_CASE("text/jinja: no template runs on, fills the memory, or ends the proces
   stopped("{% set ns = namespace(l=[]) %}{% for a in range(999) %}{% set ns.l = [ns.l] %}{% endfor %}", "too deep");
   const int deep = 50'000;
   using Brackets = std::pair<const char*, const char*>;
-  for (const auto& [open, close] :
+  for (const Brackets& brackets :
        {Brackets{"(", ")"}, Brackets{"[", "]"}, Brackets{"-", ""}, Brackets{"not ", ""}, Brackets{"{'a':", "}"},
         Brackets{"a[", "]"}, Brackets{"f(", ")"}, Brackets{"1 if 1 else ", ""}, Brackets{"a|f(", ")"},
         Brackets{"a is f [", "]"}, Brackets{"[1, ", "]"}}) {
-    CAPTURE(open);
+    const auto [open, close] = brackets;
+    CAPTURE(brackets.first);
     CHECK_THROWS_WITH_AS(run("{{ " + repeated(open, deep) + "1" + repeated(close, deep) + " }}"),
                          doctest::Contains("deeper"), Error);
     CHECK_THROWS_AS(run("{{ " + repeated(open, deep)), Error);
