@@ -56,6 +56,14 @@ const Set& chosen() {
 
 std::string_view cpu_instruction_set() { return chosen().name; }
 
+std::string cpu_flags_hint() {
+#if !defined(__OPTIMIZE__)
+  return "this build of ftlib::runtime is not optimised, and computes many times slower: set CMAKE_BUILD_TYPE=Release.";
+#else
+  return {};
+#endif
+}
+
 // Names for a launcher's arguments, the last being p1.
 #define FTLIB_COUNT(...) FTLIB_COUNT_(__VA_ARGS__, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1)
 #define FTLIB_COUNT_(a, b, c, d, e, f, g, h, i, j, k, l, n, ...) n

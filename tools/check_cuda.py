@@ -50,7 +50,7 @@ def run(*command):
 
 def demangled(names):
     text = subprocess.run(["c++filt"], input="\n".join(names), capture_output=True, text=True).stdout.splitlines()
-    return [re.sub(r"ft::v0_1_cuda::(detail::)?|\(int\)", "", n).split(">(")[0] for n in text]
+    return [re.sub(r"ft::v\d+_\d+_cuda::(detail::)?|\(int\)", "", n).split(">(")[0] for n in text]
 
 
 def kernels_in(ptx):

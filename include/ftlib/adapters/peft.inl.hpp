@@ -57,7 +57,8 @@ FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::stri
 }
 }  // namespace detail
 
-[[gnu::cold]] FTLIB_INLINE AdapterData read_peft(const std::filesystem::path& folder) {
+namespace detail {
+[[gnu::cold]] FTLIB_INLINE AdapterData read_peft_folder(const std::filesystem::path& folder) {
   const auto config = folder / "adapter_config.json", weights = folder / "adapter_model.safetensors";
   if (!path_exists(config) && path_exists(folder / "pytorch_lora_weights.safetensors"))
     throw Error(str(folder.string(), ": holds an adapter of diffusers', for a model of pictures"),
@@ -66,13 +67,20 @@ FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::stri
   if (!path_exists(weights) && path_exists(folder / "adapter_model.bin"))
     throw Error(str(folder.string(), ": has adapter_model.bin and no adapter_model.safetensors"),
                 "weights in pickle files are not read; save the adapter with safetensors.");
-  return detail::peft_data(json, config.string(), SafetensorsFile::open(weights));
+  return peft_data(json, config.string(), SafetensorsFile::open(weights));
+}
+}  // namespace detail
+
+FTLIB_INLINE AdapterData read_peft(const std::filesystem::path& folder) {
+  return reading_file([&] { return detail::read_peft_folder(folder); });
 }
 [[gnu::cold]] FTLIB_INLINE AdapterData read_peft(std::string_view config, std::span<const std::byte> tensors,
                                                  const std::string& name) {
   const std::string config_name = name + ": adapter_config.json";
-  return detail::peft_data(parse_json(config, config_name), config_name,
-                           SafetensorsFile::parse(tensors, name + ": adapter_model.safetensors"));
+  return reading_file([&] {
+    return detail::peft_data(parse_json(config, config_name), config_name,
+                             SafetensorsFile::parse(tensors, name + ": adapter_model.safetensors"));
+  });
 }
 
 [[gnu::cold]] FTLIB_INLINE void write_peft(const std::filesystem::path& folder, const AdapterData& adapter,

@@ -550,7 +550,7 @@ template <Scalar T, Device D> [[gnu::cold]] void AdapterSet<T, D>::train_all(Con
     for (const Parameter<T, D>* w : base_) values.push_back(w->value ? w->value : dense(ctx, *w));
   } catch (const Error& e) {
     throw Error(str("train_all: all weights in ", dtype_of<T>, " take ", missing, " bytes more: ", e.what()),
-                "nothing was changed; attach an adapter, or compute in 16 bits.");
+                "nothing was changed; attach an adapter, or compute in 16 bits.", e.kind());
   }
   use_base(ctx);
   for (std::size_t i = 0; i < base_.size(); ++i) {

@@ -14,9 +14,9 @@ namespace ft::inline FTLIB_ABI {
 /// one that this CPU lacks.
 std::string_view cpu_instruction_set();
 
-/// A sentence with the compiler's flag to add where this CPU has vector instructions that a header-only build does not
-/// use; else empty.
-inline std::string cpu_flags_hint() { return {}; }
+/// A sentence with the compiler's flag that the kernels lack: optimisation, or, header-only, vector instructions that
+/// this CPU has; else empty.
+std::string cpu_flags_hint();
 #else
 inline std::string_view cpu_instruction_set() {
 #if defined(__AVX512F__)
@@ -29,6 +29,10 @@ inline std::string_view cpu_instruction_set() {
 }
 
 inline std::string cpu_flags_hint() {
+#if !defined(__OPTIMIZE__)
+  return "this program was compiled without optimisation, and computes many times slower: compile with -O3 "
+         "-march=native (CMAKE_BUILD_TYPE=Release), or link ftlib::runtime.";
+#endif
 #if (defined(__x86_64__) || defined(__i386__)) && !defined(__AVX512F__)
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
     return "this CPU has AVX-512, and this build does not use it: compile with -march=native (or -mavx512f -mavx512vl "

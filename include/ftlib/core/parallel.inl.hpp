@@ -65,7 +65,8 @@ struct ThreadPool::State {
       throw Error(
           str("thread pool: of ", size, " threads", asked ? "" : " (one a core)", " only ", started,
               " could be had, the caller's among them: ", error.code().message()),
-          str("raise the limit (ulimit -u; a container's pids limit), or ask for fewer: .threads = ", started, "."));
+          str("raise the limit (ulimit -u; a container's pids limit), or ask for fewer: .threads = ", started, "."),
+          ErrorKind::other);
     } catch (...) {
       stop();
       throw;

@@ -12,7 +12,8 @@ inline void check_cuda(cudaError_t result, const char* call) {
   throw Error(str("cuda: ", call, ": ", cudaGetErrorName(result), ", ", cudaGetErrorString(result)),
               result == cudaErrorMemoryAllocation
                   ? "use a smaller batch, or recompute activations."
-                  : "an earlier kernel may be at fault: CUDA_LAUNCH_BLOCKING=1 shows which.");
+                  : "an earlier kernel may be at fault: CUDA_LAUNCH_BLOCKING=1 shows which.",
+              result == cudaErrorMemoryAllocation ? ErrorKind::no_memory : ErrorKind::other);
 }
 
 /// Makes `device` the calling thread's while it lives, and then the one before it again: CUDA refuses a launch whose

@@ -29,7 +29,7 @@ template <Scalar T, Device D>
 [[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::from_pretrained(const std::filesystem::path& path,
                                                                    const Options& options, const FlowOptions& flow) {
   auto ctx = std::make_unique<Context<D>>(options);
-  auto net = std::make_shared<MMJiT<T, D>>(MMJiT<T, D>::open(*ctx, path));
+  auto net = std::make_shared<MMJiT<T, D>>(reading_file([&] { return MMJiT<T, D>::open(*ctx, path); }));
   return {std::move(ctx), std::move(net), flow};
 }
 template <Scalar T, Device D>

@@ -95,7 +95,7 @@ inline std::filesystem::path through_links(std::filesystem::path path) {
     if (error) return path;
     path = target.is_absolute() ? target : parent_of(path) / target;
   }
-  throw Error(str(path.string(), ": is a symbolic link that leads back to itself"));
+  throw Error(str(path.string(), ": is a symbolic link that leads back to itself"), {}, ErrorKind::bad_file);
 }
 
 /// Whether there is something that cannot be replaced by a file, and is written to: a device, a pipe, a socket.
@@ -124,7 +124,7 @@ class AtomicFile {
         path_(channel_ ? std::move(path) : detail::through_links(std::move(path))),
         temporary_(detail::sibling(path_, ".tmp-")) {
     if (!path_.has_filename() || is_folder(path_))
-      throw Error(str(path_.string(), ": is a folder, a file was to be written"));
+      throw Error(str(path_.string(), ": is a folder, a file was to be written"), {}, ErrorKind::bad_file);
     if (channel_) {
       file_ = detail::FileDescriptor(::open(path_.c_str(), O_WRONLY | O_CLOEXEC | O_NOCTTY));
       if (!file_) throw system_error(path_, "cannot write");
@@ -173,7 +173,7 @@ class AtomicFile {
 
   Error fail(std::string_view what) const {
     const int code = errno;
-    const bool full = code == ENOSPC || code == EDQUOT || code == EFBIG;
+    const bool full = kind_of_errno(code) == ErrorKind::no_space;
     return system_error(path_, what, full ? "free some space; what was there before is unchanged." : "", code);
   }
   void flush() {
@@ -228,7 +228,7 @@ class AtomicFolder {
       : path_(detail::through_links(path.has_filename() ? std::move(path) : path.parent_path())),
         temporary_(detail::sibling(path_, ".tmp-")) {
     if (path_exists(path_) && !is_folder(path_))
-      throw Error(str(path_.string(), ": is a file, a folder was to be written"));
+      throw Error(str(path_.string(), ": is a file, a folder was to be written"), {}, ErrorKind::bad_file);
     recover_folder(path_);
     std::error_code error;
     if (!std::filesystem::create_directory(temporary_, error))  // false without an error: it is there and stays

@@ -24,10 +24,17 @@ namespace ft::inline FTLIB_ABI {
 static_assert(std::endian::native == std::endian::little,
               "ftlib reads little-endian files without swapping, and so runs on little-endian machines only");
 
+/// What kind of Error a file's system error is: no_space, no_memory or bad_file.
+inline ErrorKind kind_of_errno(int code) {
+  if (code == ENOSPC || code == EDQUOT || code == EFBIG) return ErrorKind::no_space;
+  return code == ENOMEM ? ErrorKind::no_memory : ErrorKind::bad_file;
+}
+
 /// "path: what: No such file or directory", from errno.
 inline Error system_error(const std::filesystem::path& path, std::string_view what, std::string_view hint = {},
                           int code = errno) {
-  return Error(str(path.string(), ": ", what, ": ", std::generic_category().message(code)), std::string(hint));
+  return Error(str(path.string(), ": ", what, ": ", std::generic_category().message(code)), std::string(hint),
+               kind_of_errno(code));
 }
 
 // std::filesystem's own functions throw what is no ft::Error, or hide what went wrong; these are for the library.
@@ -112,8 +119,9 @@ inline OpenFile open_to_read(const std::filesystem::path& path) {
   if (!file) throw system_error(path, "cannot open", errno == ENOENT ? "check the path; is it a relative one?" : "");
   struct stat facts {};
   if (::fstat(file.get(), &facts) != 0) throw system_error(path, "cannot read its size");
-  if (S_ISDIR(facts.st_mode)) throw Error(str(path.string(), ": is a folder, a file was expected"));
-  if (!S_ISREG(facts.st_mode)) throw Error(str(path.string(), ": is not a regular file"));
+  if (S_ISDIR(facts.st_mode))
+    throw Error(str(path.string(), ": is a folder, a file was expected"), {}, ErrorKind::bad_file);
+  if (!S_ISREG(facts.st_mode)) throw Error(str(path.string(), ": is not a regular file"), {}, ErrorKind::bad_file);
   return {std::move(file), static_cast<std::uint64_t>(facts.st_size)};
 }
 
@@ -123,7 +131,8 @@ inline OpenFile open_to_read(const std::filesystem::path& path) {
 inline std::string read_file(const std::filesystem::path& path, std::uint64_t max_bytes) {
   const auto file = detail::open_to_read(path);
   if (file.size > max_bytes)
-    throw Error(str(path.string(), ": has ", grouped(file.size), " bytes, at most ", grouped(max_bytes), " are read"));
+    throw Error(str(path.string(), ": has ", grouped(file.size), " bytes, at most ", grouped(max_bytes), " are read"),
+                {}, ErrorKind::bad_file);
   std::string bytes(static_cast<std::size_t>(file.size), '\0');
   std::size_t done = 0;
   while (done < bytes.size()) {
@@ -133,7 +142,7 @@ inline std::string read_file(const std::filesystem::path& path, std::uint64_t ma
     if (got == 0)
       throw Error(
           str(path.string(), ": ended at byte ", grouped(done), " of ", grouped(bytes.size()), " while it was read"),
-          "another program is changing it.");
+          "another program is changing it.", ErrorKind::bad_file);
     done += static_cast<std::size_t>(got);
   }
   return bytes;

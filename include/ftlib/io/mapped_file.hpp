@@ -28,9 +28,9 @@ class MappedFile {
  private:
   explicit MappedFile(const std::filesystem::path& path) : name_(path.string()) {
     const auto file = detail::open_to_read(path);
-    if (file.size == 0) throw Error(name_ + ": is empty", "the copy failed; fetch it again.");
+    if (file.size == 0) throw Error(name_ + ": is empty", "the copy failed; fetch it again.", ErrorKind::bad_file);
     if (file.size > std::numeric_limits<std::size_t>::max() / 2)
-      throw Error(name_ + ": is larger than the address space");
+      throw Error(name_ + ": is larger than the address space", {}, ErrorKind::bad_file);
     const auto size = static_cast<std::size_t>(file.size);
     void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor.get(), 0);
     if (start == MAP_FAILED) throw system_error(path, str("cannot map its ", grouped(size), " bytes"));

@@ -30,7 +30,7 @@ class SafetensorsFile {
   /// Maps a file. Throws Error for anything that is not a whole, sound safetensors file.
   [[gnu::cold]] static SafetensorsFile open(const std::filesystem::path& path) {
     const auto file = MappedFile::open(path);
-    return parse(file->bytes(), file->name(), file);
+    return reading_file([&] { return parse(file->bytes(), file->name(), file); });
   }
 
   /// Reads a file that is in memory already; `owner` keeps its bytes. `name` is for messages.

@@ -42,7 +42,7 @@ class CpuAllocator {
       if (exceeds(size))
         throw Error(
             str("cpu: ", bytes, " bytes do not fit the memory limit of ", limit_, "; ", use_.now, " are in use"),
-            "raise memory_limit, use a smaller batch, or recompute activations.");
+            "raise memory_limit, use a smaller batch, or recompute activations.", ErrorKind::no_memory);
       block.data = std::aligned_alloc(64, size);
       if (!block.data) {
         trim_locked();
@@ -50,7 +50,7 @@ class CpuAllocator {
       }
       if (!block.data)
         throw Error(str("cpu: cannot allocate ", size, " bytes; ", use_.now, " are in use"),
-                    "use a smaller batch, or recompute activations.");
+                    "use a smaller batch, or recompute activations.", ErrorKind::no_memory);
       use_.reserved += static_cast<int64_t>(size);
     }
     use_.now += static_cast<int64_t>(block.bytes);

@@ -59,12 +59,13 @@ class CudaStream : public std::enable_shared_from_this<CudaStream> {
     if (limit_ && (bytes > static_cast<std::size_t>(limit_) || static_cast<int64_t>(bytes) > limit_ - now_))
       throw Error(
           str("cuda: ", bytes, " bytes do not fit the memory limit of ", limit_, "; ", now_.load(), " are in use"),
-          "raise memory_limit, use a smaller batch, or recompute activations.");
+          "raise memory_limit, use a smaller batch, or recompute activations.", ErrorKind::no_memory);
     void* const data = graph_ ? graph_->allocate(bytes) : from_pool(bytes);
     if (!data)
       throw Error(str("cuda: cannot allocate ", bytes, " bytes; ", now_.load(), " are in use"),
                   graph_ ? "use a smaller batch, recompute activations, or do without graphs, which keep memory."
-                         : "use a smaller batch, or recompute activations.");
+                         : "use a smaller batch, or recompute activations.",
+                  ErrorKind::no_memory);
     now_ += static_cast<int64_t>(bytes);
     peak_ = std::max(peak_.load(), now_.load());
     return {data,

@@ -58,13 +58,17 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   }
 
   /// Writes the adapter in use as a PEFT folder, which peft opens; base weights that were trained beside it are in it,
-  /// as modules_to_save. adapters().data() and peft_bytes() give the same in memory.
+  /// as modules_to_save.
   void save_adapter(const std::filesystem::path& folder, const SaveAdapterOptions& options = {});
+  /// The same in memory; peft_bytes() makes bytes of it.
+  AdapterData adapter_data(const SaveAdapterOptions& options = {}) { return named_adapter_data("adapter", options); }
   /// Reads a PEFT folder; the adapter is in use, and can be trained on. Returns what the caller should tell: that it
   /// was made for another base, keys that are not known. adapters().put() takes one that only answers, or one from
   /// memory.
   std::vector<std::string> load_adapter(const std::filesystem::path& folder) { return load_adapter("default", folder); }
   std::vector<std::string> load_adapter(const std::string& name, const std::filesystem::path& folder);
+  /// The same from memory, as read_peft() reads it.
+  std::vector<std::string> load_adapter(const std::string& name, const AdapterData& data);
 
   /// Writes a Hugging Face folder in the compute type, which transformers opens: config.json, safetensors in shards,
   /// tokenizer. An adapter in use must be merged first.
@@ -110,6 +114,7 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
            std::shared_ptr<const Tokenizer> tokenizer, std::filesystem::path path);
   CausalLM(CausalLM& other, const Options& options);
 
+  AdapterData named_adapter_data(const std::string& what_for, const SaveAdapterOptions& options);
   void save_tokenizer(const std::filesystem::path& to) const;
 
   std::filesystem::path path_;

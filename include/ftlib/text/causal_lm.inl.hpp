@@ -61,28 +61,37 @@ template <Scalar T, Device D>
 [[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path,
                                                              const Options& options) {
   auto ctx = std::make_unique<Context<D>>(options);
-  const Checkpoint checkpoint = Checkpoint::open(path);
-  std::shared_ptr<LanguageModel<T, D>> model = make_language_model<T>(*ctx, checkpoint);
-  std::shared_ptr<const Tokenizer> tokenizer;
-  if (checkpoint.gguf) {
-    tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
-  } else if (auto spec = tokenizer_spec_from_folder(path)) {
-    tokenizer = std::make_shared<Tokenizer>(*std::move(spec));
-  }
-  return {std::move(ctx), std::move(model), std::move(tokenizer), path};
+  return reading_file([&]() -> CausalLM {
+    const Checkpoint checkpoint = Checkpoint::open(path);
+    std::shared_ptr<LanguageModel<T, D>> model = make_language_model<T>(*ctx, checkpoint);
+    std::shared_ptr<const Tokenizer> tokenizer;
+    if (checkpoint.gguf) {
+      tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
+    } else if (auto spec = tokenizer_spec_from_folder(path)) {
+      tokenizer = std::make_shared<Tokenizer>(*std::move(spec));
+    }
+    return {std::move(ctx), std::move(model), std::move(tokenizer), path};
+  });
 }
 
 template <Scalar T, Device D>
 [[gnu::cold]] void CausalLM<T, D>::save_adapter(const std::filesystem::path& folder,
                                                 const SaveAdapterOptions& options) {
-  AdapterData data = this->adapter_data(folder.string(), path_, options);
+  write_peft(folder, named_adapter_data(folder.string(), options));
+}
+template <Scalar T, Device D>
+AdapterData CausalLM<T, D>::named_adapter_data(const std::string& what_for, const SaveAdapterOptions& options) {
+  AdapterData data = Adapted<T, D>::adapter_data(what_for, path_, options);
   if (prompt_) data.metadata["ftlib.prompt"] = prompt_->to_json().dump();
-  write_peft(folder, data);
+  return data;
 }
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name,
                                                                     const std::filesystem::path& folder) {
-  const AdapterData data = read_peft(folder);
+  return load_adapter(name, read_peft(folder));
+}
+template <Scalar T, Device D>
+[[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name, const AdapterData& data) {
   std::optional<text::PromptOptions> prompt;
   if (const auto kept = data.metadata.find("ftlib.prompt"); kept != data.metadata.end()) {
     const std::string where = data.source + ": ftlib.prompt";

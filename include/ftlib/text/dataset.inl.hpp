@@ -34,7 +34,7 @@ FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Prompt& asked, 
     } catch (const Error& e) {
       throw Error(
           str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", e.message()),
-          e.hint());
+          e.hint(), e.kind());
     }
     example.record = i;
     if (static_cast<int64_t>(example.tokens.size()) > options.max_tokens) ++too_long_;

@@ -6,7 +6,8 @@
 #include <cstddef>      // std::size_t
 #include <cstdint>      // std::int64_t
 #include <filesystem>   // std::filesystem::path
-#include <fstream>      // std::ifstream
+#include <istream>      // std::istream
+#include <memory>       // std::unique_ptr
 #include <ostream>      // std::ostream
 #include <string>       // std::string
 #include <string_view>  // std::string_view
@@ -70,6 +71,8 @@ class LineReader {
  public:
   /// Throws Error where the file cannot be read, or begins with the mark of UTF-16 or UTF-32.
   explicit LineReader(const std::filesystem::path& path);
+  /// A text in memory; `name` is what messages call it.
+  LineReader(std::string_view text, const std::string& name);
 
   /// The next line, cut after max_line_bytes; false at the end of the file.
   bool next(std::string& line);
@@ -80,7 +83,9 @@ class LineReader {
   std::string fault(std::string_view line) const;
 
  private:
-  std::ifstream in_;
+  void begin(const std::string& name);
+
+  std::unique_ptr<std::istream> in_;
   std::string held_;  // the first bytes, which were looked at, the next one last
   std::int64_t number_ = 0;
   std::size_t size_ = 0;
@@ -95,6 +100,10 @@ class LineReader {
 
 /// The same, but the first line that cannot be used throws Error, so that nothing is left out silently.
 [[gnu::cold]] std::vector<Record> read_records(const std::filesystem::path& path);
+
+/// As the first, from a text in memory, which messages call `name`.
+[[gnu::cold]] std::vector<Record> parse_records(std::string_view lines, std::vector<BadRecord>& bad,
+                                                const std::string& name = "records");
 
 /// A record as its line in the file, without the line's end. Throws Error where record_fault() finds something, and for
 /// a line over max_line_bytes, which read_records() would refuse.

@@ -6,6 +6,8 @@
 #include <ftlib/text/unicode.hpp>  // valid_utf8_prefix, CharacterClasses
 
 #include <algorithm>     // std::find
+#include <fstream>       // std::ifstream
+#include <sstream>       // std::istringstream
 #include <system_error>  // std::error_code
 #include <utility>       // std::move
 
@@ -135,20 +137,30 @@ FTLIB_INLINE std::string record_fault(const Record& record) {
   return fault;
 }
 
-FTLIB_INLINE LineReader::LineReader(const std::filesystem::path& path) : in_(path, std::ios::binary) {
+FTLIB_INLINE LineReader::LineReader(const std::filesystem::path& path)
+    : in_(std::make_unique<std::ifstream>(path, std::ios::binary)) {
   std::error_code ignored;
-  if (!in_ || std::filesystem::is_directory(path, ignored))
-    throw Error(str(path.string(), ": cannot be read"), "check the name, and that it is a file you may read.");
+  if (!*in_ || std::filesystem::is_directory(path, ignored))
+    throw Error(str(path.string(), ": cannot be read"), "check the name, and that it is a file you may read.",
+                ErrorKind::bad_file);
+  begin(path.string());
+}
+FTLIB_INLINE LineReader::LineReader(std::string_view text, const std::string& name)
+    : in_(std::make_unique<std::istringstream>(std::string(text))) {
+  begin(name);
+}
+
+FTLIB_INLINE void LineReader::begin(const std::string& name) {
   char head[4] = {};
-  const auto size = static_cast<std::size_t>(in_.rdbuf()->sgetn(head, 4));
+  const auto size = static_cast<std::size_t>(in_->rdbuf()->sgetn(head, 4));
   const std::string_view mark(head, size);
   const bool wide = mark.starts_with("\xFF\xFE") || mark.starts_with("\xFE\xFF");
   if (wide || mark == std::string_view("\0\0\xFE\xFF", 4)) {
     const bool four = !wide || mark.ends_with(std::string_view("\0\0", 2));
-    throw Error(str(path.string(), ": is UTF-", four ? 32 : 16, ", by its byte-order mark"),
-                str("make it UTF-8: iconv -f UTF-", four ? 32 : 16, " -t UTF-8 ", path.string(),
-                    " > OTHER; qa prepare reads "
-                    "it as it is."));
+    throw Error(str(name, ": is UTF-", four ? 32 : 16, ", by its byte-order mark"),
+                str("make it UTF-8: iconv -f UTF-", four ? 32 : 16, " -t UTF-8 ", name,
+                    " > OTHER; qa prepare reads it as it is."),
+                ErrorKind::bad_file);
   }
   for (std::size_t i = size; i-- > 0;) held_.push_back(head[i]);
 }
@@ -157,7 +169,7 @@ FTLIB_INLINE bool LineReader::next(std::string& line) {
   line.clear();
   constexpr auto end = std::char_traits<char>::eof();
   const auto next_byte = [&]() -> std::char_traits<char>::int_type {
-    if (held_.empty()) return in_.rdbuf()->sbumpc();
+    if (held_.empty()) return in_->rdbuf()->sbumpc();
     const char c = held_.back();
     held_.pop_back();
     return std::char_traits<char>::to_int_type(c);
@@ -232,9 +244,8 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
 }
 
 /// Calls `bad(BadRecord)` for what cannot be used; a `bad` that throws makes the first such line fatal.
-template <class Bad> std::vector<Record> read_records(const std::filesystem::path& path, Bad&& bad) {
+template <class Bad> std::vector<Record> read_records(LineReader lines, const std::string& name, Bad&& bad) {
   std::vector<Record> records;
-  LineReader lines(path);
   for (std::string line; lines.next(line);) {
     std::string why = lines.fault(line);
     if (why.empty() && line.find_first_not_of(" \t") == line.npos) continue;
@@ -249,32 +260,41 @@ template <class Bad> std::vector<Record> read_records(const std::filesystem::pat
         why = e.message();
       }
     }
-    bad(BadRecord{path.string(), lines.number(), std::move(why)});
+    bad(BadRecord{name, lines.number(), std::move(why)});
   }
   return records;
+}
+
+[[gnu::cold]] FTLIB_INLINE std::vector<Record> usable_records(LineReader lines, const std::string& name,
+                                                              std::vector<BadRecord>& bad, ErrorKind kind) {
+  const std::size_t before = bad.size();
+  auto records = read_records(std::move(lines), name, [&](BadRecord one) { bad.push_back(std::move(one)); });
+  if (!records.empty()) return records;
+  if (bad.size() > before)
+    throw Error(str(name, ": no record can be used; line ", bad[before].line, ": ", bad[before].why),
+                std::string(records_hint), kind);
+  throw Error(str(name, ": holds no record"), std::string(records_hint), kind);
 }
 
 }  // namespace detail
 
 FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad) {
-  const std::size_t before = bad.size();
-  auto records = detail::read_records(path, [&](BadRecord one) { bad.push_back(std::move(one)); });
-  if (records.empty()) {
-    if (bad.size() > before)
-      throw Error(str(path.string(), ": no record can be used; line ", bad[before].line, ": ", bad[before].why),
-                  std::string(detail::records_hint));
-    throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
-  }
-  return records;
+  return detail::usable_records(LineReader(path), path.string(), bad, ErrorKind::bad_file);
+}
+FTLIB_INLINE std::vector<Record> parse_records(std::string_view lines, std::vector<BadRecord>& bad,
+                                               const std::string& name) {
+  return detail::usable_records(LineReader(lines, name), name, bad, ErrorKind::bad_argument);
 }
 
 FTLIB_INLINE std::vector<Record> read_records(const std::filesystem::path& path) {
-  auto records = detail::read_records(path, [](const BadRecord& bad) {
+  auto records = detail::read_records(LineReader(path), path.string(), [](const BadRecord& bad) {
     throw Error(str(bad),
                 "mend the line, or leave it out: `qa prepare` does, and reads other kinds of files; in a program, "
-                "read_records() with a list of bad records.");
+                "read_records() with a list of bad records.",
+                ErrorKind::bad_file);
   });
-  if (records.empty()) throw Error(str(path.string(), ": holds no record"), std::string(detail::records_hint));
+  if (records.empty())
+    throw Error(path.string() + ": holds no record", std::string(detail::records_hint), ErrorKind::bad_file);
   return records;
 }
 

@@ -1,5 +1,6 @@
 // train/metrics_log.hpp: a run's figures as JSON lines, one object a step or evaluation, in the order of steps.
 #pragma once
+#include <ftlib/io/file.hpp>  // system_error
 #include <ftlib/io/json.hpp>  // Json, parse_json
 
 #include <filesystem>        // std::filesystem::path, resize_file
@@ -26,7 +27,7 @@ class MetricsLog {
       const std::uintmax_t keep = bytes_until(path, last_step);
       std::error_code failure;
       std::filesystem::resize_file(path, keep, failure);
-      if (failure) throw Error(str("metrics: cannot shorten ", path.string(), ": ", failure.message()));
+      if (failure) throw system_error(path, "cannot shorten", {}, failure.value());
     }
     return MetricsLog(path, std::ios::app);
   }
@@ -39,21 +40,20 @@ class MetricsLog {
       line += Json(key).dump() + ':' + value.dump(-1, ' ', false, Json::error_handler_t::replace);
     }
     file_ << line << "}\n" << std::flush;
-    if (!file_) throw Error(str("metrics: cannot write to ", path_.string()), "is the disk full?");
+    if (!file_) throw system_error(path_, "cannot write", "is the disk full?");
   }
   const std::filesystem::path& path() const { return path_; }
 
  private:
   MetricsLog(const std::filesystem::path& path, std::ios::openmode mode)
       : path_(path), file_(path, std::ios::binary | std::ios::out | mode) {
-    if (!file_)
-      throw Error(str("metrics: cannot open ", path_.string(), " for writing"), "the folder must exist and be yours.");
+    if (!file_) throw system_error(path_, "cannot open for writing", "the folder must exist and be yours.");
   }
 
   /// Bytes of whole lines up to the first that is broken or of a step after last_step.
   [[gnu::cold]] static std::uintmax_t bytes_until(const std::filesystem::path& path, int64_t last_step) {
     std::ifstream file(path, std::ios::binary);
-    if (!file) throw Error(str("metrics: cannot read ", path.string()));
+    if (!file) throw system_error(path, "cannot read");
     std::uintmax_t bytes = 0;
     for (std::string line; std::getline(file, line);) {
       if (file.eof()) break;  // no newline: half-written

@@ -77,7 +77,7 @@ template <Scalar T, Device D> void Trainer<T, D>::check_weights() {
     const int64_t at = first_not_finite(model_.context(), w->weight());
     if (at >= 0)
       throw Error(str("train: weight '", w->name, "' ", w->shape(), " holds a NaN or an infinity, at element ", at),
-                  "the model's file is damaged, or was made by a training that failed.");
+                  "the model's file is damaged, or was made by a training that failed.", ErrorKind::bad_file);
   }
 }
 
@@ -91,7 +91,7 @@ template <Scalar T, Device D> void Trainer<T, D>::count_bad(const Batch& batch, 
   for (std::size_t i = 0; i < batch.names.size() && i < 16; ++i) names += (i ? ", " : "") + batch.names[i];
   throw Error(str("train: ", state_.bad_steps,
                   " steps in a row had a loss or gradient that is not finite; the last one's records: ", names),
-              "lower the learning rate, or look at these records.");
+              "lower the learning rate, or look at these records.", ErrorKind::other);
 }
 
 template <Scalar T, Device D>

@@ -1,7 +1,6 @@
 // train/screen/tensorboard.inl.hpp: the bodies of train/screen/tensorboard.hpp.
 #pragma once
-#include <ftlib/core/error.hpp>  // Error
-#include <ftlib/io/file.hpp>     // make_folders, path_exists
+#include <ftlib/io/file.hpp>  // make_folders, path_exists, system_error
 #include <ftlib/train/screen/tensorboard.hpp>
 
 #include <array>    // std::array
@@ -95,7 +94,7 @@ FTLIB_INLINE TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& f
     if (!path_exists(path_)) break;
   }
   file_.open(path_, std::ios::binary | std::ios::trunc);
-  if (!file_) throw Error(str("tensorboard: cannot open ", path_.string()), "the folder must be yours to write.");
+  if (!file_) throw system_error(path_, "cannot open", "the folder must be yours to write.");
   write(detail::Message().fixed64(1, clock_()).bytes(3, "brain.Event:2"));
 }
 
@@ -137,7 +136,7 @@ FTLIB_INLINE void TensorBoardWriter::write(const detail::Message& event) {
   const std::string length = detail::Message().little(event.data().size(), 8).data();
   file_ << length << detail::Message().little(detail::masked_crc32c(length), 4).data() << event.data()
         << detail::Message().little(detail::masked_crc32c(event.data()), 4).data() << std::flush;
-  if (!file_) throw Error(str("tensorboard: cannot write to ", path_.string()), "is the disk full?");
+  if (!file_) throw system_error(path_, "cannot write", "is the disk full?");
 }
 
 }  // namespace ft::inline FTLIB_ABI
