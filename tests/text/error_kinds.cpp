@@ -1,4 +1,4 @@
-// tests/core/error.cpp: what kind of Error there is, by what a host can do about it.
+// tests/text/error_kinds.cpp: what kind of Error there is, by what a host can do about it.
 #include "../scratch.hpp"
 
 #include <doctest/doctest.h>
@@ -28,7 +28,7 @@ template <class F> ErrorKind error_kind_of(F f) {
 }
 }  // namespace
 
-TEST_CASE("core/error: what a host asked for is a bad argument, what a file holds a bad file") {
+TEST_CASE("text/error_kinds: what a host asked for is a bad argument, what a file holds a bad file") {
   const Scratch dir;
   std::ofstream(dir / "records.jsonl") << "{\"question\": 1}\n";
   std::ofstream(dir / "model.gguf") << "GGUF";
@@ -47,7 +47,7 @@ TEST_CASE("core/error: what a host asked for is a bad argument, what a file hold
   CHECK(bad[0].line == 1);
 }
 
-TEST_CASE("core/error: no memory, no space, cancelled") {
+TEST_CASE("text/error_kinds: no memory, no space, cancelled") {
   CHECK(error_kind_of([] { Lm::from_pretrained(tiny_gguf, {.threads = 1, .memory_limit = 1000}).train_all(); }) ==
         ErrorKind::no_memory);
   CHECK(error_kind_of([] { throw system_error("f", "cannot write", {}, ENOSPC); }) == ErrorKind::no_space);
