@@ -13,18 +13,20 @@ namespace ft::inline FTLIB_ABI {
 
 /// AdapterSet::put makes an adapter of it, AdapterSet::data makes it of an adapter.
 struct AdapterData {
-  Lora config;
+  Lora config = {};
   bool rank_in_tensors = false;  // config.rank is not known: each module's tensors tell, and its alpha is the rank
-  std::string base;              // what the model that it is for is called; may be empty
-  std::string initial;           // what W was less of in training, see adapters/residual.hpp: "", "pissa", "olora"
-  std::string source;            // what messages call it: a file, a name
+  std::string base = {};         // what the model that it is for is called; may be empty
+  std::string initial = {};      // what W was less of in training, see adapters/residual.hpp: "", "pissa", "olora"
+  std::string source = {};       // what messages call it: a file, a name
   // "<module>.lora_A.weight", "<module>.lora_B.weight" ..., "<module>.alpha" (a number, which goes before config's); a
   // weight that is trained whole under its own name.
-  std::map<std::string, Stored<Cpu>> tensors;
-  std::map<std::string, std::string> keys;  // what the file calls a tensor, where it is another name: for messages
-  std::vector<std::string> short_targets;  // names that end as config.targets' and mean the same modules, where they do
-  std::vector<std::string> warnings;       // what the caller should tell
-  std::map<std::string, std::string> metadata;  // what a program keeps beside it, in the header of the tensors' file
+  std::map<std::string, Stored<Cpu>> tensors = {};
+  std::map<std::string, std::string> keys = {};  // what the file calls a tensor, where it is another name: for messages
+  // Names that end as config.targets' and mean the same modules, where they do.
+  std::vector<std::string> short_targets = {};
+  std::vector<std::string> warnings = {};  // what the caller should tell
+  // What a program keeps beside it, in the header of the tensors' file.
+  std::map<std::string, std::string> metadata = {};
 
   /// The file's name for a tensor.
   const std::string& key_of(const std::string& tensor) const {

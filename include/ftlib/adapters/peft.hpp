@@ -14,8 +14,8 @@ namespace ft::inline FTLIB_ABI {
 
 /// The two files of a PEFT folder, for a database or a network.
 struct PeftBytes {
-  std::string config;              // adapter_config.json
-  std::vector<std::byte> tensors;  // adapter_model.safetensors
+  std::string config = {};              // adapter_config.json
+  std::vector<std::byte> tensors = {};  // adapter_model.safetensors
 };
 
 /// Reads a PEFT folder; tensors stay mapped. Also reads keys without PEFT's prefix, and those of a state_dict

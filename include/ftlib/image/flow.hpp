@@ -25,10 +25,10 @@ struct FlowOptions {
 /// ctx.random(), and drops captions; with them it is a function of the weights alone (validation).
 struct FlowBatch {
   static constexpr const char* kind = "pictures with captions";
-  std::vector<float> pictures;  // (B, ch, S, S)  in [-1, 1]
-  PackedText text;              // B captions
-  std::vector<float> times;     // (B), or empty
-  std::vector<float> noise;     // (B, ch, S, S)  from N(0, 1), or empty
+  std::vector<float> pictures = {};  // (B, ch, S, S)  in [-1, 1]
+  PackedText text = {};              // B captions
+  std::vector<float> times = {};     // (B), or empty
+  std::vector<float> noise = {};     // (B, ch, S, S)  from N(0, 1), or empty
 
   int64_t tokens() const { return text.captions(); }
 };

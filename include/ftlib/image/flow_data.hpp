@@ -11,9 +11,9 @@
 namespace ft::inline FTLIB_ABI {
 
 struct FlowExample {
-  std::string id;                                     // for messages
-  std::vector<float> picture;                         // (ch, S, S)  in [-1, 1]
-  std::shared_ptr<const std::vector<float>> caption;  // (rows, txt_input_size)  shared by pictures of one caption
+  std::string id = {};                                     // for messages
+  std::vector<float> picture = {};                         // (ch, S, S)  in [-1, 1]
+  std::shared_ptr<const std::vector<float>> caption = {};  // (rows, txt_input_size)  shared by pictures of one caption
 };
 
 /// The unit of batch sizes is a picture: TrainerConfig{.batch_tokens = 16} takes 16 at a time.

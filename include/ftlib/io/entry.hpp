@@ -10,9 +10,9 @@ namespace ft::inline FTLIB_ABI {
 
 /// What a writer takes: row-major bytes that live until the file is written.
 struct TensorEntry {
-  std::string name;
+  std::string name = {};
   DType type = DType::f32;
-  Shape shape;
+  Shape shape = {};
   const void* data = nullptr;
   std::string_view word = {};  // in safetensors files: a type of theirs that is no DType, U8 or I64; empty: `type`'s
 };

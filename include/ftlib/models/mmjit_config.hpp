@@ -51,7 +51,7 @@ struct MMJiTConfig {
 /// Captions as a text encoder's hidden states, one after the other, without padding. A caption without rows is a
 /// dropped one.
 struct PackedText {
-  std::vector<float> states;       // (Nt, txt_input_size)
+  std::vector<float> states = {};  // (Nt, txt_input_size)
   std::vector<int64_t> starts{0};  // (B + 1)  caption i is rows [starts[i], starts[i + 1])
 
   int64_t captions() const { return static_cast<int64_t>(starts.size()) - 1; }

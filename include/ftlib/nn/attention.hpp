@@ -41,12 +41,13 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
 /// Self-attention over packed sequences, (N, C) -> (N, C). H query heads share KV key-value heads, H / KV to each.
 ///                                                                     arXiv:1706.03762, 2104.09864, 2305.13245
 template <Scalar T, Device D> struct Attention {
-  Linear<T, D> q_proj, k_proj, v_proj;   // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none
-  Linear<T, D> o_proj;                   // (C, H hd)
-  NormLayer<T, D> q_norm, k_norm;        // (hd), over each head and before the positions; or empty
-  int64_t head_dim = 0;                  // hd
-  std::shared_ptr<Rotary<T, D>> rotary;  // shared by layers whose frequencies are alike; null: no positions
-  AttentionOptions options;              // window, scale
+  // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none
+  Linear<T, D> q_proj = {}, k_proj = {}, v_proj = {};
+  Linear<T, D> o_proj = {};                   // (C, H hd)
+  NormLayer<T, D> q_norm = {}, k_norm = {};   // (hd), over each head and before the positions; or empty
+  int64_t head_dim = 0;                       // hd
+  std::shared_ptr<Rotary<T, D>> rotary = {};  // shared by layers whose frequencies are alike; null: no positions
+  AttentionOptions options = {};              // window, scale
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
                           typename KvCache<T, D>::Layer* cache) {

@@ -8,8 +8,8 @@
 namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> struct Embedding {
-  Parameter<T, D> weight;  // (V, C)
-  float scale = 1;         // of what is looked up
+  Parameter<T, D> weight = {};  // (V, C)
+  float scale = 1;              // of what is looked up
 
   /// N ids -> (N, C). Throws Error for an id outside [0, V).
   Tensor<T, D> operator()(Context<D>& ctx, const std::vector<int32_t>& ids) {

@@ -7,8 +7,8 @@
 namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> struct Linear {
-  Parameter<T, D> weight;  // (out, in)
-  Parameter<T, D> bias;    // (out), or empty
+  Parameter<T, D> weight = {};  // (out, in)
+  Parameter<T, D> bias = {};    // (out), or empty
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {
     return project(ctx, x, weight, bias ? &bias : nullptr);

@@ -11,8 +11,8 @@ enum class Activation { silu, gelu, gelu_tanh, relu };
 
 /// y = down(f(gate(x)) up(x)), or without a gate down(f(up(x))): (N, C) -> (N, C).                  arXiv:2002.05202
 template <Scalar T, Device D> struct Mlp {
-  Linear<T, D> gate_proj;           // (F, C), or empty: no gate
-  Linear<T, D> up_proj, down_proj;  // (F, C), (C, F)
+  Linear<T, D> gate_proj = {};                // (F, C), or empty: no gate
+  Linear<T, D> up_proj = {}, down_proj = {};  // (F, C), (C, F)
   Activation activation = Activation::silu;
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {

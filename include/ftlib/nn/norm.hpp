@@ -12,8 +12,8 @@ enum class NormKind { rms, layer };
 
 /// y = x / rms(x) (w + offset), or LayerNorm, over the last axis of x.                   arXiv:1910.07467, 1607.06450
 template <Scalar T, Device D> struct NormLayer {
-  Parameter<T, D> weight;  // (C)
-  Parameter<T, D> bias;    // (C), of a LayerNorm; or empty
+  Parameter<T, D> weight = {};  // (C)
+  Parameter<T, D> bias = {};    // (C), of a LayerNorm; or empty
   float eps = 1e-6f;
   float offset = 0;  // 1 where the weight is kept about zero (Gemma 1 to 3)
   NormKind kind = NormKind::rms;

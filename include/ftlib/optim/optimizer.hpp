@@ -34,10 +34,10 @@ struct ParameterGroups {
 
 /// One array of an optimizer's state on the host, as a checkpoint holds it.
 struct StateEntry {
-  std::string name;  // "<parameter>.<what>"
-  std::string type;  // as safetensors call it: F32, F64, U8, I64
-  Shape shape;
-  std::vector<std::byte> bytes;  // row-major
+  std::string name = {};  // "<parameter>.<what>"
+  std::string type = {};  // as safetensors call it: F32, F64, U8, I64
+  Shape shape = {};
+  std::vector<std::byte> bytes = {};  // row-major
 };
 
 /// Gives parameters their steps. A parameter that is frozen or has no gradient is left alone. State is kept under the

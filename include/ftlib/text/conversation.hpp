@@ -8,8 +8,8 @@ namespace ft::inline FTLIB_ABI {
 namespace text {
 
 struct Message {
-  std::string role;  ///< "system", "user" or "assistant"
-  std::string content;
+  std::string role = {};  ///< "system", "user" or "assistant"
+  std::string content = {};
 
   friend bool operator==(const Message&, const Message&) = default;
 };

@@ -24,9 +24,9 @@ struct DatasetOptions {
 
 /// One record as tokens.
 struct Example {
-  std::vector<int32_t> tokens;  // prompt, answer, end of text; or a conversation up to its last answer
-  std::vector<bool> learned;    // one a token
-  std::size_t record;           // its place in the data set's records
+  std::vector<int32_t> tokens = {};  // prompt, answer, end of text; or a conversation up to its last answer
+  std::vector<bool> learned = {};    // one a token
+  std::size_t record = 0;            // its place in the data set's records
 };
 
 /// Records that a language model learns from: batches hold PackedTokens.

@@ -19,11 +19,11 @@ namespace text {
 /// A question with its accepted answers, of which the first is the one trained on; or, where it has turns, a
 /// conversation, whose every assistant's turn is trained on.
 struct Record {
-  std::string id, question;
-  std::vector<std::string> answers;
-  std::string context;              ///< a passage to answer from, or the turns before the question; mostly empty
-  std::string lang;                 ///< "en", "ko", ...; empty where it is not known
-  std::string split;                ///< "train", "valid", "test", ...; empty where the set has none
+  std::string id = {}, question = {};
+  std::vector<std::string> answers = {};
+  std::string context = {};         ///< a passage to answer from, or the turns before the question; mostly empty
+  std::string lang = {};            ///< "en", "ko", ...; empty where it is not known
+  std::string split = {};           ///< "train", "valid", "test", ...; empty where the set has none
   std::vector<Message> turns = {};  ///< a conversation's; question, answers and context are empty then
 
   friend bool operator==(const Record&, const Record&) = default;

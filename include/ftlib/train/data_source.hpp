@@ -43,9 +43,9 @@ template <class M> const M& micro_cast(const MicroBatch& micro) {
 
 /// What a step learns from: micro-batches whose losses are summed and divided by the number of targets of all.
 struct Batch {
-  std::vector<std::shared_ptr<const MicroBatch>> micro;
+  std::vector<std::shared_ptr<const MicroBatch>> micro = {};
   int64_t targets = 0, tokens = 0;
-  std::vector<std::string> names;  // of the records, for messages
+  std::vector<std::string> names = {};  // of the records, for messages
 
   /// Adds a micro-batch of any type M that has tokens() and `static constexpr const char* kind`.
   template <class M> void add(M micro_batch, int64_t target_count) {

@@ -15,9 +15,10 @@ namespace ft::inline FTLIB_ABI {
 /// Sequences of unequal length, one after the other, without padding.
 struct PackedTokens {
   static constexpr const char* kind = "packed tokens";
-  std::vector<int32_t> ids;        // (N)    tokens of all sequences
+  std::vector<int32_t> ids = {};   // (N)    tokens of all sequences
   std::vector<int64_t> starts{0};  // (B+1)  sequence i is [starts[i], starts[i + 1])
-  std::vector<int32_t> targets;  // (N)    the token that should follow, or ignored_target; empty where no loss is asked
+  // (N)    the token that should follow, or ignored_target; empty where no loss is asked
+  std::vector<int32_t> targets = {};
 
   int64_t sequences() const { return static_cast<int64_t>(starts.size()) - 1; }
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }
@@ -30,10 +31,10 @@ struct PackedTokens {
 
 /// What a host may ask of a model, in the words of Hugging Face's config.json.
 struct ModelInfo {
-  std::string model_type;
+  std::string model_type = {};
   int64_t vocab_size = 0, hidden_size = 0, num_hidden_layers = 0;
   int64_t max_position_embeddings = 0;  // the longest sequence the model was made for, in tokens
-  std::vector<std::string> notes;       // what its files hold that is passed over, a sentence each
+  std::vector<std::string> notes = {};  // what its files hold that is passed over, a sentence each
 };
 
 /// Hidden states to be kept on the way: after how many blocks each, and where they go.

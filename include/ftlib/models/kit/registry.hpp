@@ -35,8 +35,8 @@ struct Checkpoint {
 
 /// How an architecture is known and made, for one compute type and device.
 template <Scalar T, Device D> struct Architecture {
-  std::string name;       // config.json's model_type
-  std::string gguf_name;  // general.architecture; empty where GGUF has none
+  std::string name = {};       // config.json's model_type
+  std::string gguf_name = {};  // general.architecture; empty where GGUF has none
   std::function<std::unique_ptr<LanguageModel<T, D>>(Context<D>&, const Checkpoint&)> make;
 };
 

@@ -27,7 +27,7 @@ enum class Transform {
 /// One tensor of each layer, or of the model. "{}" stands for the layer's number, in a stack's Hugging Face name "{e}"
 /// for the expert's. Names are without what is behind the last dot (weight, bias), which is the same on both sides.
 struct TensorRule {
-  std::string hf, gguf;
+  std::string hf = {}, gguf = {};
   Transform transform = Transform::none;
   int64_t heads = 0;           // permute_heads
   float shift = 0;             // shift: GGUF's minus Hugging Face's

@@ -11,8 +11,8 @@ namespace ft::inline FTLIB_ABI {
 /// One curve; x is the step. Points that are not finite are left out. A series of at most 60 points is drawn with dots.
 struct PlotSeries {
   using Point = CurvePoint;
-  std::string name;
-  std::vector<Point> points;
+  std::string name = {};
+  std::vector<Point> points = {};
 };
 
 struct PlotOptions {
