@@ -265,5 +265,5 @@ TEST_CASE("dataset: batches hold every example once, within the budget, and the 
   CHECK(a.size() == 90);
   CHECK(b.size() == 10);
   CHECK_THROWS_WITH_AS(text::Dataset(records, lm.tokenizer(), {.max_tokens = 2}),
-                       doctest::Contains("100 are longer than 2 tokens"), Error);
+                       doctest::Contains("100 left out: longer than 2 tokens"), Error);
 }

@@ -109,6 +109,27 @@ TEST_CASE("text/prompt: a conversation is asked for its last answer, and learned
   CHECK_THROWS_WITH_AS(Prompt(gemma_tokenizer()).learn(record), doctest::Contains("--form chat"), Error);
 }
 
+TEST_CASE(
+    "text/prompt: a conversation that the template refuses is left out of a data set, and listed with its reason") {
+  const Prompt prompt(
+      qwen_tokenizer("{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}"
+                     "{% endif %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}"
+                     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"),
+      {.form = Form::chat});
+  Record good, bad{.id = "bad"};
+  good.turns = {{"user", "1?"}, {"assistant", "Yes"}};
+  bad.turns = {{"system", "s"}, {"user", "1?"}, {"assistant", "Yes"}};
+  const Dataset data({good, bad, good}, prompt);
+  CHECK(data.size() == 2);
+  CHECK(data.examples()[1].record == 2);
+  REQUIRE(data.refused().size() == 1);
+  CHECK(data.refused()[0].record == 1);
+  CHECK(data.left_out().find("1 left out that the chat template refuses: record 2 'bad' (") == 0);
+  CHECK(data.left_out().find("no system") != std::string::npos);
+  CHECK(Dataset({good}, prompt).left_out().empty());
+  CHECK_THROWS_WITH_AS(Dataset({bad}, prompt), doctest::Contains("none of 1 records is left; 1 left out that"), Error);
+}
+
 TEST_CASE("text/prompt: a data set learns what the assistant says, of conversations and of questions alike") {
   Record talk, pair = record_of("");
   talk.id = "talk";
@@ -163,14 +184,17 @@ TEST_CASE("text/prompt: a folder says which tokens end an answer, and may keep i
   const Prompt prompt(Tokenizer(*tokenizer_spec_from_folder(dir.path())), {.form = Form::chat});
   CHECK(prompt.end_tokens() == std::vector<int32_t>{turn, end, 7});
   CHECK(prompt.tokenizer().chat_template() == chat_template("thinks.jinja"));
-  CHECK(prompt.tokenizer().spec().notes.empty());
+  CHECK(prompt.tokenizer().eos() == turn);  // no tokenizer_config.json names one
+  CHECK(prompt.tokenizer().spec().notes ==
+        std::vector<std::string>{
+            "tokenizer_config.json names no eos_token: '<|im_end|>' is taken, by generation_config.json"});
 
   // A template's own file goes before tokenizer_config.json's; of several, "default" is taken; the others are told.
   const auto spec = [&] { return *tokenizer_spec_from_folder(dir.path()); };
   const Json named = {{{"name", "default"}, {"template", "a"}}, {{"name", "tool_use"}, {"template", "b"}}};
   write_atomically(dir / "tokenizer_config.json", Json{{"chat_template", named}}.dump());
   CHECK(spec().chat_template == chat_template("thinks.jinja"));
-  CHECK(spec().notes.size() == 2);
+  CHECK(spec().notes.size() == 3);
   CHECK(spec().notes[0] == "chat templates that are not used: 'tool_use'");
   CHECK(spec().notes[1].find("chat_template.jinja is there, and is another") != std::string::npos);
   std::filesystem::rename(dir / "chat_template.jinja", dir / "kept");

@@ -606,7 +606,10 @@ TEST_CASE("trainer: a NaN in a weight, dense or in a block's scale, is named bef
     trainer.on_step([&](const Step&) { return ++steps, Flow::go; });
     CHECK_THROWS_WITH_AS(trainer.fit(data), doctest::Contains(name), Error);
     CHECK(steps == 0);
-    CHECK_THROWS_WITH_AS(lm.generate("Q: who?").rest(), doctest::Contains("logits hold a NaN"), Error);
+    const std::string named = str("weight '", name, '\'');
+    CHECK_THROWS_WITH_AS(lm.generate("Q: who?").rest(), doctest::Contains(named.c_str()), Error);
+    CHECK_THROWS_WITH_AS(ft::evaluate(lm, data.records()), doctest::Contains(named.c_str()), Error);
+    CHECK_THROWS_WITH_AS(perplexity(lm, "some text"), doctest::Contains(named.c_str()), Error);
   }
 }
 

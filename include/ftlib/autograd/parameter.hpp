@@ -1,6 +1,7 @@
 // autograd/parameter.hpp: Parameter, a named weight with its gradient: a leaf of the tape.
 #pragma once
 #include <ftlib/tensor/copy.hpp>    // copy
+#include <ftlib/tensor/finite.hpp>  // first_not_finite
 #include <ftlib/tensor/stored.hpp>  // Stored, as_stored
 
 #include <string>  // std::string
@@ -35,5 +36,12 @@ template <Scalar T, Device D> struct Parameter {
   /// Bytes that the weight itself takes (no gradient, no optimizer state).
   int64_t bytes() const { return value ? storage_bytes(dtype_of<T>, count()) : stored.bytes(); }
 };
+
+/// "weight 'a.weight' (3, 4) holds a NaN or an infinity, at element 5", or an empty string. Reads all of it.
+template <Scalar T, Device D> std::string weight_fault(Context<D>& ctx, const Parameter<T, D>& w) {
+  const int64_t at = w ? first_not_finite(ctx, w.weight()) : -1;
+  return at < 0 ? std::string()
+                : str("weight '", w.name, "' ", w.shape(), " holds a NaN or an infinity, at element ", at);
+}
 
 }  // namespace ft::inline FTLIB_ABI

@@ -107,6 +107,19 @@ inline bool is_channel(const std::filesystem::path& path) {
 
 }  // namespace detail
 
+/// Throws Error where the disk that `path` is on, or will be, has less than `bytes` free: asked before work is done
+/// whose result would not fit. Quotas, and what others write meanwhile, it cannot know.
+inline void check_room(const std::filesystem::path& path, std::uint64_t bytes) {
+  std::error_code error;
+  auto at = std::filesystem::absolute(path, error);
+  while (!error && !std::filesystem::exists(at, error) && at.has_relative_path()) at = at.parent_path();
+  const auto space = std::filesystem::space(at, error);
+  if (error || space.available == static_cast<std::uintmax_t>(-1) || space.available >= bytes) return;
+  throw Error(
+      str(path.string(), ": needs ", grouped(bytes), " bytes, the disk has ", grouped(space.available), " free"),
+      "free some space, or write to another disk; nothing was written.", ErrorKind::no_space);
+}
+
 /// Writes a file so that whoever opens `path`, whenever this program is killed, finds the old content or the new,
 /// whole. The bytes go to `path`.tmp-PID; commit() syncs them to the disk, renames, and syncs the folder.
 /// Without a commit the temporary is removed; one that a killed run left is removed by the next writer of the same

@@ -12,6 +12,7 @@
 #include <cstdio>     // std::snprintf
 #include <cstring>    // std::memcpy
 #include <map>        // std::map
+#include <numeric>    // std::accumulate
 #include <set>        // std::set
 
 namespace ft::inline FTLIB_ABI {
@@ -349,6 +350,8 @@ struct SafetensorsLayout {
                                             const std::map<std::string, std::string>& metadata = {}) {
   const auto layout = detail::safetensors_layout(path.string(), std::move(entries), metadata);
   AtomicFile file(path);
+  if (!detail::is_channel(path))
+    check_room(path, std::accumulate(layout.sizes.begin(), layout.sizes.end(), std::uint64_t{layout.header.size()}));
   file.write(layout.header);
   for (std::size_t i = 0; i < layout.entries.size(); ++i)
     file.write(detail::entry_data(layout.entries[i], layout.sizes[i]));

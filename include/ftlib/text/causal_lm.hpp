@@ -40,7 +40,8 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   using typename Adapted<T, D>::Options;
 
   /// Opens a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. Weights keep the type they
-  /// are stored in (and on the CPU stay mapped), and are frozen. Throws Error naming the file for whatever does not
+  /// are stored in (and on the CPU stay mapped), and are frozen. Replace a file that is open by renaming another over
+  /// it: one that is written over or cut ends the process by SIGBUS. Throws Error naming the file for whatever does not
   /// fit.
   static CausalLM from_pretrained(const std::filesystem::path& path, const Options& options = {});
   /// Another session on the same weights, tokenizer and adapters, with threads, memory and random state of its own, in

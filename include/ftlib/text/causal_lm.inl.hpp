@@ -36,6 +36,16 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(LanguageM
   model.visit([&](Parameter<T, D>& w) { all.push_back(&w); });
   return all;
 }
+/// Throws Error where the model has no row for a token that every text needs.
+[[gnu::cold]] FTLIB_INLINE void check_rows(const Tokenizer& tokenizer, int64_t rows, const std::string& file) {
+  for (const auto& [id, what] :
+       {std::pair{tokenizer.eos(), "ends"}, std::pair{tokenizer.add_bos() ? tokenizer.bos() : -1, "begins"}})
+    if (id >= rows)
+      throw Error(str(file, ": the tokenizer ", what, " a text with token ", id, ", ", quote(tokenizer.token(id)),
+                      ", the model's embedding has ", rows, " rows"),
+                  "the tokenizer is another model's, or the embedding was not enlarged for tokens that were added.",
+                  ErrorKind::bad_file);
+}
 /// The weight that is embedding and head at once; null where there are two.
 template <Scalar T, Device D> const Parameter<T, D>* tied_weight(LanguageModel<T, D>& model) {
   return model.head().kind == WeightKind::embedding ? &model.head() : nullptr;
@@ -70,6 +80,7 @@ template <Scalar T, Device D>
     } else if (auto spec = tokenizer_spec_from_folder(path)) {
       tokenizer = std::make_shared<Tokenizer>(*std::move(spec));
     }
+    if (tokenizer) detail::check_rows(*tokenizer, model->info().vocab_size, path.string());
     return {std::move(ctx), std::move(model), std::move(tokenizer), path};
   });
 }
@@ -108,6 +119,9 @@ template <Scalar T, Device D>
   Context<D>& ctx = this->context();
   if (!this->adapters().used(ctx).empty())
     throw Error(folder.string() + ": the model has an adapter that would be lost", "call merge() or save_adapter().");
+  uint64_t bytes = 0;
+  for (const Parameter<T, D>* w : this->base_parameters()) bytes += static_cast<uint64_t>(w->count()) * sizeof(T);
+  check_room(folder, bytes);  // before all weights are brought into the compute type
   std::vector<TensorEntry> entries;
   std::vector<std::vector<T>> host;
   for (const Parameter<T, D>* w : this->base_parameters()) {

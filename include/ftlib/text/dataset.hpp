@@ -22,6 +22,12 @@ struct DatasetOptions {
   int64_t max_tokens = 512;  // longer examples are left out, and counted
 };
 
+/// A record that a data set leaves out.
+struct Refused {
+  std::size_t record;  // its place in the data set's records
+  std::string why;
+};
+
 /// One record as tokens.
 struct Example {
   std::vector<int32_t> tokens = {};  // prompt, answer, end of text; or a conversation up to its last answer
@@ -34,8 +40,8 @@ class Dataset final : public IndexedSource {
  public:
   /// Holds nothing, and no trainer takes it.
   Dataset() = default;
-  /// Throws Error where a record has a fault (see record_fault), no record is left, or one is a conversation that the
-  /// prompt cannot learn (Prompt::learn): in the question-answer form, none can.
+  /// Throws Error where a record has a fault (see record_fault), no record is left, or one is a conversation and the
+  /// form is question_answer. What the model's chat template refuses (ChatTemplate::learn) is left out, and listed.
   /// `prompt` is a model's (CausalLM::prompt), or a tokenizer alone, which asks in the usual form.
   Dataset(std::vector<Record> records, const Prompt& prompt, const DatasetOptions& options = {});
 
@@ -45,10 +51,16 @@ class Dataset final : public IndexedSource {
   const std::vector<Example>& examples() const { return examples_; }
   /// Records left out because they have more than max_tokens.
   int64_t too_long() const { return too_long_; }
+  /// Records left out because the model's chat template refuses them, in the order of records().
+  const std::vector<Refused>& refused() const { return refused_; }
+  /// What the two come to, as a program prints it: "4 left out: longer than 64 tokens; 1 left out that the chat
+  /// template refuses: 'id': why". Empty where nothing is left out.
+  std::string left_out() const;
   int64_t tokens() const;
   int64_t tokens_of(std::size_t item) const override { return static_cast<int64_t>(examples_[item].tokens.size()); }
 
-  /// `share` of the examples, drawn by `seed`, and the rest. Throws Error where one side would be empty.
+  /// `share` of the examples, drawn by `seed`, and the rest; what was left out is told by neither. Throws Error where
+  /// one side would be empty.
   std::pair<Dataset, Dataset> split(double share, uint64_t seed) const;
 
   /// The batches of an epoch, as places in examples(): shuffled by (seed, epoch), sorted by length within windows of 32
@@ -65,7 +77,8 @@ class Dataset final : public IndexedSource {
 
   std::vector<Record> records_;
   std::vector<Example> examples_;
-  int64_t too_long_ = 0;
+  std::vector<Refused> refused_;
+  int64_t too_long_ = 0, max_tokens_ = 0;
 };
 
 }  // namespace text

@@ -11,6 +11,9 @@ namespace ft::inline FTLIB_ABI {
 namespace text {
 
 namespace detail {
+FTLIB_INLINE std::string quoted_id(const Record& record, const char* before) {
+  return record.id.empty() ? "" : str(before, '\'', record.id, '\'');
+}
 FTLIB_INLINE Example encode_example(const Record& record, const Prompt& prompt, LossOn loss_on) {
   auto [tokens, learned] = prompt.learn(record);
   Example example{std::move(tokens), std::move(learned), 0};
@@ -20,30 +23,44 @@ FTLIB_INLINE Example encode_example(const Record& record, const Prompt& prompt, 
 }  // namespace detail
 
 FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Prompt& asked, const DatasetOptions& options)
-    : records_(std::move(records)) {
+    : records_(std::move(records)), max_tokens_(options.max_tokens) {
   PromptOptions form = asked.options();
   form.form = options.form.value_or(form.form);
   const Prompt prompt(asked.tokenizer(), std::move(form));
+  std::string hint;
   for (std::size_t i = 0; i < records_.size(); ++i) {
+    const auto name = [&] { return str("dataset: record ", i, detail::quoted_id(records_[i], ", ")); };
     if (const std::string fault = record_fault(records_[i]); !fault.empty())
-      throw Error(str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", fault),
-                  "leave it out, or mend it.");
+      throw Error(name() + ": " + fault, "leave it out, or mend it.");
     Example example;
     try {
       example = detail::encode_example(records_[i], prompt, options.loss_on);
     } catch (const Error& e) {
-      throw Error(
-          str("dataset: record ", i, records_[i].id.empty() ? "" : ", '" + records_[i].id + "'", ": ", e.message()),
-          e.hint(), e.kind());
+      if (prompt.options().form != Form::chat) throw Error(name() + ": " + e.message(), e.hint(), e.kind());
+      refused_.push_back({i, e.message()});
+      if (hint.empty()) hint = e.hint();
+      continue;
     }
     example.record = i;
     if (static_cast<int64_t>(example.tokens.size()) > options.max_tokens) ++too_long_;
     else examples_.push_back(std::move(example));
   }
   if (examples_.empty())
-    throw Error(str("dataset: none of ", records_.size(), " records is left",
-                    too_long_ ? str("; ", too_long_, " are longer than ", options.max_tokens, " tokens") : ""),
-                too_long_ ? "raise max_tokens." : "the data set is empty.");
+    throw Error(str("dataset: none of ", records_.size(), " records is left", records_.empty() ? "" : "; ", left_out()),
+                too_long_          ? "raise max_tokens."
+                : refused_.empty() ? "the data set is empty."
+                                   : hint);
+}
+
+FTLIB_INLINE std::string Dataset::left_out() const {
+  std::string out;
+  if (too_long_) out = str(too_long_, " left out: longer than ", max_tokens_, " tokens");
+  if (refused_.empty()) return out;
+  out += str(out.empty() ? "" : "; ", refused_.size(), " left out that the chat template refuses: ");
+  for (std::size_t i = 0; i < refused_.size() && i < 3; ++i)
+    out += str(i ? ", " : "", "record ", refused_[i].record + 1, detail::quoted_id(records_[refused_[i].record], " "),
+               " (", refused_[i].why, ')');
+  return out + (refused_.size() > 3 ? ", ..." : "");
 }
 
 FTLIB_INLINE int64_t Dataset::tokens() const {

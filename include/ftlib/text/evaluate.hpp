@@ -36,19 +36,23 @@ struct Evaluation {
   double exact_match = 0, f1 = 0;  // means, in [0, 1]
   double strict_match = 0;         // of those that are exact to the letter: case, signs and symbols count
   double perplexity = 0;           // of the first accepted answer's tokens, after their question
-  int64_t n = 0;
-  std::vector<Answer> answers;
+  int64_t n = 0;                   // records that were asked
+  std::vector<Answer> answers;     // of these, in their order
+  std::vector<std::string> notes;  // which were not asked, or not read for the perplexity, a sentence each
 
   friend std::ostream& operator<<(std::ostream& out, const Evaluation& e);
 };
 
 /// Asks the model every record's question, greedily unless the options say otherwise, and scores what it generates by
-/// SQuAD's rules or, for Korean records, KorQuAD's. Throws Interrupted on a request to stop.
+/// SQuAD's rules or, for Korean records, KorQuAD's. A record whose question the chat template refuses, or that is
+/// longer than the model reads, is left out of the figures and told in `notes`. Throws Error where no record is left or
+/// the model's numbers are not finite, Interrupted on a request to stop.
 template <Scalar T, Device D>
 [[gnu::cold]] Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records,
                                   const EvaluateOptions& options = {});
 
 /// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other.
+/// Throws Error where it is not finite.
 template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512);
 
 }  // namespace ft::inline FTLIB_ABI

@@ -6,7 +6,7 @@
 #include <ftlib/text/scores.hpp>  // exact_match, f1
 
 #include <algorithm>  // std::max, std::min
-#include <cmath>      // std::exp
+#include <cmath>      // std::exp, std::isfinite
 
 namespace ft::inline FTLIB_ABI {
 
@@ -21,8 +21,8 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
   const auto go_on = [&] {
     if (options.stop.stop_requested()) throw Interrupted("evaluate: stopped by the host");
   };
+  if (options.batch < 1) throw Error(str("evaluate: a batch of ", options.batch, " prompts"), "give 1 or more.");
   Evaluation result;
-  const auto size = static_cast<int64_t>(records.size());
   const text::Prompt prompt = lm.prompt(options.form);
   GenerateOptions generate = options.generate;
   if (generate.stop.empty()) generate.stop = prompt.stop();
@@ -37,16 +37,44 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
       for (const auto& micro : batch.micro) nll += lm.loss_sum(*micro, false).item(lm.context());
       targets += batch.targets;
     }
+    if (!std::isfinite(nll)) throw not_finite(lm.context(), lm.model(), "evaluate: the loss");
     result.perplexity = std::exp(nll / static_cast<double>(std::max<int64_t>(1, targets)));
   }
+  if (const auto left_out = data.left_out(); !left_out.empty())
+    result.notes.push_back("the perplexity is of " + str(data.size()) + " records: " + left_out);
+
+  std::vector<std::vector<int32_t>> questions;
+  std::vector<const text::Record*> asked;
+  std::string first;
+  for (const text::Record& record : records) {
+    std::string why;
+    try {
+      auto question = prompt.question(record);
+      if (const auto n = static_cast<int64_t>(question.size()); n <= lm.model().context_length()) {
+        questions.push_back(std::move(question));
+        asked.push_back(&record);
+        continue;
+      }
+      why = str("its question has ", question.size(), " tokens, the model reads ", lm.model().context_length());
+    } catch (const Error& e) {
+      if (prompt.options().form != text::Form::chat) throw;
+      why = e.message();
+    }
+    if (first.empty()) first = str(record.id.empty() ? "" : str('\'', record.id, "', "), why);
+  }
+  const auto size = static_cast<int64_t>(asked.size());
+  if (asked.size() < records.size())
+    result.notes.push_back(str(records.size() - asked.size(), " of ", records.size(),
+                               " records cannot be asked and are in no figure; the first: ", first));
+  if (asked.empty()) throw Error("evaluate: no record can be asked; the first: " + first);
   for (int64_t begin = 0; begin < size; begin += options.batch) {
     go_on();
     const int64_t end = std::min(size, begin + options.batch);
     std::vector<std::vector<int32_t>> prompts;
-    for (int64_t i = begin; i < end; ++i) prompts.push_back(prompt.question(records[static_cast<std::size_t>(i)]));
+    for (int64_t i = begin; i < end; ++i) prompts.push_back(std::move(questions[static_cast<std::size_t>(i)]));
     const auto texts = lm.generate_batch(std::move(prompts), generate);
     for (int64_t i = begin; i < end; ++i) {
-      const auto& record = records[static_cast<std::size_t>(i)];
+      const auto& record = *asked[static_cast<std::size_t>(i)];
       const auto rules = text::rules_for(record.lang);
       std::string answer = texts[static_cast<std::size_t>(i - begin)];
       answer.erase(0, answer.find_first_not_of(' '));
@@ -67,6 +95,7 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
 }
 
 template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window) {
+  if (window < 2) throw Error(str("perplexity: a window of ", window, " tokens"), "give 2 or more.");
   const NoGrad off(lm.context());
   const auto ids = lm.tokenizer().encode(text, {.special = Special::as_text}), beginning = lm.prompt().beginning();
   double nll = 0;
@@ -83,6 +112,7 @@ template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_
     targets += batch.target_count();
   }
   if (targets == 0) throw Error("perplexity: the text has fewer than two tokens");
+  if (!std::isfinite(nll)) throw not_finite(lm.context(), lm.model(), "perplexity: the loss");
   return std::exp(nll / static_cast<double>(targets));
 }
 

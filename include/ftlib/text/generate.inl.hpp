@@ -19,6 +19,8 @@ TokenGenerator<T, D>::TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model
       texts_(std::move(prompts)),
       cache_(make_cache()) {
   options.sampling.check();
+  if (options.max_new_tokens < 0)
+    throw Error(str("generate: max_new_tokens is ", options.max_new_tokens), "0 gives no token, 1 and more that many.");
   for (std::size_t i = 0; i < texts_.size(); ++i) {
     prompt_sizes_.push_back(texts_[i].size());
     random_.emplace_back(options.seed + i);
@@ -56,8 +58,7 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
                        {});  // a NaN or an infinity in any of them shows in it, and every choice would be nonsense
   sum_all(ctx_, sum.view(), logits.view());
   if (const float s = sum.item(ctx_); !(s - s == 0))
-    throw Error("generate: the model's logits hold a NaN or an infinity",
-                "its weights or its adapter's do; the file is damaged, or was made by a training that failed.");
+    throw not_finite(ctx_, model_, "generate: what the model computes");
   const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
 
   std::vector<int64_t> running;

@@ -1,8 +1,8 @@
 // train/trainer_checks.inl.hpp: what a Trainer refuses, before a run and in between, and what a resumed run must agree
 // in.
 #pragma once
+#include <ftlib/io/atomic_file.hpp>  // check_room
 #include <ftlib/optim/optimizer.inl.hpp>
-#include <ftlib/tensor/finite.hpp>  // first_not_finite
 #include <ftlib/train/trainer.hpp>
 
 #include <algorithm>  // std::find_if
@@ -65,6 +65,13 @@ void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_ou
   if (data.steps() == 0 && config_.schedule.needs_steps())
     throw Error("trainer: the schedule needs to know how many steps there are, and the data do not say",
                 "set max_steps, or a schedule of Constant{}, with a warmup of 0 or of a number of steps.");
+  if (!config_.out_dir.empty() && config_.save_every > 0) {
+    int64_t bytes = optimizer_->state_bytes(params_);
+    for (const Parameter<T, D>* w : params_)
+      bytes += w->count() * static_cast<int64_t>(sizeof(T) * (config_.patience > 0 ? 2 : 1) +
+                                                 (average_ ? sizeof(accumulate_t<T>) : 0));
+    check_room(config_.out_dir, static_cast<uint64_t>(bytes));  // for a checkpoint, beside the one before it
+  }
   // On a GPU, where all weights would have to come to the host, a loss that is no number leads to the same look.
   if constexpr (std::same_as<D, Cpu>) check_weights();
 }
@@ -72,13 +79,10 @@ void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_ou
 // Throws Error for a weight with a NaN or an infinity; looks once.
 template <Scalar T, Device D> void Trainer<T, D>::check_weights() {
   if (std::exchange(checked_, true)) return;
-  for (const Parameter<T, D>* w : model_.parameters()) {
-    if (!*w) continue;
-    const int64_t at = first_not_finite(model_.context(), w->weight());
-    if (at >= 0)
-      throw Error(str("train: weight '", w->name, "' ", w->shape(), " holds a NaN or an infinity, at element ", at),
-                  "the model's file is damaged, or was made by a training that failed.", ErrorKind::bad_file);
-  }
+  for (const Parameter<T, D>* w : model_.parameters())
+    if (const auto fault = weight_fault(model_.context(), *w); !fault.empty())
+      throw Error("train: " + fault, "the model's file is damaged, or was made by a training that failed.",
+                  ErrorKind::bad_file);
 }
 
 template <Scalar T, Device D> void Trainer<T, D>::count_bad(const Batch& batch, double loss, bool finite, float scale) {

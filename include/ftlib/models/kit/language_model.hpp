@@ -60,6 +60,13 @@ template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
                                      const std::vector<int32_t>& targets, int64_t chunk_bytes = int64_t{64} << 20);
 
+template <Scalar T, Device D> class LanguageModel;
+
+/// The Error to throw where `what` of a model's came to be a NaN or an infinity: it names the weight, the adapter's in
+/// use among them, that holds one, and otherwise says that none does. Reads all weights.
+template <Scalar T, Device D>
+[[gnu::cold]] Error not_finite(Context<D>& ctx, LanguageModel<T, D>& model, const std::string& what);
+
 /// A causal language model of any architecture.
 template <Scalar T, Device D> class LanguageModel {
  public:

@@ -100,6 +100,27 @@ Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Par
 }
 
 template <Scalar T, Device D>
+[[gnu::cold]] Error not_finite(Context<D>& ctx, LanguageModel<T, D>& model, const std::string& what) {
+  std::string fault;
+  const auto look = [&](const Parameter<T, D>& w) {
+    if (fault.empty()) fault = weight_fault(ctx, w);
+  };
+  model.visit([&](Parameter<T, D>& w) {
+    const Overlay<T, D>* overlay = Overlay<T, D>::of(ctx);
+    const auto* slot = overlay ? overlay->find(w) : nullptr;
+    if (!slot || !slot->replacement) look(w);
+    if (!slot) return;
+    if (slot->replacement) look(*slot->replacement);
+    for (const auto& use : slot->uses) use.adapter->visit(look);
+  });
+  return Error(
+      str(what, " holds a NaN or an infinity: ", fault.empty() ? "no weight does, so that they grow too large" : fault),
+      fault.empty() ? "the model or its adapter was made by a training that failed; lower its learning rate."
+                    : "its file is damaged, or was made by a training that failed.",
+      fault.empty() ? ErrorKind::other : ErrorKind::bad_file);
+}
+
+template <Scalar T, Device D>
 Tensor<T, D> LanguageModel<T, D>::logits(Context<D>& ctx, const PackedTokens& batch,
                                          const ForwardOptions<T, D>& options) {
   return project(ctx, hidden(ctx, batch, options), head());
