@@ -71,7 +71,8 @@ TokenizerSpec tokenizer_spec_from_json(const Json& tokenizer_json, const Json* t
                                        std::string_view name = "tokenizer.json");
 /// Reads a Hugging Face folder: tokenizer.json, and where they are there tokenizer_config.json, the chat template in
 /// chat_template.jinja or, of a processor, chat_template.json, and the tokens that end an answer in
-/// generation_config.json. A chat template in a file of its own goes before tokenizer_config.json's, as in
+/// generation_config.json; where tokenizer_config.json names no eos_token, it or config.json does, with a note. A chat
+/// template in a file of its own goes before tokenizer_config.json's, as in
 /// transformers; of several with names, "default" is taken. None where there is no tokenizer.json.
 std::optional<TokenizerSpec> tokenizer_spec_from_folder(const std::filesystem::path& folder);
 /// Reads the keys tokenizer.ggml.* and tokenizer.chat_template. Throws Error for a pre-tokenizer that is not known.

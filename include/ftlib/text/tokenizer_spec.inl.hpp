@@ -323,11 +323,29 @@ class TokenizerJson {
     for (const auto& path : files_in(more))
       if (path.extension() == ".jinja") others.push_back(path.stem().string());
   detail::note_templates(spec, others);
-  if (const auto found = generation.find("eos_token_id"); found != generation.end() && !found->is_null()) {
-    const std::string where = (folder / "generation_config.json").string();
-    if (found->is_array()) spec.ends = detail::json_as<std::vector<std::int32_t>>(*found, "eos_token_id", where);
-    else spec.ends = {detail::json_as<std::int32_t>(*found, "eos_token_id", where)};
-  }
+  const auto ids = [&](const Json& from, const char* of, const char* key) {
+    const std::string where = (folder / of).string();
+    const auto found = from.find(key);
+    if (found == from.end() || found->is_null()) return std::vector<std::int32_t>();
+    if (found->is_array()) return detail::json_as<std::vector<std::int32_t>>(*found, key, where);
+    return std::vector<std::int32_t>{detail::json_as<std::int32_t>(*found, key, where)};
+  };
+  spec.ends = ids(generation, "generation_config.json", "eos_token_id");
+  const Json model = optional_json("config.json");
+  const auto take = [&](std::int32_t& id, const char* key, const char* what) {
+    for (const auto& [from, of] : {std::pair{&generation, "generation_config.json"}, std::pair{&model, "config.json"}})
+      for (const std::int32_t one : ids(*from, of, key)) {
+        if (id >= 0 || one < 0 || static_cast<std::size_t>(one) >= spec.tokens.size()) continue;
+        id = one;
+        spec.notes.push_back(str("tokenizer_config.json names no ", what, ": ",
+                                 quote(spec.tokens[static_cast<std::size_t>(one)]), " is taken, by ", of));
+      }
+  };
+  if (spec.eos < 0) take(spec.eos, "eos_token_id", "eos_token");
+  if (spec.bos < 0 && spec.add_bos) take(spec.bos, "bos_token_id", "bos_token");
+  if (spec.bos < 0 && spec.add_bos)
+    throw Error(str(spec.name, ": every text is to begin with a bos_token (add_bos_token), and no file names it"),
+                "name it in tokenizer_config.json.");
   return spec;
 }
 

@@ -157,6 +157,49 @@ inline bool harmless(std::string_view key) {
   return keys.count(key) != 0;
 }
 
+/// Keys of GGUF that are no matter of computing, or are read elsewhere: who made the file and how, the tokenizer's
+/// (text/tokenizer_spec.hpp), and what llama.cpp reads for other kinds of tokenizers and of tasks.
+inline bool harmless_gguf(std::string_view key, const GgufValue& value, std::string_view prefix) {
+  if (key.starts_with("general.") || key.starts_with("quantize.") || key.starts_with("split.")) return true;
+  if (key == std::string(prefix) + "tensor_data_layout") {  // how q and k lie: as all converters lay them
+    const auto* layout = std::get_if<std::string>(&value);
+    return layout && *layout == "Meta AI original pth";
+  }
+  if (key.starts_with("tokenizer.chat_template")) return true;
+  static const std::set<std::string_view> ggml{"model",
+                                               "pre",
+                                               "tokens",
+                                               "token_type",
+                                               "token_type_count",
+                                               "scores",
+                                               "merges",
+                                               "bos_token_id",
+                                               "eos_token_id",
+                                               "eot_token_id",
+                                               "eom_token_id",
+                                               "unknown_token_id",
+                                               "seperator_token_id",
+                                               "padding_token_id",
+                                               "cls_token_id",
+                                               "mask_token_id",
+                                               "add_bos_token",
+                                               "add_eos_token",
+                                               "add_sep_token",
+                                               "add_space_prefix",
+                                               "prefix_token_id",
+                                               "suffix_token_id",
+                                               "middle_token_id",
+                                               "fim_pre_token_id",
+                                               "fim_suf_token_id",
+                                               "fim_mid_token_id",
+                                               "fim_pad_token_id",
+                                               "fim_rep_token_id",
+                                               "fim_sep_token_id"};
+  constexpr std::string_view tokenizer = "tokenizer.ggml.";
+  return key == "tokenizer.huggingface.json" ||
+         (key.starts_with(tokenizer) && ggml.count(key.substr(tokenizer.size())) != 0);
+}
+
 /// config.json. Keys are ticked off as they are read; finish() looks at the rest.
 class JsonConfig final : public ConfigFields {
  public:
@@ -319,11 +362,16 @@ class GgufConfig final : public ConfigFields {
     if (const auto turned = get<int64_t>("rope.dimension_count", std::optional(head_dim)); turned != head_dim)
       fail(str(prefix_, "rope.dimension_count is ", turned, " of heads of ", head_dim,
                ": partial rotary positions are not computed for this architecture"));
-    const auto type = get<std::string>("rope.scaling.type", std::optional<std::string>("none"));
+    // llama.cpp's rules: a factor without a type is linear, with the type none it is not used, and 0 is none.
+    const auto type = get<std::string>("rope.scaling.type", std::optional<std::string>("linear"));
     const auto factor = get<float>("rope.scaling.factor", get_or<float>("rope.scale_linear", 1.0f));
     read_.insert(prefix_ + "rope.scaling.finetuned");
     if (type == "linear" || type == "none") {
-      rope.factor = factor == 0 ? 1 : factor;  // llama.cpp's rule: a factor without a type is linear
+      rope.factor = factor == 0 || type == "none" ? 1 : factor;
+      if (type == "none" && factor != 1 && factor != 0)
+        notes_.push_back(str(gguf_.file_name(), ": ", prefix_, "rope.scaling.factor ", factor,
+                             " is not used, for rope.scaling.type is none"));
+      if (!(rope.factor > 0)) fail(str(prefix_, "rope.scaling.factor ", factor, " makes no sense"));
       read_.insert(prefix_ + "rope.scaling.original_context_length");
     } else {
       throw Error(str(gguf_.file_name(), ": ", prefix_, "rope.scaling.type is '", type, "', which is not known"),
@@ -359,11 +407,18 @@ class GgufConfig final : public ConfigFields {
                ": values of another size than keys are not computed"));
     if (!get<bool>("attention.causal", std::optional(true)))
       fail(str(prefix_, "attention.causal is false: attention in both directions is not computed"));
+    std::string unknown;
     for (const auto& [key, value] : gguf_.metadata()) {
-      if (!key.starts_with(prefix_) || read_.count(key) || neutral(key, value)) continue;
-      throw Error(str(gguf_.file_name(), ": ", key, " is set, which ftlib does not compute for this architecture"),
-                  "the model is a variant that is not known here; without the key its answers would be wrong.");
+      if (read_.count(key) || harmless_gguf(key, value, prefix_) || neutral(key, value)) continue;
+      const bool rope = key.find("rope.") != key.npos || key.starts_with("adapter.") || key.starts_with("clip.");
+      if (key.starts_with(prefix_) || rope)
+        throw Error(str(gguf_.file_name(), ": ", key, " is set, which ftlib does not compute for this architecture"),
+                    "the model is a variant that is not known here; without the key its answers would be wrong.");
+      unknown += str(unknown.empty() ? "" : ", ", key);
     }
+    config.notes.insert(config.notes.end(), notes_.begin(), notes_.end());
+    if (!unknown.empty())
+      config.notes.push_back(str(gguf_.file_name(), ": keys that ftlib does not know are passed over: ", unknown));
     for (const auto& [hf, key] : {std::pair{"bos_token_id", "tokenizer.ggml.bos_token_id"},
                                   std::pair{"eos_token_id", "tokenizer.ggml.eos_token_id"}})
       if (gguf_.find(key)) config.others[hf] = gguf_.get<int64_t>(key);
@@ -375,7 +430,8 @@ class GgufConfig final : public ConfigFields {
     return std::visit(
         [&]<class V>(const V& v) {
           if constexpr (std::same_as<V, bool>) return !v;
-          else if constexpr (std::is_arithmetic_v<V>) return v == V(0) || (v == V(1) && key.find("scale") != key.npos);
+          else if constexpr (std::is_arithmetic_v<V>)
+            return v == V(0) || (v == V(1) && (key.find("scale") != key.npos || key.ends_with("_factor")));
           else return false;
         },
         value);
@@ -391,6 +447,7 @@ class GgufConfig final : public ConfigFields {
   const GgufFile& gguf_;
   std::string prefix_;
   std::set<std::string> read_;
+  std::vector<std::string> notes_;
 };
 
 /// Llama 3's scaling, where a table of divisors is one (GGUF's rope_freqs.weight).

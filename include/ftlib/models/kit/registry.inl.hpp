@@ -13,6 +13,7 @@
 namespace ft::inline FTLIB_ABI {
 
 [[gnu::cold]] FTLIB_INLINE Checkpoint Checkpoint::open(const std::filesystem::path& path) {
+  if (path.empty()) throw Error("model: no path is given", "give a Hugging Face folder or a .gguf file.");
   if (!path_exists(path))
     throw Error(str(path.string(), ": there is no such file or folder"), "give a Hugging Face folder or a .gguf file.");
   Checkpoint checkpoint{path, {}, {}, {}};
@@ -21,6 +22,12 @@ namespace ft::inline FTLIB_ABI {
     checkpoint.architecture = at<std::string>(checkpoint.json, "model_type", (path / "config.json").string());
   } else {
     checkpoint.gguf = GgufFile::open(path);
+    if (const auto parts = checkpoint.gguf->get_or<int64_t>("split.count", 1); parts > 1)
+      throw Error(str(path.string(), ": is one of ", parts, " parts of a model (split.count)"),
+                  "make them one file: llama-gguf-split --merge FIRST-PART OUT.gguf.");
+    if (const auto type = checkpoint.gguf->get_or<std::string>("general.type", "model"); type != "model")
+      throw Error(str(path.string(), ": holds no model (general.type is '", type, "')"),
+                  type == "adapter" ? "adapters are read from PEFT's folders." : "");
     checkpoint.architecture = checkpoint.gguf->get<std::string>("general.architecture");
   }
   return checkpoint;
