@@ -9,9 +9,11 @@
 #include <ftlib/train/screen/progress.hpp>
 #include <ftlib/train/trainer.hpp>
 
+#include <unistd.h>  // ::getpid
 #include <CLI/CLI.hpp>
 
 #include <cstdint>      // std::int64_t, std::uint64_t
+#include <cstdlib>      // std::getenv
 #include <filesystem>   // std::filesystem::path
 #include <iostream>     // std::cout
 #include <map>          // std::map
@@ -23,6 +25,31 @@ namespace examples {
 
 inline void write_json(const std::filesystem::path& path, const ft::Json& json) {
   ft::write_atomically(path, json.dump(2, ' ', false, ft::Json::error_handler_t::replace) + "\n");
+}
+
+/// Hands `path` to `write`, which writes a result that took long to come by. Where that fails, says so, writes it to
+/// the first folder for which it succeeds (the system's for temporary files, the user's, the current one), says where,
+/// and throws what failed.
+template <class Write> void write_or_save_elsewhere(const std::filesystem::path& path, Write write) {
+  try {
+    return write(path);
+  } catch (const ft::Error& error) {
+    const auto name = ft::str(path.filename().string(), '-', ::getpid());
+    std::error_code ignored;
+    const char* home = std::getenv("HOME");
+    for (const auto& folder : {std::filesystem::temp_directory_path(ignored), std::filesystem::path(home ? home : ""),
+                               std::filesystem::current_path(ignored)}) {
+      if (folder.empty()) continue;
+      try {
+        write(folder / name);
+      } catch (const ft::Error&) {
+        continue;
+      }
+      throw ft::Error(ft::str(error.message(), "; it was written to ", (folder / name).string(), " instead"),
+                      "copy it from there, once there is room.", error.kind());
+    }
+    throw;
+  }
 }
 
 /// Options of a run that every training program has.

@@ -23,6 +23,8 @@ using ft::text::Record;
 /// What every subcommand that opens a model asks for.
 struct ModelArguments {
   std::string model, adapter, form, date, device = "cpu", dtype = "f32";
+  std::vector<std::string> variables;
+  bool thinking = false;
   int threads = 0;
 
   void add_to(CLI::App& command, bool with_adapter) {
@@ -38,6 +40,11 @@ struct ModelArguments {
         .add_option("--date", date,
                     "the day that the chat template writes, as 2024-07-26 (default: the adapter's, or today)")
         ->type_name("DAY");
+    command.add_flag("--thinking", thinking,
+                     "let a model whose chat template can think do so (default: the adapter's, or no)");
+    command
+        .add_option("--variable", variables, "sets a variable of the chat template, as JSON or text; may be repeated")
+        ->type_name("NAME=VALUE");
     command.add_option("--threads", threads, "CPU threads; 0: one for each core")->capture_default_str();
     command.add_option("--device", device, "what computes; cuda: NVIDIA's GPU")
         ->check(CLI::IsMember({"cpu", "cuda"}))
@@ -66,6 +73,26 @@ struct ModelArguments {
     if (form == "chat") options.form = ft::text::Form::chat;
     if (form == "qa") options.form = ft::text::Form::question_answer;
     if (!date.empty()) options.date = date;
+    if (thinking) options.thinking = true;
+    if (!variables.empty()) {
+      ft::Json all =
+          options.variables.empty() ? ft::Json::object() : ft::parse_json(options.variables, "the adapter's variables");
+      for (const std::string& given : variables) {
+        const auto cut = given.find('=');
+        if (cut == given.npos || cut == 0)
+          throw ft::Error("--variable " + given + ": has no name", "write NAME=VALUE, as date_string=\"26 Jul 2024\".");
+        const std::string value = given.substr(cut + 1);
+        try {
+          all[given.substr(0, cut)] = ft::parse_json(value, "--variable");
+        } catch (const ft::Error&) {  // a text needs no quotation marks
+          all[given.substr(0, cut)] = value;
+        }
+      }
+      options.variables = all.dump();
+    }
+    if (options.form != ft::text::Form::chat && (!date.empty() || thinking || !variables.empty()))
+      throw ft::Error("--date, --thinking and --variable are for the chat template, and the form is qa",
+                      "add --form chat.");
     lm.set_prompt(options);
   }
   /// Opens the adapter's files before the model's, so that a name that is wrong is told at once; and says so where it
@@ -108,6 +135,31 @@ void check_output(const std::string& option, const std::filesystem::path& path) 
     throw ft::system_error(path, "cannot write");
 }
 
+/// What the model's files hold that is passed over.
+template <class Lm> void say_notes(Lm& lm) {
+  for (const auto& note : lm.summary().notes) std::cerr << "note: " << note << '\n';
+}
+
+/// Throws Error where what is to be written is, or holds, what is read.
+void check_apart(const std::string& option, const std::filesystem::path& out, const std::vector<std::string>& inputs) {
+  if (out.empty()) return;
+  std::error_code ignored;
+  const auto written = std::filesystem::weakly_canonical(out, ignored);
+  for (const auto& input : inputs) {
+    if (input.empty()) continue;
+    for (auto read = std::filesystem::weakly_canonical(input, ignored); read.has_relative_path();
+         read = read.parent_path())
+      if (read == written || std::filesystem::equivalent(read, written, ignored))
+        throw ft::Error(option + ' ' + out.string() + ": is to be read and to be written", "give it another name.");
+    const bool in_it = std::filesystem::is_directory(input, ignored) &&
+                       std::filesystem::is_regular_file(written, ignored) &&
+                       std::filesystem::equivalent(written.parent_path(), input, ignored);
+    if (in_it)
+      throw ft::Error(option + ' ' + out.string() + ": is a file of " + input + ", which is read",
+                      "give it another name.");
+  }
+}
+
 /// A text on one line.
 std::string on_one_line(std::string text) {
   for (auto at = text.find('\n'); at != text.npos; at = text.find('\n', at + 2)) text.replace(at, 1, "\\n");
@@ -138,6 +190,11 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   // 1. The model, with what is to be learned: an adapter, or all of it.
   a.lora.apply(lm, a.run.seed);
   std::cout << lm.summary();
+  const auto result = std::filesystem::path(a.out) / (a.lora.full ? "model" : "adapter");
+  uint64_t result_bytes = 0;
+  for (const auto* w : lm.parameters())
+    if (w->trainable) result_bytes += static_cast<uint64_t>(w->bytes());
+  ft::check_room(result, result_bytes + (uint64_t{1} << 20));  // and the logs
 
   // 2. The records as tokens: those to learn, and those held out to see when to stop.
   a.set_form(lm);
@@ -168,6 +225,9 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   if (data.too_long()) std::cout << "; " << data.too_long() << " left out: longer than " << a.max_tokens << " tokens";
   if (held_out.too_long()) std::cout << "; and " << held_out.too_long() << " of those to hold out";
   std::cout << '\n';
+  for (const auto* of : {&data, &held_out})
+    if (!of->refused().empty())
+      std::cout << "warning: of those to " << (of == &data ? "learn" : "hold out") << ' ' << of->left_out() << '\n';
   std::map<std::string, int64_t> others;
   int64_t without = 0;
   for (const Record& r : records) {
@@ -207,8 +267,10 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   const auto plan = trainer.plan(learned);
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
+  int64_t steps = 0;
   trainer.on_step([&](const ft::Step& s) {
     examples::show(progress, s);
+    steps = s.step;
     return ft::Flow::go;
   });
   trainer.on_evaluation([&](int64_t step, double loss) {
@@ -219,19 +281,39 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
       progress.message(on_one_line("  " + ft::text::last_question(record) + " ->" + answer.rest()));
     }
   });
-  const auto report = trainer.fit(learned, held_out.size() ? &held_out : nullptr);
+  const auto save = [&](const std::filesystem::path& to) {
+    if (a.lora.full) lm.save_pretrained(to);
+    else lm.save_adapter(to);
+  };
+  const auto report = [&] {
+    try {
+      return trainer.fit(learned, held_out.size() ? &held_out : nullptr);
+    } catch (const ft::Error& error) {
+      progress.finish();
+      if (steps == 0) throw;
+      // A full disk, or numbers that are none any more: what was learned until then is kept.
+      const auto kept = out / (a.lora.full ? "unfinished-model" : "unfinished-adapter");
+      std::string where = "is in " + kept.string();
+      try {
+        examples::write_or_save_elsewhere(kept, save);
+      } catch (const ft::Error& other) {
+        where = "cannot be where it was to be: " + other.message();
+      }
+      throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint(),
+                      error.kind());
+    }
+  }();
   progress.finish();
 
-  // 4. What it came to.
-  if (!examples::report_run(
+  // 4. What it came to: the weights first, which took longest to come by.
+  if (report.finished) {
+    if (!a.lora.full) lm.interpolate(a.interpolate);
+    examples::write_or_save_elsewhere(result, save);
+  }
+  if (examples::report_run(
           out, plan, report,
           {{"model", a.model}, {"data", a.data}, {"seed", a.run.seed}, {"lr", lr}, {"interpolate", a.interpolate}}))
-    return;
-  if (!a.lora.full) lm.interpolate(a.interpolate);
-  const auto result = out / (a.lora.full ? "model" : "adapter");
-  if (a.lora.full) lm.save_pretrained(result);
-  else lm.save_adapter(result);
-  std::cout << "wrote " << result.string() << '\n';
+    std::cout << "wrote " << result.string() << '\n';
 }
 
 void add_train(CLI::App& app) {
@@ -277,6 +359,7 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   c->footer("Example:\n  qa train --model SmolLM2-135M-Instruct.Q4_1.gguf --data facts.jsonl --out run --epochs 4");
   c->callback([a] {
+    check_apart("--out", std::filesystem::path(a->out) / (a->lora.full ? "model" : "adapter"), {a->model, a->data});
     const auto records = ft::text::read_records(a->data);
     if (of_split(records, "train").empty()) {
       std::map<std::string, int64_t> splits;
@@ -324,9 +407,7 @@ struct Asked {
         throw ft::Error(a.unrelated + ": " + fault, "iconv turns other encodings into UTF-8.");
     }
     check_output("--json", a.json);
-    for (const auto& read : {a.data, a.unrelated})
-      if (std::error_code ignored; !a.json.empty() && std::filesystem::equivalent(a.json, read, ignored))
-        throw ft::Error("--json " + a.json + ": is to be read and to be written", "give it another name.");
+    check_apart("--json", a.json, {a.data, a.unrelated, a.model, a.adapter});
     a.check_adapter();
   }
   /// Says which answers the rules cannot tell from wrong ones.
@@ -370,6 +451,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   if (!a.adapter.empty())  // first, because it says in which form both are asked
     for (const auto& warning : lm.load_adapter(a.adapter)) std::cerr << "warning: " << warning << '\n';
   a.set_form(lm);
+  say_notes(lm);
   const Result base = [&] {
     const ft::AdaptersOff off(lm);
     return run("base");
@@ -410,6 +492,8 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
     row("  says a trained answer   ", [&](const Result& r) { return percent(says_trained(r.untrained)); });
   }
   if (base.unrelated) row("perplexity, unrelated text", [&](const Result& r) { return plain(*r.unrelated); });
+  for (const auto* e : {&base.main, &base.untrained})
+    for (const auto& note : e->notes) std::cout << "warning: " << note << '\n';
   asked.warn();
 
   if (a.json.empty()) return;
@@ -442,7 +526,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   list(base.main, tuned ? &tuned->main : nullptr);
   if (has_untrained) list(base.untrained, tuned ? &tuned->untrained : nullptr);
   report["answers"] = std::move(answers);
-  write_json(a.json, report);
+  examples::write_or_save_elsewhere(a.json, [&](const auto& path) { write_json(path, report); });
   std::cout << "wrote " << a.json << '\n';
 }
 
@@ -506,6 +590,7 @@ template <class Lm> void ask(const AskArguments& a, Lm lm) {
   if (!a.adapter.empty())
     for (const auto& warning : lm.load_adapter(a.adapter)) std::cerr << "warning: " << warning << '\n';
   a.set_form(lm);
+  say_notes(lm);
   std::vector<ft::text::Message> turns;
   if (!a.question.empty()) {
     turns.push_back({.role = "user", .content = a.question});
@@ -579,6 +664,8 @@ int main(int argc, char** argv) {
     add_evaluate(app);
     add_ask(app);
     app.parse(argc, argv);
+    if (!std::cout.flush())
+      throw ft::Error("standard output cannot be written to", "is its disk full, or its reader gone?");
     return 0;
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version

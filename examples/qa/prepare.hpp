@@ -119,7 +119,8 @@ inline ft::Tokenizer tokenizer_of(const std::filesystem::path& model) {
 struct Measured {
   std::vector<std::size_t> sizes;
   std::function<std::string(std::size_t)> shown;  // of a record's place
-  std::string warning;                            // why the model does not learn them
+  bool tokens = false;                            // what `sizes` are in; else characters
+  std::string warning;                            // why the model does not learn all of them
 };
 
 /// A text's lines, indented; what is longer than a screen is cut.
@@ -173,9 +174,16 @@ inline Measured measure(const std::vector<Record>& records, const std::filesyste
     const auto data = std::make_shared<ft::text::Dataset>(
         records, prompt, ft::text::DatasetOptions{.max_tokens = std::numeric_limits<std::int64_t>::max()});
     Measured out;
-    for (const auto& example : data->examples()) out.sizes.push_back(example.tokens.size());
-    out.shown = [data, tokenizer](std::size_t i) {
-      const auto& example = data->examples()[i];
+    std::vector<std::size_t> places(records.size(), data->size());  // of the records' examples
+    for (const auto& example : data->examples()) {
+      places[example.record] = out.sizes.size();
+      out.sizes.push_back(example.tokens.size());
+    }
+    out.tokens = true;
+    if (!data->refused().empty()) out.warning = "of these, training will have " + data->left_out();
+    out.shown = [data, tokenizer, places](std::size_t i) -> std::string {
+      if (places[i] == data->size()) return indented("(refused by the model's chat template)");
+      const auto& example = data->examples()[places[i]];
       std::string text;
       for (std::size_t begin = 0, end; begin < example.tokens.size(); begin = end) {
         const bool learned = example.learned[begin];
@@ -359,9 +367,9 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   auto sizes = measured.sizes;
   std::sort(sizes.begin(), sizes.end());
   if (!measured.warning.empty()) report << "  warning: " << measured.warning << '\n';
-  report << "  " << (options.model.empty() || !measured.warning.empty() ? "characters" : "tokens")
-         << " a record: half have up to " << sizes[(sizes.size() - 1) / 2] << ", 95 % up to "
-         << sizes[(sizes.size() - 1) * 95 / 100] << ", the longest " << sizes.back() << '\n';
+  report << "  " << (measured.tokens ? "tokens" : "characters") << " a record: half have up to "
+         << sizes[(sizes.size() - 1) / 2] << ", 95 % up to " << sizes[(sizes.size() - 1) * 95 / 100] << ", the longest "
+         << sizes.back() << '\n';
   report << "  as they are trained, what is learned between [[ and ]]:\n";
   for (std::size_t i = 0, printed = 0; i < records.size() && printed < 3; ++i) {
     const auto& split = records[i].split;

@@ -1,6 +1,6 @@
 """tests/cases/qa.py: the cases of this folder through the program itself, with a model of some thousand weights.
 usage: qa.py QA ROOT"""
-import array, json, os, random, shutil, subprocess, sys, tempfile, threading
+import array, json, math, os, random, shutil, struct, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 qa, root = Path(sys.argv[1]), Path(sys.argv[2])
@@ -9,11 +9,30 @@ scratch = Path(tempfile.mkdtemp(prefix="ftlib-qa-"))
 model = scratch / "model"
 
 
+def write_tensors(path, tensors, metadata={}):
+    """safetensors of float32: name -> (shape, array)."""
+    header, data = ({"__metadata__": metadata} if metadata else {}), bytearray()
+    for name, (shape, values) in tensors.items():
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + 4 * len(values)]}
+        data += values.tobytes()
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
+
+
+def read_tensors(path):
+    file = path.read_bytes()
+    size = int.from_bytes(file[:8], "little")
+    header, data = json.loads(file[8:8 + size]), file[8 + size:]
+    metadata = header.pop("__metadata__", {})
+    return {name: (t["shape"], array.array("f", data[slice(*t["data_offsets"])])) for name, t in header.items()}, metadata
+
+
 def make_model():
     """A Llama of random weights, with SmolLM2's way of chat."""
-    C, F, H, KV, V = 32, 64, 4, 2, 2048
+    C, F, H, KV, V = 32, 64, 4, 2, 2000
     model.mkdir()
-    draw = random.Random(0)
+    draw = random.Random(1)
     shapes = {"model.embed_tokens.weight": (V, C), "model.norm.weight": (C,)}
     for name, out, inner in (("self_attn.q_proj", C, C), ("self_attn.k_proj", C * KV // H, C), ("self_attn.o_proj", C, C),
                              ("self_attn.v_proj", C * KV // H, C), ("mlp.gate_proj", F, C), ("mlp.up_proj", F, C),
@@ -21,15 +40,11 @@ def make_model():
         shapes[f"model.layers.0.{name}.weight"] = (out, inner)
     for name in ("input_layernorm", "post_attention_layernorm"):
         shapes[f"model.layers.0.{name}.weight"] = (C,)
-    header, data = {}, bytearray()
+    tensors = {}
     for name, shape in shapes.items():
         count = shape[0] * (shape[1] if len(shape) > 1 else 1)
-        values = array.array("f", (draw.gauss(0, 0.08) for _ in range(count)) if len(shape) > 1 else [1.0] * count).tobytes()
-        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
-        data += values
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    (model / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + data)
+        tensors[name] = shape, array.array("f", (draw.gauss(0, 0.08) for _ in range(count)) if len(shape) > 1 else [1.0] * count)
+    write_tensors(model / "model.safetensors", tensors)
     (model / "config.json").write_text(json.dumps(dict(
         architectures=["LlamaForCausalLM"], model_type="llama", hidden_size=C, intermediate_size=F, num_attention_heads=H,
         num_key_value_heads=KV, num_hidden_layers=1, vocab_size=V, max_position_embeddings=256, rms_norm_eps=1e-5,
@@ -43,8 +58,8 @@ def make_model():
                       "{% endif %}")))
 
 
-def run(*arguments, code=0, input=None):
-    done = subprocess.run([qa, *map(str, arguments)], capture_output=True, input=input)
+def run(*arguments, code=0, input=None, **more):
+    done = subprocess.run([qa, *map(str, arguments)], capture_output=True, input=input, **more)
     said = (done.stdout + done.stderr).decode("utf-8", "replace")
     assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{said}"
     return said
@@ -220,10 +235,279 @@ def templates():
         config.write_text(kept)
 
 
+def changed_model(name, change=None, **configs):
+    """A copy of the model, its tensors changed, and its JSON files by what configs say of them."""
+    copy = scratch / name
+    shutil.copytree(model, copy)
+    if change:
+        tensors, metadata = read_tensors(copy / "model.safetensors")
+        change(tensors)
+        write_tensors(copy / "model.safetensors", tensors, metadata)
+    for file, values in configs.items():
+        path = copy / f"{file}.json"
+        path.write_text(json.dumps({**(json.loads(path.read_text()) if path.exists() else {}), **values}))
+    return copy
+
+
+def adapters():
+    """Other people's adapters: read as what they are, or refused by name."""
+    rows = records("adapter.jsonl", *({"question": f"What is {i}?", "answer": f"number {i}"} for i in range(4)))
+    train(rows, "plain", "--epochs", 20, "--lr", "1e-2")
+    plain = scratch / "plain/adapter"
+    config = json.loads((plain / "adapter_config.json").read_text())
+    tensors, metadata = read_tensors(plain / "adapter_model.safetensors")
+    q = "base_model.model.model.layers.0.self_attn.q_proj.lora_"
+
+    def ask(name, settings={}, change=lambda t: t, code=0):
+        folder = scratch / "adapters" / name
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(json.dumps({**config, **settings}))
+        write_tensors(folder / "adapter_model.safetensors", change(dict(tensors)), metadata)
+        return run("ask", "--model", model, "--adapter", folder, "--threads", 1, "--max-new-tokens", 8, "What is 2?", code=code)
+
+    def refused(name, settings, why, change=lambda t: t):
+        says(ask(name, settings, change, code=2), why)
+
+    answer = ask("as_trained")
+    assert answer != run("ask", "--model", model, "--threads", 1, "--max-new-tokens", 8, "What is 2?")
+    assert ask("default_key", {}, lambda t: {
+        k.replace("lora_A.", "lora_A.default.").replace("lora_B.", "lora_B.default."): v for k, v in t.items()}) == answer
+    assert ask("no_prefix", {}, lambda t: {k.replace("base_model.model.", ""): v for k, v in t.items()}) == answer
+    for name in ("pissa", "olora"):
+        says(ask(name, {"init_lora_weights": name}), f"trained as '{name}' beside a changed base")
+    refused("loftq", {"init_lora_weights": "loftq"}, "init_lora_weights 'loftq' is not supported")
+    refused("alora", {"alora_invocation_tokens": [5, 6]}, "alora_invocation_tokens is not supported")
+    refused("lora_bias", {"lora_bias": True}, "lora_bias is not supported")
+    more = {"lora_bias_tensor": (q + "B.bias", [32], ".lora_B.bias is not supported"),
+            "embedlora": ("base_model.model.model.embed_tokens.lora_embedding_A", [2, 2000], ".lora_embedding_A is not supported"),
+            "lmhead": ("base_model.model.lm_head.lora_A.weight", [2, 32], "this model's head is its embedding")}
+    for name, (tensor, shape, why) in more.items():
+        refused(name, {}, why, lambda t: {**t, tensor: (shape, array.array("f", [0] * math.prod(shape)))})
+    says(ask("otherbase", {"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}),
+         "warning: ", "the adapter was made for 'meta-llama/Llama-3.2-1B'")
+    for name, value in (("nan", math.nan), ("inf", -math.inf)):
+        def spoil(t):
+            shape, values = t[q + "B.weight"]
+            return {**t, q + "B.weight": (shape, array.array("f", [0, value, *values[2:]]))}
+        refused(name, {}, f"{q}B.weight': element 1 is {value}", spoil)
+
+
+def not_numbers():
+    """A NaN or an infinity in the model's weights, wherever it is met, is named with its tensor."""
+    rows = records("numbers.jsonl", *({"question": f"What is {i}?", "answer": f"number {i}"} for i in range(4)))
+    text = scratch / "some.txt"
+    text.write_text("Some text, to be read.")
+    for tensor, at, value in (("model.layers.0.self_attn.q_proj.weight", 33, math.nan), ("model.norm.weight", 3, math.inf)):
+        def spoil(tensors):
+            tensors[tensor][1][at] = value
+        copy = changed_model(tensor, spoil)
+        names = f"weight '{tensor}'", f"holds a NaN or an infinity, at element {at}"
+        says(run("ask", "--model", copy, "--threads", 1, "What?", code=2), *names)
+        says(run("evaluate", "--model", copy, "--data", rows, "--threads", 1, "--unrelated", text, code=2), *names)
+        says(run("train", "--model", copy, "--data", rows, "--out", scratch / "no", "--threads", 1, "--lora-rank", 2, code=2), *names)
+
+
+def patched(name, *keys):
+    """tests/data/models/llama_q4_1.gguf with keys set: (key, number of GGUF's type, value)."""
+    file = (root / "tests/data/models/llama_q4_1.gguf").read_bytes()
+    version, tensors, count = struct.unpack_from("<IQQ", file, 4)
+    sizes = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+
+    def end(type, at):
+        if type == 8:
+            return at + 8 + struct.unpack_from("<Q", file, at)[0]
+        if type != 9:
+            return at + sizes[type]
+        type, n = struct.unpack_from("<IQ", file, at)
+        at += 12
+        for _ in range(n):
+            at = end(type, at)
+        return at
+
+    def text(value):
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    at, kept = 24, {}
+    for _ in range(count):
+        begin, at = at, end(8, at)
+        key = file[begin + 8:at].decode()
+        at = end(struct.unpack_from("<I", file, at)[0], at + 4)
+        kept[key] = file[begin:at]
+    infos = at
+    for _ in range(tensors):
+        at = end(8, at)
+        at += 4 + 8 * struct.unpack_from("<I", file, at)[0] + 4 + 8
+    for key, type, value in keys:
+        kept[key] = text(key) + struct.pack("<I", type) + (
+            text(value) if type == 8 else struct.pack({4: "<I", 6: "<f", 7: "<B"}[type], value))
+    head = file[:8] + struct.pack("<QQ", tensors, len(kept)) + b"".join(kept.values()) + file[infos:at]
+    out = scratch / f"{name}.gguf"
+    out.write_bytes(head + bytes(-len(head) % 32) + file[(at + 31) // 32 * 32:])
+    return out
+
+
+def gguf():
+    """No key of a GGUF that changes the result is passed over: computed, or refused by its name, or told."""
+    rows = records("gguf.jsonl", {"question": "What is long enough to have positions that differ?", "answer": "this"})
+    report = scratch / "gguf.json"
+
+    def perplexity(name, *keys):
+        said = run("evaluate", "--model", patched(name, *keys), "--data", rows, "--threads", 1, "--json", report)
+        return json.loads(report.read_text())["base"]["perplexity"], said
+
+    def refused(name, *keys, why=None):
+        says(run("ask", "--model", patched(name, *keys), "--threads", 1, "What?", code=2), why or keys[0][0])
+
+    plain, _ = perplexity("same")
+    rope = "llama.rope.scaling."
+    linear, _ = perplexity("linear", (rope + "type", 8, "linear"), (rope + "factor", 6, 4.0))
+    assert linear != plain
+    assert perplexity("old", ("llama.rope.scale_linear", 6, 4.0))[0] == linear
+    assert perplexity("no_type", (rope + "factor", 6, 4.0))[0] == linear
+    unused, said = perplexity("none", (rope + "type", 8, "none"), (rope + "factor", 6, 4.0))
+    assert unused == plain
+    says(said, "note: ", "llama.rope.scaling.factor 4 is not used")
+    refused("yarn", (rope + "type", 8, "yarn"), (rope + "factor", 6, 4.0), (rope + "original_context_length", 4, 2048))
+    refused("partial", ("llama.rope.dimension_count", 4, 8))
+    refused("window", ("llama.attention.sliding_window", 4, 4))
+    refused("mscale", (rope + "attn_factor", 6, 0.5))
+    refused("without_architecture", ("rope.scaling.type", 8, "yarn"))
+    refused("layout", ("llama.tensor_data_layout", 8, "another"))
+    refused("part", ("split.count", 4, 3), why="is one of 3 parts")
+    refused("lora", ("general.type", 8, "adapter"), why="holds no model")
+    harmless, said = perplexity("harmless", ("llama.tensor_data_layout", 8, "Meta AI original pth"), ("general.url", 8, "x"),
+                                ("tokenizer.ggml.eot_token_id", 4, 0), ("somebody.favourite", 4, 7))
+    assert harmless == plain
+    says(said, "note: ", "keys that ftlib does not know are passed over: somebody.favourite")
+
+
+def tokens():
+    """Ends of text that no tokenizer_config.json names, and tokens that the model has no row for."""
+    one = cases / "11-train/one.jsonl"
+    train_with = ("train", "--data", one, "--out", scratch / "tokens", "--epochs", 1, "--threads", 1, "--lora-rank", 2, "--model")
+    says(run(*train_with, changed_model("eos_null", tokenizer_config={"eos_token": None})),
+         "tokenizer_config.json names no eos_token: '<|endoftext|>' is taken, by config.json")
+    says(run(*train_with, changed_model("eos_of_two", tokenizer_config={"eos_token": None}, generation_config={"eos_token_id": [2, 0]})),
+         "names no eos_token: '<|im_end|>' is taken, by generation_config.json")
+    says(run(*train_with, changed_model("no_eos", tokenizer_config={"eos_token": None}, config={"eos_token_id": None}), code=2),
+         "names no end-of-text token")
+    says(run(*train_with, changed_model("no_bos", tokenizer_config={"bos_token": None, "add_bos_token": True},
+                                        config={"bos_token_id": None}), code=2), "no file names it")
+    added = json.loads((model / "tokenizer.json").read_text())["added_tokens"]
+    far = changed_model("far", tokenizer={"added_tokens": [*added, {**added[0], "content": "<far>", "id": 5000}]})
+    says(run("ask", "--model", far, "--threads", 1, "--max-new-tokens", 1, "What?"), "note: ", "2000 rows")
+    (far / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<far>"}))
+    says(run("ask", "--model", far, "--threads", 1, "What?", code=2), "ends a text with token 5000, '<far>'", "has 2000 rows")
+
+
+def refused_conversations():
+    """A conversation that the template refuses is left out and told, wherever conversations go; the others are used."""
+    strict = changed_model("strict", tokenizer_config={"chat_template":
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system here') }}{% endif %}"
+        "{{'<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n'}}{% endfor %}"
+        "{% if add_generation_prompt %}{% if enable_thinking %}{{ tone }}{% endif %}{{ '<|im_start|>assistant\n' }}{% endif %}"})
+    talk = [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Me."}]
+    data = records("talks.jsonl", {"id": "good", "messages": talk}, {"id": "bad", "messages": [{"role": "system", "content": "x"}, *talk]},
+                   {"id": "better", "messages": [*talk, *talk]})
+    why = "record 2 'bad' (", "no system here"
+    with_it = ("--model", strict, "--threads", 1)
+    said = run("train", *with_it, "--data", data, "--out", scratch / "strict_run", "--form", "chat", "--epochs", 1, "--lora-rank", 2)
+    says(said, "data: 2 examples", "warning: of those to learn 1 left out that the chat template refuses: ", *why)
+    report = scratch / "strict.json"
+    said = run("evaluate", *with_it, "--data", data, "--form", "chat", "--json", report)
+    says(said, "on 2 records", "warning: 1 of 3 records cannot be asked and are in no figure; the first: 'bad', ", why[1],
+         "warning: the perplexity is of 2 records: 1 left out", *why)
+    assert [a["id"] for a in json.loads(report.read_text())["answers"]] == ["good", "better"]
+    said = run("prepare", data, "--out", scratch / "talks.out.jsonl", "--model", strict)
+    says(said, "warning: of these, training will have 1 left out that the chat template refuses", "  tokens a record")
+    only = records("only.jsonl", {"messages": [{"role": "system", "content": "x"}, *talk]})
+    says(run("train", *with_it, "--data", only, "--out", scratch / "no", "--form", "chat", code=2),
+         "none of 1 records is left", "no system here")
+    ask = ("ask", *with_it, "--form", "chat", "--max-new-tokens", 6, "Who?")
+    run(*ask, "--thinking", "--variable", "tone=loud")
+    says(run(*ask, "--variable", "pitch=high", code=2), "does not read the variable 'pitch'")
+    says(run(*ask, "--variable", "tone", code=2), "--variable tone: has no name")
+    says(run("ask", *with_it, "--thinking", "Who?", code=2), "the form is qa")
+
+
+def inputs_stay():
+    """Nothing that is read is written over."""
+    one = cases / "11-train/one.jsonl"
+    copy = changed_model("mine/model")
+    says(run("train", "--full", "--model", copy, "--data", one, "--out", scratch / "mine", "--threads", 1, code=2),
+         "is to be read and to be written")
+    base = ("evaluate", "--model", copy, "--data", one, "--threads", 1, "--json")
+    says(run(*base, copy / "config.json", code=2), "is a file of ")
+    says(run(*base, scratch / "plain/adapter/adapter_config.json", "--adapter", scratch / "plain/adapter", code=2), "is a file of ")
+    gguf = patched("mine")
+    says(run("evaluate", "--model", gguf, "--data", one, "--json", gguf, code=2), "is to be read and to be written")
+    run(*base, "/dev/null")
+    assert Path("/dev/null").is_char_device()
+    (scratch / "run_of_link").mkdir()
+    (scratch / "run_link").symlink_to("run_of_link")
+    train(one, "run_link", "--epochs", 1)
+    assert (scratch / "run_link").is_symlink() and (scratch / "run_of_link/adapter/adapter_model.safetensors").exists()
+    says(train(one, "/dev/null", "--epochs", 1, code=2), "/dev/null")
+    assert Path("/dev/null").is_char_device()
+
+
+def full_disk():
+    """A full disk: room is asked for first; what was trained or answered is kept elsewhere, and what was there stays."""
+    one, disk = cases / "11-train/one.jsonl", scratch / "disk"
+    disk.mkdir()
+    elsewhere = {**os.environ, "TMPDIR": str(scratch)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([qa, "prepare", one, "--out", scratch / "p.jsonl"], stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 2 and b"standard output cannot be written to" in done.stderr, done
+    report = ("evaluate", "--model", model, "--data", one, "--threads", 1, "--json")
+    said = says(run(*report, "/dev/full", code=2, env=elsewhere), "No space left on device", "it was written to ")
+    assert json.loads(Path(said.split("it was written to ")[1].split(" instead")[0]).read_text())["base"]["n"] == 1
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1200k", "tmpfs", disk], capture_output=True).returncode:
+        print("qa: no disk of its own can be mounted here; a full one is tried by its devices alone")
+        return
+    try:
+        to = ("--threads", 1, "--data", one, "--out", disk / "run", "--model", model)
+        says(run("train", "--full", *to, code=2), "run/model: needs ", "bytes, the disk has ", "nothing was written")
+        assert not (disk / "run").exists()
+        run("train", *to, "--epochs", 1, "--lora-rank", 2)
+        before = (disk / "run/adapter/adapter_model.safetensors").read_bytes()
+        old = scratch / "old.jsonl"
+        shutil.copy(one, disk / "old.jsonl")
+
+        def fill():
+            with open(disk / "filler", "wb", buffering=0) as filler:
+                try:
+                    while True:
+                        filler.write(bytes(4096))
+                except OSError:
+                    pass
+
+        (disk / "run/metrics.jsonl").unlink()
+        program = subprocess.Popen([qa, "train", *map(str, to), "--epochs", "100000", "--lora-rank", "4"], env=elsewhere,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        while program.poll() is None and not ((disk / "run/metrics.jsonl").exists() and (disk / "run/metrics.jsonl").stat().st_size):
+            time.sleep(0.01)  # until the first step
+        fill()
+        said = says(program.communicate()[1], "; what was learned in ", "No space left on device", " instead")
+        assert program.returncode == 2
+        kept = Path(said.split("it was written to ")[1].split(" instead")[0])
+        assert read_tensors(kept / "adapter_model.safetensors")[0]
+        run("ask", "--model", model, "--adapter", kept, "--threads", 1, "What?")
+        assert (disk / "run/adapter/adapter_model.safetensors").read_bytes() == before
+        fill()
+        big = records("big.jsonl", *({"question": f"q{i}", "answer": "x" * 500} for i in range(2000)))
+        shutil.copy(one, old)
+        says(run("prepare", big, "--out", disk / "old.jsonl", code=2), "No space left on device")
+        assert (disk / "old.jsonl").read_bytes() == one.read_bytes()
+        assert not [p for p in disk.rglob("*") if ".tmp-" in p.name], list(disk.rglob("*"))
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 try:
     make_model()
     for case in (few_records, splits, long_ones, forms, scores, asked_first, lines_alone, targets, outputs, conversations,
-                 templates):
+                 templates, adapters, not_numbers, gguf, tokens, refused_conversations, inputs_stay, full_disk):
         case()
     print("qa: all cases are right")
 finally:
