@@ -128,7 +128,7 @@ TEST_CASE("adapters: the loss of an adapted head has the gradients of its differ
   }
 }
 
-TEST_CASE("adapters: norms that are trained beside LoRA are saved and come back, by modules_to_save or by hand") {
+TEST_CASE("adapters: norms that are trained beside LoRA are saved and come back, by modules_to_save or train()") {
   Scratch dir;
   for (const bool by_hand : {false, true}) {
     CAPTURE(by_hand);
@@ -137,9 +137,7 @@ TEST_CASE("adapters: norms that are trained beside LoRA are saved and come back,
     Lora lora{.rank = 2, .alpha = 4, .targets = {"q_proj"}};
     if (!by_hand) lora.modules_to_save = {"norm", "lm_head"};
     lm.attach(lora);
-    if (by_hand)
-      for (auto* w : lm.parameters())
-        if (w->name.ends_with("norm.weight")) w->trainable = true;
+    if (by_hand) lm.train([](const auto& w) { return w.name.ends_with("norm.weight"); });
     CHECK(logits(lm) == base);
     const float before = loss(lm), after = learn(lm);
     CHECK(after < before - 0.5f);
@@ -337,12 +335,30 @@ TEST_CASE("adapters: train_all is all or nothing") {
   const auto enough = free.context().memory().peak;  // to answer, but not for all weights in float32
   auto lm = Lm::from_pretrained(file, {.threads = 1, .memory_limit = enough});
   CHECK(logits(lm) == before);
-  CHECK_THROWS_WITH_AS(lm.train_all(), doctest::Contains("train_all: all weights in float32 take"), Error);
+  CHECK_THROWS_WITH_AS(lm.train_all(), doctest::Contains("weights in float32 take"), Error);
   for (auto* w : lm.parameters()) CHECK(!w->trainable);
   CHECK(lm.summary().stored.contains(DType::q4_1));
   CHECK(logits(lm) == before);
   free.train_all();
   CHECK(!free.summary().stored.contains(DType::q4_1));
+}
+
+TEST_CASE("adapters: train() takes what it is told, or nothing") {
+  auto lm = Lm::from_pretrained(models / "llama_q4_1.gguf", {.threads = 1});
+  const auto is_mlp = [](const auto& w) { return w.name.find(".layers.1.mlp.") != std::string::npos; };
+  const auto before = logits(lm);
+  lm.train(is_mlp);
+  for (auto* w : lm.parameters()) CHECK(w->trainable == is_mlp(*w));
+  CHECK(lm.summary().stored.contains(DType::q4_1));  // the rest stays as it lies in the file
+  CHECK(difference(logits(lm), before) <= 1e-4);
+  const float untrained = loss(lm);
+  CHECK(learn(lm) < untrained);
+  lm.train([](const auto& w) { return w.name == "model.norm.weight"; });
+  for (auto* w : lm.parameters()) CHECK(w->trainable == (w->name == "model.norm.weight"));
+  CHECK_THROWS_WITH_AS(lm.train([](const auto&) { return false; }), doctest::Contains("weights is meant"), Error);
+  lm.attach(Lora{.rank = 2, .targets = {"up_proj"}});
+  CHECK_THROWS_WITH_AS(lm.train(is_mlp), doctest::Contains("layers.1.mlp.up_proj.weight' has an adapter"), Error);
+  for (auto* w : lm.parameters()) CHECK(w->trainable == (w->name.find("lora_") != std::string::npos));
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <ftlib/core/description.hpp>  // Description
 
 #include <filesystem>  // std::filesystem::path
+#include <functional>  // std::function
 #include <memory>      // std::shared_ptr
 #include <string>      // std::string
 #include <utility>     // std::swap
@@ -54,6 +55,10 @@ template <Scalar T, Device D> class Adapted {
   /// Full fine-tuning: no adapter is in use, every weight is brought into the compute type and learns. All or nothing.
   /// Throws Error while other sessions share the weights.
   void train_all();
+  /// Those weights of the base learn, beside the adapter in use, of which `which` says so, and no others of the base:
+  /// train([](const auto& w) { return w.name.ends_with("norm.weight"); }). Call it after attach(), which freezes the
+  /// base. All or nothing. Throws Error where none is meant, one has an adapter in use, or other sessions share them.
+  void train(const std::function<bool(const Parameter<T, D>&)>& which);
   /// No adapter is in use: the model answers as before. What this session used and trained, and "default", is
   /// forgotten.
   void detach();

@@ -33,6 +33,10 @@ template <Scalar T, Device D> void Adapted<T, D>::train_all() {
   adapters().train_all(*ctx_);
   if (adapters().contains("default")) adapters().remove("default");
 }
+template <Scalar T, Device D> void Adapted<T, D>::train(const std::function<bool(const Parameter<T, D>&)>& which) {
+  check_alone("train");
+  adapters().train_base(*ctx_, which);
+}
 template <Scalar T, Device D> void Adapted<T, D>::detach() {
   use_base();
   adapters().remove_trained(*ctx_);

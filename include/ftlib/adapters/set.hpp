@@ -94,8 +94,11 @@ template <Scalar T, Device D> class AdapterSet {
   std::vector<std::shared_ptr<Parameter<T, D>>> shared_parameters(const Context<D>& ctx,
                                                                   const std::shared_ptr<void>& owner) const;
 
-  /// Full fine-tuning: nothing is in use, every weight is brought into the compute type, and learns. All or nothing:
-  /// where memory runs out the model is what it was. Weights must not be shared with other sessions.
+  /// Of the base those weights learn, beside what is in use, of which `which` says so; they are brought into the
+  /// compute type. All or nothing: where memory runs out the model is what it was. Throws Error where none is meant, or
+  /// one has an adapter in use. Weights must not be shared with other sessions.
+  void train_base(Context<D>& ctx, const std::function<bool(const Parameter<T, D>&)>& which);
+  /// The same with every weight and nothing in use: full fine-tuning.
   void train_all(Context<D>& ctx);
   /// Folds what the session uses into the weights, which are in the compute type from then on; those names are
   /// forgotten, other adapters stay and add to the new weights. All or nothing, as train_all.

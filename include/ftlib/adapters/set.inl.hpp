@@ -542,21 +542,43 @@ typename AdapterSet<T, D>::Params AdapterSet<T, D>::parameters(const Context<D>&
   return all;
 }
 
-template <Scalar T, Device D> [[gnu::cold]] void AdapterSet<T, D>::train_all(Context<D>& ctx) {
-  std::vector<Tensor<T, D>> values;
+template <Scalar T, Device D>
+[[gnu::cold]] void AdapterSet<T, D>::train_base(Context<D>& ctx,
+                                                const std::function<bool(const Parameter<T, D>&)>& which) {
+  const InUse* in_use = in_use_by(ctx);
+  std::vector<std::pair<Parameter<T, D>*, Tensor<T, D>>> values;
   int64_t missing = 0;
-  for (const Parameter<T, D>* w : base_) missing += w->value ? 0 : storage_bytes(dtype_of<T>, w->count());
-  try {
-    for (const Parameter<T, D>* w : base_) values.push_back(w->value ? w->value : dense(ctx, *w));
-  } catch (const Error& e) {
-    throw Error(str("train_all: all weights in ", dtype_of<T>, " take ", missing, " bytes more: ", e.what()),
-                "nothing was changed; attach an adapter, or compute in 16 bits.", e.kind());
-  }
-  use_base(ctx);
   for (std::size_t i = 0; i < base_.size(); ++i) {
-    base_[i]->value = std::move(values[i]);
-    base_[i]->stored = {};
-    base_[i]->trainable = true;
+    if (!which(*base_[i])) continue;
+    if (in_use && in_use->slots[i].weight)
+      throw Error(str("train: '", base_[i]->name, "' has an adapter that is in use: no file holds both"),
+                  "leave it out, or attach the adapter with other `targets`.");
+    values.emplace_back(base_[i], base_[i]->value);
+    missing += base_[i]->value ? 0 : storage_bytes(dtype_of<T>, base_[i]->count());
+  }
+  if (values.empty()) throw Error(str("train: none of the model's ", base_.size(), " weights is meant"));
+  try {
+    for (auto& [w, value] : values)
+      if (!value) value = dense(ctx, *w);
+  } catch (const Error& e) {
+    throw Error(
+        str("train: ", values.size(), " weights in ", dtype_of<T>, " take ", missing, " bytes more: ", e.what()),
+        "nothing was changed; attach an adapter, or compute in 16 bits.", e.kind());
+  }
+  freeze_base();
+  for (auto& [w, value] : values) {
+    w->value = std::move(value);
+    w->stored = {};
+    w->trainable = true;
+  }
+}
+template <Scalar T, Device D> void AdapterSet<T, D>::train_all(Context<D>& ctx) {
+  auto overlay = ctx.exchange_overlay(nullptr);
+  try {
+    train_base(ctx, [](const Parameter<T, D>&) { return true; });
+  } catch (...) {
+    ctx.exchange_overlay(std::move(overlay));
+    throw;
   }
 }
 
