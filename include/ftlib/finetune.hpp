@@ -1,7 +1,9 @@
 // finetune.hpp: all of ftlib in one include.
 #pragma once
+#include <ftlib/adapters/diffusers_lora.hpp>
 #include <ftlib/adapters/dora.hpp>
 #include <ftlib/adapters/lora.hpp>
+#include <ftlib/adapters/peft.hpp>
 #include <ftlib/autograd/recompute.hpp>
 #include <ftlib/image/flow_data.hpp>
 #include <ftlib/image/text_to_image.hpp>

@@ -18,7 +18,7 @@ template <class... Args> std::string printed(const char* format, Args... args) {
 /// 101202240 as "101,202,240".
 std::string grouped(std::uint64_t n);
 
-/// Text from a file, fit for a message: control bytes as \xNN, cut after `limit` bytes.
+/// Text from a file, fit for a message: control bytes as `\xNN`, cut after `limit` bytes.
 std::string printable(std::string_view text, std::size_t limit = 120);
 /// The same in quotes.
 inline std::string quote(std::string_view name) { return "'" + printable(name) + "'"; }

@@ -12,8 +12,9 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// Whether control tokens (<|im_end|>, <bos>, ...) that are written in a text become those tokens. Text from outside is
-/// encoded as_text, so that it cannot forge a turn. User-defined tokens (Gemma's runs of newlines) are always parsed.
+/// Whether control tokens (`<|im_end|>`, `<bos>`, ...) that are written in a text become those tokens. Text from
+/// outside is encoded as_text, so that it cannot forge a turn. User-defined tokens (Gemma's runs of newlines) are
+/// always parsed.
 enum class Special { parse, as_text };
 
 struct EncodeOptions {

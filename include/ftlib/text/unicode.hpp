@@ -100,7 +100,7 @@ inline void append_utf8(std::string& out, char32_t code) {
   }
 }
 
-/// Classes of characters, for masks: \p{L}, \p{N}, \s (White_Space) and \w of the patterns.
+/// Classes of characters, for masks: `\p{L}`, `\p{N}`, `\s` (White_Space) and `\w` of the patterns.
 inline constexpr std::uint8_t letter_class = 1, number_class = 2, space_class = 4, word_class = 8;
 
 namespace detail {
