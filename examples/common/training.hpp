@@ -12,14 +12,16 @@
 #include <unistd.h>  // ::getpid
 #include <CLI/CLI.hpp>
 
-#include <cstdint>      // std::int64_t, std::uint64_t
-#include <cstdlib>      // std::getenv
-#include <filesystem>   // std::filesystem::path
-#include <iostream>     // std::cout
-#include <map>          // std::map
-#include <string>       // std::string
-#include <string_view>  // std::string_view
-#include <vector>       // std::vector
+#include <sys/resource.h>  // getrusage
+#include <chrono>          // std::chrono::steady_clock
+#include <cstdint>         // std::int64_t, std::uint64_t
+#include <cstdlib>         // std::getenv
+#include <filesystem>      // std::filesystem::path
+#include <iostream>        // std::cout
+#include <map>             // std::map
+#include <string>          // std::string
+#include <string_view>     // std::string_view
+#include <vector>          // std::vector
 
 namespace examples {
 
@@ -150,6 +152,39 @@ inline void show(ft::Progress& progress, const ft::Step& s, const char* unit = "
   if (s.skipped) progress.message(ft::str("step ", s.step, ": loss or gradient not finite, skipped"));
 }
 
+/// How much of the machine this process has had since this was made.
+class ShareOfMachine {
+ public:
+  /// Says so in a line, where other programs had much of what the context's threads would have used.
+  template <class Context> void tell(std::ostream& out, Context& ctx) const {
+    if constexpr (requires { ctx.threads(); }) tell_threads(out, ctx.threads());
+  }
+
+ private:
+  void tell_threads(std::ostream& out, int threads) const {
+    const rusage now = use();
+    const double wall = std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const double cores = (cpu_seconds(now) - cpu_seconds(before_)) / wall;
+    // Interrupted by others, not waiting for itself: tens of switches a second that it did not ask for.
+    const double switches = static_cast<double>(now.ru_nivcsw - before_.ru_nivcsw) / wall;
+    if (wall > 5 && threads > 0 && cores < 0.8 * threads && switches > 10)
+      out << "the machine was busy with other programs: this one had " << ft::printed("%.1f", cores) << " of its "
+          << threads << " cores, so times are longer than they would be\n";
+  }
+  static rusage use() {
+    rusage r{};
+    getrusage(RUSAGE_SELF, &r);
+    return r;
+  }
+  static double cpu_seconds(const rusage& r) {
+    return static_cast<double>(r.ru_utime.tv_sec + r.ru_stime.tv_sec) +
+           1e-6 * static_cast<double>(r.ru_utime.tv_usec + r.ru_stime.tv_usec);
+  }
+
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+  rusage before_ = use();
+};
+
 /// Says how a run ended. Where it came to its end, leaves loss.svg and training.json (`settings`, and the run's
 /// figures) in `out`, prints the run beside its plan, and returns true.
 inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, const ft::RunReport& report,
@@ -171,17 +206,16 @@ inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, c
                    {"best_held_out_loss", report.best_step == 0 ? ft::Json() : ft::Json(report.best_loss)},
                    {"best_step", report.best_step}});
   write_json(out / "training.json", settings);
-  const auto off = [](auto planned, auto used) {
-    return ft::printed("%+.0f %%", 100 * (static_cast<double>(planned) / static_cast<double>(used) - 1));
+  const auto beside = [](auto planned, auto used) {
+    return ft::printed("%.2g times the plan", static_cast<double>(used) / static_cast<double>(planned));
   };
   for (const auto& warning : report.warnings) std::cout << "warning: " << warning << '\n';
   std::cout << "trained " << report.steps << " steps in " << ft::pretty_duration(report.seconds) << " at "
             << static_cast<std::int64_t>(report.tokens_per_second) << ' ' << plan.unit << "/s"
-            << (report.stopped_early ? ", stopped early" : "") << "\nplan against use: memory "
-            << ft::pretty_bytes(plan.peak_bytes) << " planned, " << ft::pretty_bytes(report.peak_bytes) << " used ("
-            << off(plan.peak_bytes, report.peak_bytes) << "); time " << ft::pretty_duration(plan.seconds)
-            << " planned, " << ft::pretty_duration(report.seconds) << " used (" << off(plan.seconds, report.seconds)
-            << ")\n";
+            << (report.stopped_early ? ", stopped early" : "") << "\nused: memory "
+            << ft::pretty_bytes(report.peak_bytes) << ", " << beside(plan.peak_bytes, report.peak_bytes) << " ("
+            << ft::pretty_bytes(plan.peak_bytes) << "); time " << ft::pretty_duration(report.seconds) << ", "
+            << beside(plan.seconds, report.seconds) << " (" << ft::pretty_duration(plan.seconds) << ")\n";
   return true;
 }
 

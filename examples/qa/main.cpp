@@ -285,6 +285,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
     if (a.lora.full) lm.save_pretrained(to);
     else lm.save_adapter(to);
   };
+  const examples::ShareOfMachine share;
   const auto report = [&] {
     try {
       return trainer.fit(learned, held_out.size() ? &held_out : nullptr);
@@ -304,6 +305,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
     }
   }();
   progress.finish();
+  share.tell(std::cerr, lm.context());
 
   // 4. What it came to: the weights first, which took longest to come by.
   if (report.finished) {
@@ -436,15 +438,20 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
     ft::Evaluation main, untrained;
     std::optional<double> unrelated;
   };
-  ft::Progress progress(std::cerr);
-  const auto run = [&](const char* name) {
-    ft::EvaluateOptions options{.batch = a.batch};
-    options.generate.max_new_tokens = a.max_new_tokens;
-    options.progress = [&](int64_t done, int64_t of) { progress.update({.step = done, .steps = of}); };
-    progress.message(std::string(name) + ":");
+  const examples::ShareOfMachine share;
+  const auto run = [&](const std::string& name) {
+    const auto answers = [&](const std::vector<Record>& to, const std::string& what) {
+      ft::Progress progress(std::cerr);
+      ft::EvaluateOptions options{.batch = a.batch};
+      options.generate.max_new_tokens = a.max_new_tokens;
+      options.progress = [&](int64_t done, int64_t of) {
+        progress.update({.step = done, .steps = of, .unit = "answers", .what = what});
+      };
+      return ft::evaluate(lm, to, options);
+    };
     Result r;
-    r.main = ft::evaluate(lm, records, options);
-    if (has_untrained) r.untrained = ft::evaluate(lm, untrained, options);
+    r.main = answers(records, name + ": questions of split '" + a.split + "', answered");
+    if (has_untrained) r.untrained = answers(untrained, name + ": questions that were never trained, answered");
     if (!unrelated.empty()) r.unrelated = ft::perplexity(lm, unrelated);
     return r;
   };
@@ -454,11 +461,11 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   say_notes(lm);
   const Result base = [&] {
     const ft::AdaptersOff off(lm);
-    return run("base");
+    return run("the base model");
   }();
   std::optional<Result> tuned;
-  if (!a.adapter.empty()) tuned = run("tuned");
-  progress.finish();
+  if (!a.adapter.empty()) tuned = run("the tuned model");
+  share.tell(std::cerr, lm.context());
 
   std::set<std::string> trained_answers;
   for (const Record& r : all)
@@ -495,6 +502,16 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   for (const auto* e : {&base.main, &base.untrained})
     for (const auto& note : e->notes) std::cout << "warning: " << note << '\n';
   asked.warn();
+  if (tuned) {
+    std::cout << "some of them:\n";
+    const auto &before = base.main.answers, &after = tuned->main.answers;
+    for (std::size_t i = 0; i < std::min<std::size_t>(3, before.size()); ++i) {
+      const std::size_t at = i * before.size() / 3;
+      std::cout << "  " << on_one_line(ft::text::last_question(*before[at].record)) << "\n    base  "
+                << on_one_line(before[at].text) << "\n    tuned " << on_one_line(after[at].text) << "\n    right "
+                << on_one_line(ft::text::accepted_answers(*before[at].record).front()) << '\n';
+    }
+  }
 
   if (a.json.empty()) return;
   ft::Json report{{"model", a.model},

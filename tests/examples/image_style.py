@@ -74,7 +74,7 @@ def main():
     losses = [json.loads(line) for line in (base / "metrics.jsonl").open()]
     held_out = [row["held_out_loss"] for row in losses if "held_out_loss" in row]
     assert len(held_out) == 2 and held_out[1] < held_out[0], held_out
-    assert "plan: 60 steps" in said and "pictures/s" in said and "plan against use" in said, said
+    assert "plan: 60 steps" in said and "pictures/s" in said and "times the plan" in said, said
     assert (base / "samples/step-60.png").read_bytes()[:4] == b"\x89PNG"
     assert list(base.glob("tensorboard/events*")) and (base / "loss.svg").exists()
     assert list(data.glob("text-states-*.safetensors")), "captions' states are kept"

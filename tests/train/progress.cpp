@@ -52,6 +52,7 @@ TEST_CASE("train/progress: the line has every figure, and time left from the pac
   Progress progress(out, {.style = Progress::Style::plain, .first_step = 100, .now = [&] { return now; }});
   ProgressState state{
       .step = 120, .steps = 400, .loss = 1.23456, .lr = 4.8e-4, .tokens_per_second = 254.4, .memory = 1'050'000'000};
+  CHECK(progress.line({.step = 3, .steps = 4, .what = "answers"}, 110).starts_with("answers 3/4 (75 %)"));
   CHECK(progress.line(state, 110) == "step 120/400 (30 %)  loss 1.2346  lr 4.80e-04  254 tokens/s  1.05 GB  2:20 left");
   state.step = 400;
   state.loss = NAN;

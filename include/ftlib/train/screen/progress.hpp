@@ -29,6 +29,7 @@ struct ProgressState {
   double tokens_per_second = 0;
   int64_t memory = 0;  // bytes
   const char* unit = "tokens";
+  std::string_view what = "step";  // what is counted: "base model: answers"
 };
 
 /// Shows how a run goes. On a terminal one line that is written over; elsewhere (a file, a pipe) a plain line now and

@@ -83,7 +83,7 @@ FTLIB_INLINE void Progress::finish() {
 }
 
 FTLIB_INLINE std::string Progress::line(const ProgressState& s, double now) const {
-  std::string text = str("step ", s.step, '/', s.steps);
+  std::string text = str(s.what, ' ', s.step, '/', s.steps);
   if (s.steps > 0) text += str(" (", 100 * s.step / s.steps, " %)");
   if (s.loss) text += printed("  loss %.4f", *s.loss);
   if (s.lr) text += printed("  lr %.2e", *s.lr);
