@@ -89,8 +89,9 @@ def few_records():
         assert "nothing was learned" not in said
         assert (scratch / name / "adapter/adapter_model.safetensors").exists()
     says(train(cases / "11-train/four.jsonl", "no", "--patience", 2, code=2), "--patience: of 4 records none is held out")
-    says(train(cases / "11-train/one.jsonl", "no", "--epochs", 1, "--warmup", 1),
-         "warning: the run's only step had the learning rate 0")
+    said = train(cases / "11-train/one.jsonl", "warm", "--epochs", 2, "--warmup", 2)
+    rates = [json.loads(line)["lr"] for line in (scratch / "warm/metrics.jsonl").read_text().splitlines() if '"lr"' in line]
+    assert len(rates) == 2 and 0 < rates[0] < rates[1], (said, rates)  # a warm-up counts from the first step
 
 
 def encodings():

@@ -19,13 +19,11 @@ inline int64_t warmup_steps(float warmup, int64_t steps) {
 }
 
 namespace detail {
-/// step / warm-up steps during warm-up; then after(progress), where progress goes from 0 to 1 over the rest.
+/// (step + 1) / (warm-up steps + 1) during warm-up; then after(progress), where progress goes from 0 to 1 over the
+/// rest.
 template <class F> float warmed_up(float warmup, int64_t step, int64_t steps, F after) {
-  int64_t first = warmup_steps(warmup, steps);
-  if (warmup < 1)
-    first =
-        std::max<int64_t>(0, std::min(first, steps - 1));  // a share leaves a step: a run of one step learns something
-  if (step < first) return static_cast<float>(static_cast<double>(step) / static_cast<double>(first));
+  const int64_t first = warmup_steps(warmup, steps);
+  if (step < first) return static_cast<float>(static_cast<double>(step + 1) / static_cast<double>(first + 1));
   const double rest = static_cast<double>(std::max<int64_t>(1, steps - first));
   return static_cast<float>(after(std::min(1.0, static_cast<double>(step - first) / rest)));
 }
@@ -59,10 +57,9 @@ struct Cosine {
   }
 };
 
-/// Any of them. Step `step` (from 0) of a run of `steps` has the learning rate lr * multiplier(step, steps), with the
-/// numbers of transformers' get_{constant,linear,cosine}_schedule_with_warmup: the first step of a warm-up has rate 0,
-/// and steps past the end stay at the floor. One difference: a warm-up that is a share never takes a run's last step,
-/// so that a run of one step learns something.
+/// Any of them. Step `step` (from 0) of a run of `steps` has the learning rate lr * multiplier(step, steps): the
+/// numbers of transformers' get_{constant,linear,cosine}_schedule_with_warmup without the first step of its warm-up,
+/// whose rate is 0 and teaches nothing. Steps past the end stay at the floor.
 class Schedule {
  public:
   Schedule() : kind_(Cosine{}) {}

@@ -195,10 +195,6 @@ template <Scalar T, Device D> void Trainer<T, D>::end_run(RunReport& report) {
                                   " steps every gradient was exactly 0, and nothing was learned: the weights may have "
                                   "been thrown too far; lower the learning rate, or set clip_norm"));
   if (!report.finished) return;
-  if (state_.step == 1 && config_.schedule.multiplier(0, 1) == 0)
-    report.warnings.push_back(
-        "the run's only step had the learning rate 0 with which a warm-up begins, and nothing was learned: set warmup "
-        "to 0");
   if (!best_.empty() && state_.best_step > 0)
     for (std::size_t i = 0; i < params_.size(); ++i) params_[i]->value = best_[i];
   else if (average_) average_->assign();
