@@ -35,7 +35,7 @@ questions_and_answers() {  # LANGUAGE FOLDER QUESTION
   run $qa evaluate --model "$model" --adapter "$out/adapter" --data "$data" \
     --unrelated "examples/qa/data/unrelated.$1.txt" --max-new-tokens 16 --json "$out/report.json"
   part "5 of 5: ask the base model, then the tuned one"
-  run $qa ask --model "$model" "$3"
+  run $qa ask --model "$model" --max-new-tokens 24 "$3"
   run $qa ask --model "$model" --adapter "$out/adapter" "$3"
   part "done; in $out: adapter/ (a PEFT folder), report.json (every answer), loss.svg, training.json, metrics.jsonl, tensorboard/"
   cat <<END
