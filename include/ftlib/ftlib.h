@@ -164,8 +164,8 @@ FTLIB_API void ft_free_records(ft_records* records);
  * (go on from out_dir's checkpoint, where there is one).
  * `report` (may be NULL) gets a JSON object, also where it was cancelled: "steps", "finished", "stopped_early",
  * "examples", "best_loss" and "best_step" of the held-out records, "seconds", "tokens_per_second", "peak_bytes",
- * "train_loss" and "held_out_loss" as [step, loss] pairs. Cancelled, the session keeps what it has learned so far, and
- * out_dir has a checkpoint. */
+ * "train_loss" and "held_out_loss" as [step, loss] pairs. Cancelled, or where it fails between two steps, the session
+ * keeps what it has learned so far; cancelled, out_dir has a checkpoint. */
 FTLIB_API ft_status ft_train(ft_session* session, const ft_records* records, const char* options, ft_on_step on_step,
                              void* user, char** report);
 /* Asks every record's question and scores the answers. Options: "split" (all), "batch" (64 questions side by side), and

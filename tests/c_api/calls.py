@@ -254,6 +254,33 @@ assert refused[0][0] == BAD_ARGUMENT and "another thread" in refused[0][1] and r
 assert report["steps"] == 1 and not report["finished"]
 assert ask(lm)  # works on
 
+# Sessions work side by side: three ask while this one trains, and get what they get alone.
+call("ft_freeze_adapters", lm)
+call("ft_attach", lm, "trained", {"rank": 2})
+served = [opened({"threads": 1}, of=lm) for _ in range(3)]
+for session in served:
+    call("ft_use", session, "again")
+alone = ask(served[0])
+answers = [[], [], []]
+
+
+def serve(i):
+    while len(answers[i]) < 20:
+        got = c.c_char_p()
+        status = ft.ft_ask(served[i], b"What is the code of door 3?", b'{"max_new_tokens": 12}', None, None, c.byref(got))
+        answers[i].append((status, got.value.decode() if got.value is not None else None))
+
+
+threads = [threading.Thread(target=serve, args=(i,)) for i in range(3)]
+for thread in threads:
+    thread.start()
+report = json.loads(filled("ft_train", lm, read, {"lr": 1e-3, "epochs": 10, "batch_tokens": 64}, None, None))
+for thread in threads:
+    thread.join()
+assert report["finished"] and all(got == (OK, alone) for all_of in answers for got in all_of), answers
+for session in served:
+    ft.ft_close(session)
+
 # No memory, no space: said as such, and what was there stays.
 small = opened({"threads": 1, "memory_limit": 200_000})
 call("ft_train_all", small, status=NO_MEMORY, error="memory limit")
