@@ -144,7 +144,8 @@ template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* ro
       const std::byte* q = p + bytes - 128 + j / 2 * 32;
       Bytes low = nibbles(q, j % 2 * 4), high = nibbles(q + 16, j % 2 * 4);
       if constexpr (D == DType::q5_k) {
-        const Bytes bit = Bytes{} + static_cast<uint8_t>(1 << j);
+        const auto one = static_cast<uint8_t>(1 << j);  // alone: g++ with -fsanitize=undefined takes it for an int
+        const Bytes bit = Bytes{} + one;
         low |= reinterpret_cast<Bytes>((load<Bytes>(p + 16) & bit) == bit) & 16;
         high |= reinterpret_cast<Bytes>((load<Bytes>(p + 32) & bit) == bit) & 16;
       }
