@@ -7,15 +7,16 @@
 #include <ftlib/text/evaluate.hpp>
 #include <ftlib/train/trainer.hpp>
 
-#include <cstdlib>  // std::malloc
-#include <cstring>  // std::memcpy
-#include <limits>   // std::numeric_limits
-#include <memory>   // std::unique_ptr
-#include <mutex>    // std::recursive_mutex
-#include <new>      // std::bad_alloc
-#include <set>      // std::set
-#include <string>   // std::string
-#include <vector>   // std::vector
+#include <algorithm>  // std::any_of
+#include <cstdlib>    // std::malloc
+#include <cstring>    // std::memcpy
+#include <limits>     // std::numeric_limits
+#include <memory>     // std::unique_ptr
+#include <mutex>      // std::recursive_mutex
+#include <new>        // std::bad_alloc
+#include <set>        // std::set
+#include <string>     // std::string
+#include <vector>     // std::vector
 
 struct ft_session {
   ft::CausalLM<float, ft::Cpu> lm;
@@ -40,6 +41,10 @@ thread_local std::string last_error, last_notes;
 
 /// What is to be told of a call that goes well.
 void note(const std::string& what) { last_notes += what + '\n'; }
+
+void note_all(const std::vector<std::string>& all) {
+  for (const auto& one : all) note(one);
+}
 
 ft_status status_of(ErrorKind kind) {
   switch (kind) {
@@ -207,7 +212,7 @@ ft::GenerateOptions generate_options(Options& options, int64_t max_new_tokens) {
                   .min_p = options.get("min_p", 0.0f)};
   out.stop = options.get<std::vector<std::string>>("stop", {});
   out.seed = options.get<uint64_t>("seed", 0);
-  if (out.max_new_tokens < 1) throw Error(str("options: max_new_tokens is ", out.max_new_tokens), "1 or more.");
+  if (out.max_new_tokens < 1) throw Error(str("options: max_new_tokens is ", out.max_new_tokens), "give 1 or more.");
   out.sampling.check();
   return out;
 }
@@ -338,6 +343,18 @@ struct TrainOptions {
   }
 };
 
+/// Says how many answers asking will cut, because they hold what ends one.
+void note_stops(const ft::text::Dataset& data, const ft::text::Prompt& prompt) {
+  int64_t cut = 0;
+  for (const auto& example : data.examples()) {
+    const auto answers = ft::text::accepted_answers(data.records()[example.record]);
+    cut += std::any_of(prompt.stop().begin(), prompt.stop().end(), [&](const std::string& stop) {
+      return !stop.empty() && answers.front().find(stop) != std::string::npos;
+    });
+  }
+  if (cut > 0) note(str(cut, " of the answers to learn hold what ends an answer in this form, and will be cut there"));
+}
+
 ft_step step_of(const ft::Step& s, double held_out_loss) {
   return {.size = sizeof(ft_step),
           .step = s.step,
@@ -371,8 +388,9 @@ void train(ft_session& session, const ft_records& records, const TrainOptions& o
   const ft::text::Dataset data(std::move(learned), lm.prompt(), options.data);
   const auto valid =
       held_out.empty() ? ft::text::Dataset() : ft::text::Dataset(std::move(held_out), lm.prompt(), options.data);
-  if (const auto left_out = data.too_long() + valid.too_long(); left_out > 0)
-    note(str(left_out, " record(s) left out: longer than ", options.data.max_tokens, " tokens"));
+  if (const auto left_out = data.left_out(); !left_out.empty()) note("to learn: " + left_out);
+  if (const auto left_out = valid.left_out(); !left_out.empty()) note("held out: " + left_out);
+  note_stops(data, lm.prompt());
 
   ft::Trainer trainer(lm, options.config);
   double held_out_loss = std::numeric_limits<double>::quiet_NaN();
@@ -382,7 +400,7 @@ void train(ft_session& session, const ft_records& records, const TrainOptions& o
     return on_step && on_step(&told, user) != 0 ? ft::Flow::stop : ft::Flow::go;
   });
   const ft::RunReport r = trainer.fit(data, valid.size() ? &valid : nullptr);
-  for (const auto& warning : r.warnings) note(warning);
+  note_all(r.warnings);
   give(report, dump({{"steps", r.steps},
                      {"finished", r.finished},
                      {"stopped_early", r.stopped_early},
@@ -417,7 +435,6 @@ void evaluate(ft_session& session, const ft_records& records, const char* text, 
   ft::EvaluateOptions options{.generate = generate_options(given, 48), .batch = given.get<int64_t>("batch", 64)};
   const auto split = ft::text::split_name(given.get<std::string>("split", {}));
   given.done();
-  if (options.batch < 1) throw Error(str("options: batch is ", options.batch), "1 or more.");
   std::vector<ft::text::Record> asked;
   for (const auto& record : records.all)
     if (split.empty() || record.split == split) asked.push_back(record);
@@ -428,6 +445,7 @@ void evaluate(ft_session& session, const ft_records& records, const char* text, 
       throw ft::Interrupted(str("cancelled after ", done, " of ", of, " questions"));
   };
   const ft::Evaluation e = ft::evaluate(session.lm, asked, options);
+  note_all(e.notes);
   give(report, dump({{"n", e.n},
                      {"exact_match", e.exact_match},
                      {"strict_match", e.strict_match},
@@ -452,10 +470,6 @@ ft::Lora lora_of(const char* text) {
     lora.targets = ft::Targets(options.get<std::vector<std::string>>("targets", {}));
   options.done();
   return lora;
-}
-
-void note_all(const std::vector<std::string>& warnings) {
-  for (const auto& warning : warnings) note(warning);
 }
 
 }  // namespace

@@ -155,7 +155,8 @@ FTLIB_API int64_t ft_count_records(const ft_records* records);
 FTLIB_API void ft_free_records(ft_records* records);
 
 /* Trains what the session has that learns, on the records of split "train" or of none; those of "valid" are held out
- * and looked at. Notes count what is neither, and what is longer than "max_tokens".
+ * and looked at. Notes count what is neither, what is left out (longer than "max_tokens", say), and answers that will be
+ * cut where they hold what ends one.
  * Options: "epochs" (3), "max_steps" (0: after the epochs), "lr" (5e-4), "optimizer" ("adamw", "adamw8bit", "lion"),
  * "weight_decay", "schedule" ("cosine", "linear", "constant"), "warmup" (0.03, a share of the steps), "batch_tokens"
  * (512), "micro_batch_tokens" (0: all of the batch), "max_tokens" (512), "loss_on" ("answer", "everything"),
@@ -170,7 +171,8 @@ FTLIB_API ft_status ft_train(ft_session* session, const ft_records* records, con
                              void* user, char** report);
 /* Asks every record's question and scores the answers. Options: "split" (all), "batch" (64 questions side by side), and
  * ft_ask's with "max_new_tokens" (48). `report` gets a JSON object: "n", "exact_match", "strict_match", "f1",
- * "perplexity", and "answers", a list of {"id", "question", "answer", "exact", "f1"}. */
+ * "perplexity", and "answers", a list of {"id", "question", "answer", "exact", "f1"}. Notes tell which records are in no
+ * figure. */
 FTLIB_API ft_status ft_evaluate(ft_session* session, const ft_records* records, const char* options,
                                 ft_on_progress on_progress, void* user, char** report);
 /* Writes the model as a Hugging Face folder in float32; adapters in use must be merged first. */

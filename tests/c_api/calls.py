@@ -153,6 +153,11 @@ report = json.loads(filled("ft_train", lm, mixed, settings, None, None))
 assert "not learned: 2 of split 'test'" in ft.ft_last_notes().decode()
 assert report["finished"] and report["steps"] == len(report["train_loss"]) and len(report["held_out_loss"]) == 2
 assert report["examples"] == 8 and report["best_loss"] > 0
+lines = records([*facts(2), {"question": "Two lines?", "answer": "one\ntwo"}, {"question": "x" * 300, "answer": "long"}])
+call("ft_train", lm, lines, {"lr": 0.0, "epochs": 1, "max_tokens": 100}, None, None, None)
+assert "1 left out: longer than 100 tokens" in ft.ft_last_notes().decode(), ft.ft_last_notes()
+assert "1 of the answers to learn hold" in ft.ft_last_notes().decode()
+ft.ft_free_records(lines)
 trained = ask(lm)
 
 # Adapters: use, copy, remove; sessions; folders and bytes.
