@@ -14,6 +14,7 @@
 
 #include <sys/resource.h>  // getrusage
 #include <chrono>          // std::chrono::steady_clock
+#include <cmath>           // std::isfinite
 #include <cstdint>         // std::int64_t, std::uint64_t
 #include <cstdlib>         // std::getenv
 #include <filesystem>      // std::filesystem::path
@@ -54,6 +55,16 @@ template <class Write> void write_or_save_elsewhere(const std::filesystem::path&
   }
 }
 
+/// A number that is none, or has no end, passes CLI's own checks.
+inline const CLI::Validator finite(
+    [](std::string& text) {
+      double value = 0;
+      return CLI::detail::lexical_cast(text, value) && !std::isfinite(value) ? "is no finite number" : std::string();
+    },
+    "");
+/// What is given and empty is a shell's variable that was not set, mostly.
+inline const CLI::Validator not_empty([](std::string& text) { return text.empty() ? "is empty" : std::string(); }, "");
+
 /// Options of a run that every training program has.
 struct RunOptions {
   std::string schedule = "cosine";
@@ -67,9 +78,11 @@ struct RunOptions {
         ->check(CLI::IsMember({"cosine", "linear", "constant"}))
         ->capture_default_str();
     c.add_option("--warmup", warmup, "share of the steps (or, from 1, their number)")
+        ->check(finite)
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     c.add_option("--clip-norm", clip_norm, "of all gradients; 0: no clipping")
+        ->check(finite)
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     c.add_option("--evaluate-every", evaluate_every, "steps between two looks at held-out data; 0: each epoch")
@@ -118,8 +131,10 @@ struct LoraOptions {
     auto* all = c.add_flag("--full", full, "train all weights (default: LoRA)");
     c.add_option("--lora-rank", rank, "LoRA's rank")->check(CLI::Range(1, 1024))->excludes(all)->capture_default_str();
     c.add_option("--lora-alpha", alpha, ft::str("LoRA's alpha; 0: ", alpha_per_rank, " times the rank"))
+        ->check(finite)
         ->capture_default_str();
     c.add_option("--lora-dropout", dropout, "dropout of the adapter's input")
+        ->check(finite)
         ->check(CLI::Range(0.0, 0.99))
         ->capture_default_str();
     c.add_option("--targets", targets, "layers to adapt: " + words + ", or names: q_proj,v_proj")

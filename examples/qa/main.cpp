@@ -31,6 +31,7 @@ struct ModelArguments {
     command.add_option("--model", model, "a GGUF file or a Hugging Face folder")->required()->type_name("PATH");
     if (with_adapter)
       command.add_option("--adapter", adapter, "a PEFT folder, as train leaves it (default: none)")
+          ->check(examples::not_empty)
           ->type_name("FOLDER");
     command
         .add_option("--form", form,
@@ -328,18 +329,24 @@ void add_train(CLI::App& app) {
                 "at, but where --patience decides by it a tenth of \"train\" is held out)")
       ->required()
       ->type_name("DATA.jsonl");
-  c->add_option("--out", a->out, "folder for the adapter or model, checkpoint, metrics")->required()->type_name("RUN");
+  c->add_option("--out", a->out, "folder for the adapter or model, checkpoint, metrics")
+      ->required()
+      ->check(examples::not_empty)
+      ->type_name("RUN");
   a->lora.add_to(*c);
   c->add_option("--interpolate", a->interpolate,
                 "share of the trained adapter that is saved: less than 1 answers a little worse and forgets much less")
+      ->check(examples::finite)
       ->check(CLI::Range(0.0, 1.0))
       ->excludes(c->get_option("--full"))
       ->capture_default_str();
   c->add_option("--lr", a->lr, "learning rate; 0: 5e-4 for LoRA, 3e-5 for --full")
+      ->check(examples::finite)
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   a->run.add_to(*c);
   c->add_option("--weight-decay", a->weight_decay, "decoupled; none for norms and biases")
+      ->check(examples::finite)
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->add_option("--epochs", a->epochs, "times through the data")->check(CLI::PositiveNumber)->capture_default_str();
@@ -553,8 +560,12 @@ void add_evaluate(CLI::App& app) {
   a->add_to(*c, true);
   c->add_option("--data", a->data, "records, as prepare writes them")->required()->type_name("DATA.jsonl");
   c->add_option("--split", a->split, "which of them; all where the file has no splits")->capture_default_str();
-  c->add_option("--unrelated", a->unrelated, "text to measure forgetting on (default: none)")->type_name("TEXT");
-  c->add_option("--json", a->json, "also write the figures and every answer there")->type_name("REPORT.json");
+  c->add_option("--unrelated", a->unrelated, "text to measure forgetting on (default: none)")
+      ->check(examples::not_empty)
+      ->type_name("TEXT");
+  c->add_option("--json", a->json, "also write the figures and every answer there")
+      ->check(examples::not_empty)
+      ->type_name("REPORT.json");
   c->add_option("--max-new-tokens", a->max_new_tokens, "of an answer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
@@ -642,9 +653,10 @@ void add_ask(CLI::App& app) {
   auto* c = app.add_subcommand("ask", "Answer one question, or open a prompt");
   a->add_to(*c, true);
   c->add_option(
-      "question", a->question,
-      "the question (default: read questions line by line: at a terminal with what was said before, from a file "
-      "or pipe each alone)");
+       "question", a->question,
+       "the question (default: read questions line by line: at a terminal with what was said before, from a file "
+       "or pipe each alone)")
+      ->check(examples::not_empty);
   c->add_flag("--history", a->history, "questions from a file or pipe go on from those before (default: each alone)");
   c->add_option("--max-new-tokens", a->max_new_tokens, "of an answer")
       ->check(CLI::PositiveNumber)

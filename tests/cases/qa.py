@@ -158,6 +158,21 @@ def asked_first():
     says(run("ask", "--model", scratch / "none", "--adapter", scratch / "nowhere", "x", code=2), "nowhere")
 
 
+def numbers_and_blanks():
+    """Numbers that are none, and what a shell's variable that was not set leaves, are refused before anything is done."""
+    one = cases / "11-train/one.jsonl"
+    for option in ("--lr", "--interpolate", "--weight-decay", "--warmup", "--clip-norm", "--lora-dropout", "--lora-alpha"):
+        for value in ("nan", "inf"):
+            says(train(one, "no", option, value, code=2), option + ": is no finite number")
+    evaluate = ("evaluate", "--model", model, "--data", one)
+    for option in ("--adapter", "--json", "--unrelated"):
+        says(run(*evaluate, option, "", code=2), option + ": is empty")
+    says(run("train", "--model", model, "--data", one, "--out", "", code=2), "--out: is empty")
+    says(run("ask", "--model", model, "", code=2), "is empty")
+    says(train(one, "thrown", "--epochs", 3, "--lr", "1e6", "--clip-norm", 0),
+         "warning: the last 2 of 3 steps were skipped, for their loss or gradient was not finite")
+
+
 def lines_alone():
     ask = ("ask", "--model", model, "--threads", 1, "--max-new-tokens", 8)
     alone = [run(*ask, question) for question in ("One?", "Two, then?")]
@@ -286,6 +301,18 @@ def adapters():
         refused(name, {}, why, lambda t: {**t, tensor: (shape, array.array("f", [0] * math.prod(shape)))})
     says(ask("otherbase", {"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}),
          "warning: ", "the adapter was made for 'meta-llama/Llama-3.2-1B'")
+    says(ask("half", {}, lambda t: {k: v for k, v in t.items() if "v_proj" not in k}),
+         "warning: ", "of 1 layers that target_modules names there are no tensors", "'model.layers.0.self_attn.v_proj'")
+    says(ask("pattern", {"target_modules": ".*self_attn.(q|k)_proj"}), "5 layers that target_modules does not name have tensors")
+    said = ask("all", {"target_modules": "all-linear"})
+    assert said == answer, said
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 134616\n"
+    (scratch / "adapters/as_trained/adapter_model.safetensors").write_text(pointer)
+    says(run("ask", "--model", model, "--adapter", scratch / "adapters/as_trained", "x", code=2), "is a pointer of Git LFS")
+    (scratch / "page.gguf").write_text("\n<!DOCTYPE html><html></html>")
+    says(run("ask", "--model", scratch / "page.gguf", "x", code=2), "is a web page")
+    says(run("ask", "--model", plain, "x", code=2), "holds an adapter, and no model", "--adapter")
+    says(run("ask", "--model", model, "--adapter", model, "x", code=2), "holds a model, and no adapter")
     for name, value in (("nan", math.nan), ("inf", -math.inf)):
         def spoil(t):
             shape, values = t[q + "B.weight"]
@@ -507,7 +534,7 @@ def full_disk():
 
 try:
     make_model()
-    for case in (few_records, splits, long_ones, forms, scores, asked_first, lines_alone, targets, outputs, conversations,
+    for case in (few_records, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations,
                  templates, adapters, not_numbers, gguf, tokens, refused_conversations, inputs_stay, full_disk):
         case()
     print("qa: all cases are right")

@@ -24,6 +24,10 @@ struct AdapterData {
   std::map<std::string, std::string> keys = {};  // what the file calls a tensor, where it is another name: for messages
   // Names that end as config.targets' and mean the same modules, where they do.
   std::vector<std::string> short_targets = {};
+  // target_modules as a file says them: names, or one pattern, or "all-linear" as one; empty where it says none, or
+  // says beside it which of them it leaves out. Layers that they mean and that have no tensors are told.
+  std::vector<std::string> said_names = {};
+  std::string said_pattern = {};
   std::vector<std::string> warnings = {};  // what the caller should tell
   // What a program keeps beside it, in the header of the tensors' file.
   std::map<std::string, std::string> metadata = {};

@@ -23,6 +23,11 @@ inline constexpr std::string_view peft_prefix = "base_model.model.";
   data.config.alpha = at<float>(json, "lora_alpha", config_name);
   data.config.check(config_name);
   data.base = value_or<std::string>(json, "base_model_name_or_path", "", config_name);
+  const auto set = [&](const char* key) { return json.contains(key) && is_set(json[key]); };
+  if (set("target_modules") && !set("exclude_modules") && !set("layers_to_transform") && !set("layers_pattern")) {
+    if (json["target_modules"].is_string()) data.said_pattern = at<std::string>(json, "target_modules", config_name);
+    else data.said_names = at<std::vector<std::string>>(json, "target_modules", config_name);
+  }
   for (const std::string& key : file.names()) {
     std::string name = without_adapter_name(key);
     if (name.starts_with(peft_prefix)) name.erase(0, peft_prefix.size());
@@ -63,6 +68,9 @@ namespace detail {
   if (!path_exists(config) && path_exists(folder / "pytorch_lora_weights.safetensors"))
     throw Error(str(folder.string(), ": holds an adapter of diffusers', for a model of pictures"),
                 "give it to TextToImage::load_adapter.");
+  if (!path_exists(config) && path_exists(folder / "config.json"))
+    throw Error(str(folder.string(), ": holds a model, and no adapter"), "open it with from_pretrained (qa: --model).",
+                ErrorKind::bad_file);
   const Json json = read_json(config);
   if (!path_exists(weights) && path_exists(folder / "adapter_model.bin"))
     throw Error(str(folder.string(), ": has adapter_model.bin and no adapter_model.safetensors"),

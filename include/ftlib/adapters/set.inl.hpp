@@ -38,6 +38,12 @@ inline std::string join(const auto& names, std::size_t most = 8) {
   }
   return all;
 }
+/// Whether what a file calls its targets means a module. Throws Error for a pattern that is not understood.
+inline bool said(const AdapterData& data, const std::string& module, bool linear) {
+  if (data.said_pattern == "all-linear") return linear;  // all but the head
+  return data.said_pattern.empty() ? Targets(data.said_names).match(module)
+                                   : matches_pattern(data.said_pattern, module);
+}
 /// Values of a file's tensor. Throws Error for one that is not finite.
 template <Scalar T> std::vector<T> finite_values(const Stored<Cpu>& tensor, const std::string& where) {
   std::vector<T> values(static_cast<std::size_t>(tensor.shape.count()));
@@ -223,6 +229,28 @@ template <Scalar T, Device D>
         str(from, ": ", unmatched.size(), " of ", data.tensors.size(), " keys match no linear layer of this model",
             unmatched.empty() ? "" : ": ", detail::join(unmatched)),
         "the adapter was made for another model.");
+
+  if (!data.said_names.empty() || !data.said_pattern.empty()) try {
+      std::vector<std::string> missing, more;
+      for (Parameter<T, D>* w : base_) {
+        if (!detail::is_matrix(*w) || std::find(whole.begin(), whole.end(), w) != whole.end()) continue;
+        const std::string module = module_of(w->name);
+        const bool there = parts.contains(w), said = detail::said(data, module, w->kind == WeightKind::linear);
+        if (said && !there) missing.push_back(module);
+        if (there && !said) more.push_back(module);
+      }
+      if (!missing.empty())
+        warnings.push_back(str(from, ": of ", missing.size(),
+                               " layers that target_modules names there are no tensors, so that they "
+                               "answer as the base does: ",
+                               detail::join(missing, 3)));
+      if (!more.empty())
+        warnings.push_back(
+            str(from, ": ", more.size(),
+                " layers that target_modules does not name have tensors, which are used: ", detail::join(more, 3)));
+    } catch (const Error& error) {
+      warnings.push_back(str(from, ": target_modules: ", error.message(), "; what has tensors is used"));
+    }
 
   auto made = std::make_shared<ModelAdapter<T, D>>();
   Lora& config = made->config = data.config;

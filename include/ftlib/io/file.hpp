@@ -107,6 +107,19 @@ class FileDescriptor {
   int value_;
 };
 
+/// Throws Error for what is often there in the place of a file: Git LFS's pointer to it, a web page that speaks of it.
+inline void refuse_substitute(std::string_view bytes, const std::string& name) {
+  if (bytes.starts_with("version https://git-lfs"))
+    throw Error(name + ": is a pointer of Git LFS, not the file itself", "fetch it: git lfs pull.",
+                ErrorKind::bad_file);
+  std::string head(bytes.substr(0, 32));
+  for (char& c : head) c = static_cast<char>(c >= 'A' && c <= 'Z' ? c + 32 : c);
+  const auto first = head.find_first_not_of(" \t\r\n");
+  if (first != head.npos && (head.compare(first, 9, "<!doctype") == 0 || head.compare(first, 5, "<html") == 0))
+    throw Error(name + ": is a web page", "fetch the file itself: the link for downloads, not the page that shows it.",
+                ErrorKind::bad_file);
+}
+
 struct OpenFile {
   FileDescriptor descriptor;
   std::uint64_t size;

@@ -162,7 +162,11 @@ inline Json parse_json(std::string_view text, std::string_view name) {
 
 /// As parse_json, from a file of at most `max_bytes`.
 inline Json read_json(const std::filesystem::path& path, std::uint64_t max_bytes = max_json_bytes) {
-  return reading_file([&] { return parse_json(read_file(path, max_bytes), path.string()); });
+  return reading_file([&] {
+    const std::string text = read_file(path, max_bytes);
+    detail::refuse_substitute(text, path.string());
+    return parse_json(text, path.string());
+  });
 }
 
 /// Member `key` of an object as T: Json, bool, a number, std::string, or a std::vector of these. Throws Error naming

@@ -35,6 +35,12 @@ class MappedFile {
     void* start = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.descriptor.get(), 0);
     if (start == MAP_FAILED) throw system_error(path, str("cannot map its ", grouped(size), " bytes"));
     bytes_ = {static_cast<const std::byte*>(start), size};
+    try {
+      detail::refuse_substitute({static_cast<const char*>(start), std::min<std::size_t>(size, 64)}, name_);
+    } catch (...) {  // no destructor runs for what was not constructed
+      ::munmap(start, size);
+      throw;
+    }
   }
 
   std::string name_;

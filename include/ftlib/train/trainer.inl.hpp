@@ -194,6 +194,11 @@ template <Scalar T, Device D> void Trainer<T, D>::end_run(RunReport& report) {
     report.warnings.push_back(str("in ", state_.still_steps, " of ", state_.step,
                                   " steps every gradient was exactly 0, and nothing was learned: the weights may have "
                                   "been thrown too far; lower the learning rate, or set clip_norm"));
+  if (state_.bad_steps > 0)
+    report.warnings.push_back(
+        str("the last ", state_.bad_steps, " of ", state_.step,
+            " steps were skipped, for their loss or gradient was not finite: the weights may have "
+            "been thrown too far; lower the learning rate"));
   if (!report.finished) return;
   if (!best_.empty() && state_.best_step > 0)
     for (std::size_t i = 0; i < params_.size(); ++i) params_[i]->value = best_[i];

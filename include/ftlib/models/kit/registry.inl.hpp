@@ -18,6 +18,10 @@ namespace ft::inline FTLIB_ABI {
     throw Error(str(path.string(), ": there is no such file or folder"), "give a Hugging Face folder or a .gguf file.");
   Checkpoint checkpoint{path, {}, {}, {}};
   if (is_folder(path)) {
+    if (!path_exists(path / "config.json") && path_exists(path / "adapter_config.json"))
+      throw Error(str(path.string(), ": holds an adapter, and no model"),
+                  "open the model that it was made for, and give this to load_adapter (qa: --adapter).",
+                  ErrorKind::bad_file);
     checkpoint.json = read_json(path / "config.json");
     checkpoint.architecture = at<std::string>(checkpoint.json, "model_type", (path / "config.json").string());
   } else {
