@@ -1,6 +1,8 @@
-// src/image.cpp: flow matching, drawing, TextToImage.
+// src/image.cpp: pictures, flow matching, drawing, TextToImage, Painter.
 #include <ftlib/image/flow.inl.hpp>
 #include <ftlib/image/flow_data.inl.hpp>
+#include <ftlib/image/painter.inl.hpp>
+#include <ftlib/image/picture.inl.hpp>
 #include <ftlib/image/text_to_image.inl.hpp>
 
 namespace ft::inline FTLIB_ABI {
@@ -10,4 +12,5 @@ template std::vector<float> denoise(Context<Cpu>&, MMJiT<float, Cpu>&, const Pac
 template std::vector<float> draw(Context<Cpu>&, MMJiT<float, Cpu>&, const PackedText&, const std::vector<uint64_t>&,
                                  const DrawOptions&, const std::function<void(const DrawStep&)>&);
 template class TextToImage<float, Cpu>;
+template class Painter<float, Cpu>;
 }  // namespace ft::inline FTLIB_ABI

@@ -12,7 +12,8 @@ program = (root / "tests/packaging/thirty_lines.cpp").read_text()
 bad = [f"{name}: its ```cpp block is not tests/packaging/thirty_lines.cpp" for name in ("README.md", "README.ko.md")
        if f"```cpp\n{program}```" not in (root / name).read_text()]
 
-pages = {"docs/training.md": "tests/train/docs.cpp", "docs/embedding.md": "tests/text/embedding_docs.cpp"}
+pages = {"docs/training.md": "tests/train/docs.cpp", "docs/embedding.md": "tests/text/embedding_docs.cpp",
+         "docs/image_style.md": "tests/image/docs.cpp"}
 for name, test in pages.items():
     page = root / name
     blocks = [textwrap.dedent(block) for block in re.findall(

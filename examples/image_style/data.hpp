@@ -10,7 +10,6 @@
 #include <ftlib/io/json.hpp>
 #include <ftlib/io/safetensors.hpp>
 
-#include <cmath>        // std::lround
 #include <cstdint>      // std::int64_t
 #include <filesystem>   // std::filesystem::path
 #include <span>         // std::span
@@ -86,16 +85,7 @@ class Data {
   Picture picture(std::int64_t i) const {
     std::vector<float> values(static_cast<std::size_t>(3 * side() * side()));
     read(i, values);
-    return to_picture(values, static_cast<int>(side()));
-  }
-
-  /// From (3, S, S) in [-1, 1], as a model draws; what is beyond is cut.
-  static Picture to_picture(std::span<const float> values, int side) {
-    Picture out(side, side);
-    const auto plane = static_cast<std::size_t>(side) * static_cast<std::size_t>(side);
-    for (std::size_t i = 0; i < 3 * plane; ++i)
-      out.rgb[i % plane * 3 + i / plane] = detail::to_byte((values[i] + 1) * 127.5f);
-    return out;
+    return ft::to_pictures(values, side()).front();
   }
 
   /// Writes records.jsonl and pictures.safetensors into an existing folder; the pictures are squares of one size.
@@ -110,12 +100,10 @@ class Data {
     }
     ft::write_atomically(folder / "records.jsonl", lines);
     const int side = pictures.front().width;
-    const auto plane = static_cast<std::size_t>(side) * static_cast<std::size_t>(side);
     std::vector<ft::half> values;
-    values.reserve(pictures.size() * 3 * plane);
+    values.reserve(pictures.size() * pictures.front().rgb.size());
     for (const Picture& picture : pictures)
-      for (std::size_t i = 0; i < 3 * plane; ++i)
-        values.emplace_back(static_cast<float>(picture.rgb[i % plane * 3 + i / plane]) / 127.5f - 1.0f);
+      for (const float value : ft::to_values(picture)) values.emplace_back(value);
     ft::write_safetensors(folder / "pictures.safetensors",
                           {{"pictures", ft::DType::f16,
                             ft::Shape{static_cast<std::int64_t>(pictures.size()), 3, side, side}, values.data()}});

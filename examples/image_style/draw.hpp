@@ -1,5 +1,6 @@
 // examples/image_style/draw.hpp: `image_style draw`: words in, a picture out.
 #pragma once
+#include "../common/outputs.hpp"
 #include "../common/rows.hpp"
 #include "painter.hpp"
 #include "sheet.hpp"
@@ -25,20 +26,24 @@ struct DrawArguments {
 };
 
 inline void draw(const DrawArguments& a) {
-  if (examples::trimmed(a.prompt).empty()) throw Error("draw: the prompt is empty", "say what to draw: \"red apple\"");
-  auto painter = Painter::open(a.base, a.text_model, a.threads);
-  if (!a.adapter.empty()) painter.load_adapter(a.adapter, a.scale);
+  if (examples::trimmed(a.prompt).empty()) throw Error("draw: the prompt is empty", "say what to draw: \"tomato\"");
+  const std::filesystem::path out = a.out;
+  if (const auto ending = examples::lowered(out.extension().string()); !ending.empty() && ending != ".png")
+    throw Error(str("--out ", a.out, ": a PNG file is written, and its name ends in ", ending), "let it end in .png.");
+  examples::check_not_read("--out", out, {a.base, a.adapter, a.text_model});
+  if (out.has_parent_path()) ft::make_folders(out.parent_path());
+  examples::check_output("--out", out);
+  auto painter = open_painter(a.base, a.text_model, a.threads);
+  if (!a.adapter.empty()) load_adapter(painter, a.adapter, a.scale);
   const auto prompt = in_style(a.prompt, a.style.empty() ? painter.words() : a.style == "none" ? "" : a.style);
-  std::vector<std::uint64_t> seeds;
-  for (std::int64_t i = 0; i < a.count; ++i) seeds.push_back(a.seed + static_cast<std::uint64_t>(i));
   auto options = default_drawing;
+  for (std::int64_t i = 0; i < a.count; ++i) options.seeds.push_back(a.seed + static_cast<std::uint64_t>(i));
+  const auto& seeds = options.seeds;
   options.steps = a.steps;
   options.guidance = a.guidance;
   const auto started = std::chrono::steady_clock::now();
-  const auto drawn = painter.draw(std::vector<std::string>(seeds.size(), prompt), seeds, options);
+  const auto drawn = painter.draw(std::vector<std::string>(seeds.size(), prompt), options);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
-  const std::filesystem::path out = a.out;
-  if (out.has_parent_path()) std::filesystem::create_directories(out.parent_path());
   for (std::size_t i = 0; i < drawn.size(); ++i) {
     auto path = out;
     if (drawn.size() > 1) path.replace_filename(ft::str(out.stem().string(), '-', seeds[i], out.extension().string()));
@@ -56,7 +61,7 @@ inline void draw(const DrawArguments& a) {
 inline void add_draw(CLI::App& app) {
   const auto a = std::make_shared<DrawArguments>();
   auto* c = app.add_subcommand("draw", "Draw what the words say");
-  c->add_option("PROMPT", a->prompt, "what to draw: \"red apple\"")->required();
+  c->add_option("PROMPT", a->prompt, "what to draw: \"tomato\"")->required();
   c->add_option("--base", a->base, "a folder that pretrain made")->required()->type_name("BASE");
   c->add_option("--adapter", a->adapter, "a folder that train left (default: none)")->type_name("RUN/adapter");
   c->add_option("--out", a->out, "the file to write; with --count the seed goes into its name")
@@ -84,8 +89,8 @@ inline void add_draw(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->footer(
-      "Example:\n  image_style draw --base examples/image_style/base --adapter run/adapter \"red apple\" --out "
-      "apple.png");
+      "Example:\n  image_style draw --base examples/image_style/base --adapter run/adapter tomato --out "
+      "tomato.png");
   c->callback([a] { draw(*a); });
 }
 

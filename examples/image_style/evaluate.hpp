@@ -2,6 +2,8 @@
 // draw subjects that were never trained, from the same seeds; figures say how near they come to real pictures, and a
 // sheet shows them.
 #pragma once
+#include "../common/outputs.hpp"
+#include "../common/training.hpp"
 #include "painter.hpp"
 #include "sheet.hpp"
 #include "yardstick.hpp"
@@ -26,14 +28,14 @@
 namespace image_style {
 
 struct EvaluateOptions {
-  std::filesystem::path base, text_model;       ///< as Painter::open takes them
+  std::filesystem::path base, text_model;       ///< as open_painter takes them
   std::vector<std::filesystem::path> adapters;  ///< none: the base alone
   std::filesystem::path data;                   ///< prepared from the folders of several styles
   std::string style;                            ///< as the data name it; empty: the first adapter's
   std::string split = "test";                   ///< whose subjects are drawn
   std::filesystem::path json, sheet;            ///< what is written; empty: not
   std::uint64_t seed = 42;                      ///< subject i is drawn from seed + i, by whomever
-  ft::DrawOptions drawing = default_drawing;
+  ft::PaintOptions drawing = default_drawing;
   std::int64_t limit = 0;  ///< so many subjects, evenly spread over the split's; 0: all
   int threads = 0;         ///< 0: one for each core
 };
@@ -103,15 +105,22 @@ class Table {
 /// base and adapters do not fit one another.
 inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
   // 1. What draws, and what it is measured with.
+  auto inputs = options.adapters;
+  inputs.insert(inputs.end(), {options.base, options.text_model, options.data});
+  for (const auto& [option, path] : {std::pair("--json", options.json), std::pair("--sheet", options.sheet)}) {
+    examples::check_output(option, path);
+    examples::check_not_read(option, path, inputs);
+    inputs.push_back(path);  // nor is one to be written over the other
+  }
   auto tuned = detail::name_adapters(options.adapters);
   const Data data = Data::open(options.data);
-  Painter painter = Painter::open(options.base, options.text_model, options.threads);
+  Painter painter = open_painter(options.base, options.text_model, options.threads);
   if (data.side() != painter.side())
     throw Error(str(options.data.string(), ": pictures of ", data.side(), " x ", data.side(), ", the base draws ",
                     painter.side(), " x ", painter.side()),
                 str("prepare them with --size ", painter.side(), "."));
   for (auto& t : tuned) {  // all are tried before one draws
-    painter.load_adapter(t.folder);
+    load_adapter(painter, t.folder);
     t.style = painter.style();
     t.words = painter.words();
     if (options.style.empty() && t.style != tuned.front().style)
@@ -147,8 +156,9 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
       const auto end = std::min(subjects.size(), begin + at_once);
       std::vector<std::string> captions;
       for (auto i = begin; i < end; ++i) captions.push_back(in_style(subjects[i].name, style_words));
-      for (auto& picture : painter.draw(captions, {&seeds[begin], &seeds[begin] + captions.size()}, options.drawing))
-        pictures.push_back(std::move(picture));
+      auto how = options.drawing;
+      how.seeds.assign(&seeds[begin], &seeds[begin] + captions.size());
+      for (auto& picture : painter.draw(captions, how)) pictures.push_back(std::move(picture));
       drawn += static_cast<std::int64_t>(captions.size());
       progress.update({.step = drawn, .steps = static_cast<std::int64_t>((2 + 2 * tuned.size()) * subjects.size())});
     }
@@ -158,7 +168,7 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
   const Score base_score = yardstick.score(base, rows, true),
               prompted_score = yardstick.score(base_tuned_prompt, rows, false);
   for (auto& t : tuned) {
-    painter.load_adapter(t.folder);
+    load_adapter(painter, t.folder);
     t.pictures = draw(t.words);
     t.score = yardstick.score(t.pictures, rows, false);
     yardstick.score_drift(t.score, draw(painter.base_style()), base);
@@ -223,7 +233,7 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
       {"best", best ? ft::Json(best->name) : ft::Json()}};
   const auto wrote = [&](const std::filesystem::path& path) { out << "wrote " << path.string() << '\n'; };
   if (!options.json.empty()) {
-    ft::write_atomically(options.json, report.dump(2, ' ', false, ft::Json::error_handler_t::replace) + "\n");
+    examples::write_or_save_elsewhere(options.json, [&](const auto& path) { examples::write_json(path, report); });
     wrote(options.json);
   }
 
@@ -240,7 +250,8 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
       for (const auto& t : tuned) cells.push_back({t.pictures[i], t.name});
       cells.push_back({subjects[i].real, "real, " + wanted});
     }
-    write_png(options.sheet, contact_sheet(cells, static_cast<int>(5 + tuned.size())));
+    const auto sheet = contact_sheet(cells, static_cast<int>(5 + tuned.size()));
+    examples::write_or_save_elsewhere(options.sheet, [&](const auto& path) { write_png(path, sheet); });
     wrote(options.sheet);
   }
   return report;

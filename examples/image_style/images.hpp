@@ -3,6 +3,7 @@
 #pragma once
 #include "../common/rows.hpp"  // lowered, trimmed
 #include "exif.hpp"
+#include "facts.hpp"
 #include "picture.hpp"
 
 #include <gdk-pixbuf/gdk-pixbuf.h>
@@ -29,21 +30,14 @@ inline const std::uint8_t* unsigned_bytes(std::string_view bytes) {
   return reinterpret_cast<const std::uint8_t*>(bytes.data());
 }
 
-inline Picture blank(std::int64_t width, std::int64_t height, std::int64_t most) {
+inline void check_size(std::int64_t width, std::int64_t height, std::int64_t most) {
   if (width < 1 || height < 1) throw Error("has no pixels");
   if (width > most || height > most / width)
     throw Error(str("has ", width, " x ", height, " pixels, more than ", most), "make it smaller first.");
-  return Picture(static_cast<int>(width), static_cast<int>(height));
 }
-
-/// RGBA values on white.
-inline void put_on_white(Picture& out, const std::uint8_t* rgba, std::size_t stride) {
-  for (int y = 0; y < out.height; ++y) {
-    const std::uint8_t* source = rgba + static_cast<std::size_t>(y) * stride;
-    for (int x = 0; x < out.width; ++x, source += 4)
-      for (int c = 0; c < 3; ++c)
-        out.at(x, y)[c] = static_cast<std::uint8_t>((source[c] * source[3] + 255 * (255 - source[3]) + 127) / 255);
-  }
+inline Picture blank(std::int64_t width, std::int64_t height, std::int64_t most) {
+  check_size(width, height, most);
+  return Picture(static_cast<int>(width), static_cast<int>(height));
 }
 
 inline Picture read_png(std::string_view bytes, std::int64_t most) {
@@ -51,13 +45,12 @@ inline Picture read_png(std::string_view bytes, std::int64_t most) {
   image.version = PNG_IMAGE_VERSION;
   const std::unique_ptr<png_image, void (*)(png_image*)> freed(&image, png_image_free);
   if (!png_image_begin_read_from_memory(&image, bytes.data(), bytes.size())) throw Error(str("PNG: ", image.message));
-  Picture out = blank(image.width, image.height, most);
+  check_size(image.width, image.height, most);
   image.format = PNG_FORMAT_RGBA;
   image.flags |= PNG_IMAGE_FLAG_16BIT_sRGB;  // 16 bits without a gamma are what everybody takes them for
-  std::vector<std::uint8_t> rgba(out.rgb.size() / 3 * 4);
+  std::vector<std::uint8_t> rgba(std::size_t{image.width} * image.height * 4);
   if (!png_image_finish_read(&image, nullptr, rgba.data(), 0, nullptr)) throw Error(str("PNG: ", image.message));
-  put_on_white(out, rgba.data(), static_cast<std::size_t>(out.width) * 4);
-  return out;
+  return ft::on_white(rgba.data(), image.width, image.height, std::int64_t{4} * image.width);
 }
 
 inline Picture read_jpeg(std::string_view bytes, std::int64_t most) {
@@ -91,7 +84,7 @@ inline Picture read_webp(std::string_view bytes, std::int64_t most) {
   WebPBitstreamFeatures facts;
   if (WebPGetFeatures(unsigned_bytes(bytes), bytes.size(), &facts) != VP8_STATUS_OK)
     throw Error("WebP: damaged header");
-  Picture out = blank(facts.width, facts.height, most);
+  check_size(facts.width, facts.height, most);
   const WebPData data{unsigned_bytes(bytes), bytes.size()};
   const std::unique_ptr<WebPAnimDecoder, void (*)(WebPAnimDecoder*)> decoder(WebPAnimDecoderNew(&data, nullptr),
                                                                              WebPAnimDecoderDelete);
@@ -99,8 +92,7 @@ inline Picture read_webp(std::string_view bytes, std::int64_t most) {
   int milliseconds = 0;
   if (!decoder || !WebPAnimDecoderGetNext(decoder.get(), &rgba, &milliseconds))
     throw Error("WebP: damaged or cut short");
-  put_on_white(out, rgba, static_cast<std::size_t>(out.width) * 4);
-  return out;
+  return ft::on_white(rgba, facts.width, facts.height, std::int64_t{4} * facts.width);
 }
 
 struct Unref {
@@ -124,7 +116,7 @@ inline std::int64_t little_endian(std::string_view bytes, std::size_t at, std::s
 /// GIF (the first frame) and BMP.
 inline Picture read_with_gdk(std::string_view bytes, const char* type, std::int64_t width, std::int64_t height,
                              std::int64_t most) {
-  Picture out = blank(width, height, most);
+  check_size(width, height, most);
   GError* error = nullptr;
   const std::unique_ptr<GdkPixbufLoader, Unref> loader(
       gdk_pixbuf_loader_new_with_type(examples::lowered(type).c_str(), &error));
@@ -140,10 +132,10 @@ inline Picture read_with_gdk(std::string_view bytes, const char* type, std::int6
     throw Error(str(type, ": has another size than its header says"));
   const auto stride = static_cast<std::size_t>(gdk_pixbuf_get_rowstride(pixels));
   const std::uint8_t* data = gdk_pixbuf_read_pixels(pixels);
-  if (gdk_pixbuf_get_has_alpha(pixels)) put_on_white(out, data, stride);
-  else
-    for (int y = 0; y < out.height; ++y)
-      std::copy_n(data + static_cast<std::size_t>(y) * stride, static_cast<std::size_t>(out.width) * 3, out.at(0, y));
+  if (gdk_pixbuf_get_has_alpha(pixels)) return ft::on_white(data, width, height, gdk_pixbuf_get_rowstride(pixels));
+  Picture out(static_cast<int>(width), static_cast<int>(height));
+  for (int y = 0; y < out.height; ++y)
+    std::copy_n(data + static_cast<std::size_t>(y) * stride, static_cast<std::size_t>(out.width) * 3, out.at(0, y));
   return out;
 }
 
@@ -194,21 +186,35 @@ inline Picture read_svg(std::string_view bytes) {
 }  // namespace detail
 
 struct Decoded {
-  Picture picture;          ///< upright
-  bool is_drawing = false;  ///< an SVG, which has no size of its own
+  Picture picture;             ///< upright
+  bool is_drawing = false;     ///< an SVG, which has no size of its own
+  bool is_animated = false;    ///< the first frame is taken
+  bool other_profile = false;  ///< whose colours are taken as sRGB's
 };
+
+namespace detail {
+inline Decoded decode_pixels(std::string_view bytes, std::int64_t most) {
+  using namespace std::string_view_literals;
+  if (bytes.starts_with("\x89PNG\r\n\x1a\n"sv)) return {turned(read_png(bytes, most), png_orientation(bytes))};
+  if (bytes.starts_with("\xFF\xD8\xFF"sv)) return {turned(read_jpeg(bytes, most), jpeg_orientation(bytes))};
+  if (bytes.starts_with("GIF8"sv)) return {read_gif(bytes, most)};
+  if (bytes.starts_with("RIFF"sv) && bytes.substr(0, 12).ends_with("WEBP"sv))
+    return {turned(read_webp(bytes, most), webp_orientation(bytes))};
+  if (bytes.starts_with("BM"sv)) return {read_bmp(bytes, most)};
+  if (bytes.substr(0, 65536).find("<svg"sv) != bytes.npos) return {read_svg(bytes), true};
+  if (bytes.empty()) throw Error("is empty");
+  const Kind kind = kind_of(bytes);
+  if (!*kind.hint) throw Error("is none of PNG, JPEG, BMP, GIF, WebP and SVG");
+  throw Error(str("is ", kind.name, ", which is not read"), kind.hint);
+}
+}  // namespace detail
 
 /// Throws Error, without the file's name, for what cannot be read or has more than `most` pixels.
 inline Decoded decode(std::string_view bytes, std::int64_t most = max_pixels) {
-  using namespace std::string_view_literals;
-  if (bytes.starts_with("\x89PNG\r\n\x1a\n"sv)) return {turned(detail::read_png(bytes, most), png_orientation(bytes))};
-  if (bytes.starts_with("\xFF\xD8\xFF"sv)) return {turned(detail::read_jpeg(bytes, most), jpeg_orientation(bytes))};
-  if (bytes.starts_with("GIF8"sv)) return {detail::read_gif(bytes, most)};
-  if (bytes.starts_with("RIFF"sv) && bytes.substr(0, 12).ends_with("WEBP"sv))
-    return {turned(detail::read_webp(bytes, most), webp_orientation(bytes))};
-  if (bytes.starts_with("BM"sv)) return {detail::read_bmp(bytes, most)};
-  if (bytes.substr(0, 65536).find("<svg"sv) != bytes.npos) return {detail::read_svg(bytes), true};
-  throw Error(bytes.empty() ? "is empty" : "is none of PNG, JPEG, BMP, GIF, WebP and SVG");
+  Decoded out = detail::decode_pixels(bytes, most);
+  out.is_animated = is_animated(bytes);
+  out.other_profile = has_other_profile(bytes);
+  return out;
 }
 
 }  // namespace image_style

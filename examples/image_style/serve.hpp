@@ -247,7 +247,7 @@ class Server {
   /// Hangs each onto the base once, so that one that does not fit is known before anybody draws.
   void load_adapters() {
     for (const auto& folder : options_.adapters) {
-      painter_.load_adapter(folder);
+      load_adapter(painter_, folder);
       styles_.push_back(painter_.style());
       auto full = std::filesystem::absolute(folder).lexically_normal();
       if (!full.has_filename()) full = full.parent_path();  // "run/adapter/"
@@ -425,14 +425,15 @@ class Server {
     const std::pair adapter(request.adapter, request.strength);
     if (adapter != loaded_) {
       loaded_.reset();  // should loading fail
-      if (request.adapter) painter_.load_adapter(options_.adapters[*request.adapter], request.strength);
+      if (request.adapter) load_adapter(painter_, options_.adapters[*request.adapter], request.strength);
       else painter_.remove_adapter();
       loaded_ = adapter;
     }
     const auto prompt = in_style(request.prompt, painter_.words());
-    std::vector<std::uint64_t> seeds;
-    for (std::int64_t i = 0; i < request.count; ++i) seeds.push_back(request.seed + static_cast<std::uint64_t>(i));
     auto options = default_drawing;
+    for (std::int64_t i = 0; i < request.count; ++i)
+      options.seeds.push_back(request.seed + static_cast<std::uint64_t>(i));
+    const auto& seeds = options.seeds;
     options.steps = request.steps;
     options.guidance = request.guidance;
 
@@ -442,11 +443,11 @@ class Server {
       return all;
     };
     const auto started = std::chrono::steady_clock::now();
-    const auto drawn = painter_.draw(std::vector<std::string>(seeds.size(), prompt), seeds, options,
-                                     [&](std::int64_t step, std::int64_t steps, const std::vector<Picture>& now) {
-                                       check_stop();
-                                       say({{"step", step}, {"steps", steps}, {"pictures", as_json(now)}});
-                                     });
+    const auto drawn =
+        painter_.draw(std::vector<std::string>(seeds.size(), prompt), options, [&](const ft::PaintStep& s) {
+          check_stop();
+          say({{"step", s.step}, {"steps", s.steps}, {"pictures", as_json(s.pictures)}});
+        });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     ft::Json files = ft::Json::array();  // with what they were drawn from, as draw writes it
     for (std::size_t i = 0; i < drawn.size(); ++i) {
@@ -484,7 +485,7 @@ inline void serve(const ServeArguments& a) {
   sigaddset(&ends, SIGINT);
   sigaddset(&ends, SIGTERM);
   pthread_sigmask(SIG_BLOCK, &ends, nullptr);  // before there are threads, which inherit it: all wait for sigtimedwait
-  auto painter = Painter::open(a.base, a.text_model, a.threads);
+  auto painter = open_painter(a.base, a.text_model, a.threads);
   ServeOptions options = a.options;
   options.adapters.assign(a.adapters.begin(), a.adapters.end());
   const Server server(painter, options);

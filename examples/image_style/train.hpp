@@ -1,6 +1,7 @@
 // examples/image_style/train.hpp: `image_style pretrain`, which makes a base, `image_style train`, which tunes one to a
 // style, and `image_style finish`, which adds a finisher to what was tuned.
 #pragma once
+#include "../common/outputs.hpp"
 #include "../common/training.hpp"
 #include "painter.hpp"
 #include "sheet.hpp"
@@ -11,6 +12,7 @@
 
 #include <cstdint>     // std::int64_t, std::uint64_t
 #include <filesystem>  // std::filesystem::path
+#include <functional>  // std::function
 #include <iostream>    // std::cout, std::cerr
 #include <memory>      // std::shared_ptr
 #include <numeric>     // std::iota
@@ -68,19 +70,26 @@ inline std::vector<std::size_t> spread(std::size_t count, std::size_t size) {
   return places;
 }
 
-/// Trains what of `model`, one of the painter's two, is trainable; true where the run came to its end.
+/// Trains what of `model`, one of the painter's two, is trainable; true where the run came to its end. What was learned
+/// is then written to `result` by `save`, or elsewhere where that fails; so is what a run has that fails on its way, to
+/// RUN/unfinished.
 inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::vector<ft::FlowExample> learned,
-                  Examples held_out, ft::Json settings) {
+                  Examples held_out, ft::Json settings, const std::filesystem::path& result,
+                  const std::function<void(const std::filesystem::path&)>& save) {
   const auto& config = model.config();
   const ft::FlowData train(std::move(learned), config),
       valid(std::move(held_out.flow), config, /*fixed=*/a.run.seed, a.flow);
   std::vector<std::string> shown;
-  std::vector<std::uint64_t> seeds;
+  auto drawing = default_drawing;
   for (const auto i : spread(a.samples, held_out.captions.size())) {
     shown.push_back(held_out.captions[i]);
-    seeds.push_back(a.run.seed + i);
+    drawing.seeds.push_back(a.run.seed + i);
   }
   const std::filesystem::path out = a.out;
+  std::uint64_t result_bytes = std::uint64_t{1} << 20;  // and the logs
+  for (const auto* w : model.parameters())
+    if (w->trainable) result_bytes += static_cast<std::uint64_t>(4 * w->count());
+  ft::check_room(result, result_bytes);
   std::cout << "data: " << train.size() << " pictures; held out " << valid.size() << '\n';
   const auto epoch_steps = (static_cast<std::int64_t>(train.size()) + a.batch - 1) / a.batch;
   auto run = a.run.config(out);
@@ -93,15 +102,17 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
   const auto plan = trainer.plan(train);
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
+  std::int64_t steps = 0;
   trainer.on_step([&](const ft::Step& s) {
     examples::show(progress, s, plan.unit);
+    steps = s.step;
     return ft::Flow::go;
   });
   trainer.on_evaluation([&](std::int64_t step, double loss) {
     progress.message(ft::str("step ", step, ": held-out loss ", loss));
     if (shown.empty()) return;
     std::vector<Cell> cells;
-    auto drawn = painter.draw(shown, seeds);
+    auto drawn = painter.draw(shown, drawing);
     for (std::size_t i = 0; i < shown.size(); ++i) cells.push_back({std::move(drawn[i]), shown[i]});
     const auto sheet = contact_sheet(cells, 8);
     const auto png = to_png(sheet);
@@ -109,8 +120,25 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
     ft::write_atomically(out / "samples" / ft::str("step-", step, ".png"), png);
     if (auto* board = trainer.board()) board->image("samples", step, png, sheet.height, sheet.width);
   });
-  const auto report = trainer.fit(train, &valid);
+  const auto report = [&] {
+    try {
+      return trainer.fit(train, &valid);
+    } catch (const ft::Error& error) {
+      progress.finish();
+      if (steps == 0) throw;
+      // A full disk, or numbers that are none any more: what was learned until then is kept.
+      const auto kept = out / "unfinished";
+      std::string where = "is in " + kept.string();
+      try {
+        examples::write_or_save_elsewhere(kept, save);
+      } catch (const ft::Error& other) {
+        where = "cannot be where it was to be: " + other.message();
+      }
+      throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint());
+    }
+  }();
   progress.finish();
+  if (report.finished) examples::write_or_save_elsewhere(result, save);  // first what took longest to come by
   settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.run.seed}});
   return examples::report_run(out, plan, report, std::move(settings));
 }
@@ -137,7 +165,7 @@ struct PretrainArguments : TrainArguments {
 inline Painter unlearned(const PretrainArguments& a, const Data& data) {
   std::vector<std::string> captions;
   for (const auto& sample : data.samples()) captions.push_back(sample.caption);
-  auto encoder = Encoder::open(a.text_model, {.layer = a.layer, .before = a.before}, a.threads);
+  auto encoder = Encoder::open(a.text_model, {.layer = a.layer, .before = a.before}, {.threads = a.threads});
   std::cout << "reading " << captions.size() << " captions\n" << std::flush;
   {
     ReadingProgress progress;
@@ -158,13 +186,14 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
       .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
   config.check("pretrain");
   auto model = Model::initial(config, a.run.seed, {.threads = a.threads, .seed = a.run.seed}, a.flow);
-  return {std::move(model), std::move(encoder), a.style};
+  return {std::move(model), std::move(encoder), a.style, {.threads = a.threads, .seed = a.run.seed}};
 }
 
 inline void pretrain(const PretrainArguments& a) {
+  examples::check_not_read("--out", a.out, {a.data, a.from, a.text_model});
   const auto data = Data::open(a.data);
   auto painter =
-      a.from.empty() ? unlearned(a, data) : Painter::open(a.from, a.text_model, a.threads, a.run.seed, a.flow);
+      a.from.empty() ? unlearned(a, data) : open_painter(a.from, a.text_model, a.threads, a.run.seed, a.flow);
   painter.model().train_all();
   std::int64_t parameters = 0;
   for (const auto* w : painter.model().parameters()) parameters += w->count();
@@ -174,17 +203,17 @@ inline void pretrain(const PretrainArguments& a) {
   // looked at in between are pictures of the set, with fixed times and noises.
   std::vector<std::int64_t> all(static_cast<std::size_t>(data.size()));
   std::iota(all.begin(), all.end(), std::int64_t{0});
-  auto examples = examples_of(data, a.data, all, painter.encoder());
+  auto examples = examples_of(data, a.data, all, painter);
   Examples some;
   for (const auto i : spread(256, examples.flow.size())) {
     some.flow.push_back(examples.flow[i]);
     some.captions.push_back(examples.captions[i]);
   }
   if (!learn(painter, painter.model(), a, std::move(examples.flow), std::move(some),
-             {{"parameters", parameters}, {"config", painter.model().config().to_json()}}))
+             {{"parameters", parameters}, {"config", painter.model().config().to_json()}}, a.out,
+             [&](const auto& folder) { painter.save(folder, painter.base_style()); }))
     return;
-  painter.save(a.out, painter.base_style());
-  std::cout << "wrote " << Painter::file_of(a.out).string() << '\n';
+  std::cout << "wrote " << (std::filesystem::path(a.out) / "model.safetensors").string() << '\n';
 }
 
 inline void add_pretrain(CLI::App& app) {
@@ -231,14 +260,14 @@ struct TuneArguments : TrainArguments {
 
 /// The samples of `split` in the wanted style, called by `words`. Data without styles is all of that style.
 inline Examples styled(const Data& data, const std::string& folder, const std::string& split, const std::string& style,
-                       const std::string& words, Encoder& encoder) {
+                       const std::string& words, Painter& painter) {
   std::vector<std::int64_t> rows;
   for (const auto row : data.of_split(split)) {
     const auto& own = data.samples()[static_cast<std::size_t>(row)].style;
     if (own.empty() || own == style) rows.push_back(row);
   }
   ReadingProgress progress;
-  return examples_of(data, folder, rows, encoder, words, progress.callback());
+  return examples_of(data, folder, rows, painter, words, progress.callback());
 }
 
 /// The one style of a set, where --style does not say which.
@@ -256,11 +285,11 @@ inline std::string only_style(const Data& data, const std::string& folder) {
 /// What is learned of a style, and what is looked at in between: the samples of "valid"; without them, those of "test"
 /// or else the same, but where --patience decides by them, a tenth of what there is to learn.
 inline std::pair<Examples, Examples> examples_in(const Data& data, const std::string& folder, const std::string& style,
-                                                 const std::string& words, Encoder& encoder, bool decides) {
-  auto learned = styled(data, folder, "train", style, words, encoder);
+                                                 const std::string& words, Painter& painter, bool decides) {
+  auto learned = styled(data, folder, "train", style, words, painter);
   if (learned.flow.empty())
     throw Error(str(folder, ": no picture of split \"train\" is of style '", style, "'"), "look at its records.jsonl.");
-  auto held_out = styled(data, folder, "valid", style, words, encoder);
+  auto held_out = styled(data, folder, "valid", style, words, painter);
   if (!held_out.flow.empty()) return {std::move(learned), std::move(held_out)};
   if (decides && learned.flow.size() > 1) {
     Examples rest;
@@ -273,7 +302,7 @@ inline std::pair<Examples, Examples> examples_in(const Data& data, const std::st
               << " pictures are held out, to decide when to stop\n";
     return {std::move(rest), std::move(held_out)};
   }
-  held_out = styled(data, folder, "test", style, words, encoder);
+  held_out = styled(data, folder, "test", style, words, painter);
   std::cout << "no split \"valid\": the pictures of \"" << (held_out.flow.empty() ? "train" : "test")
             << "\" are looked at, and decide nothing\n";
   if (held_out.flow.empty()) held_out = learned;
@@ -281,19 +310,21 @@ inline std::pair<Examples, Examples> examples_in(const Data& data, const std::st
 }
 
 inline void train(const TuneArguments& a) {
+  const auto result = std::filesystem::path(a.out) / (a.lora.full ? "model" : "adapter");
+  for (const auto& out : {std::filesystem::path(a.out), result})
+    examples::check_not_read("--out", out, {a.data, a.base, a.text_model});
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
-  auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed, a.flow);
+  auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed, a.flow);
   const auto words = a.words.empty() ? painter.base_style() : a.words;
   a.lora.apply(painter.model(), a.run.seed);
-  auto [learned, held_out] = examples_in(data, a.data, style, words, painter.encoder(), a.run.patience > 0);
+  auto [learned, held_out] = examples_in(data, a.data, style, words, painter, a.run.patience > 0);
   if (!learn(painter, painter.model(), a, std::move(learned.flow), std::move(held_out),
-             {{"base", a.base}, {"style", style}, {"words", words}}))
+             {{"base", a.base}, {"style", style}, {"words", words}}, result, [&](const auto& folder) {
+               if (a.lora.full) painter.save(folder, words);
+               else painter.save_adapter(folder, style, words);
+             }))
     return;
-  const std::filesystem::path out = a.out;
-  const auto result = out / (a.lora.full ? "model" : "adapter");
-  if (a.lora.full) painter.save(result, words);
-  else painter.save_adapter(result, style, words);
   std::cout << "wrote " << result.string() << ", which draws in " << style << " where prompts say " << words << '\n';
 }
 
@@ -327,18 +358,19 @@ struct FinishArguments : TrainArguments {
 };
 
 inline void finish(const FinishArguments& a) {
+  examples::check_not_read("--out", a.out, {a.data, a.base, a.adapter, a.text_model});
   const auto data = Data::open(a.data);
-  auto painter = Painter::open(a.base, a.text_model, a.threads, a.run.seed);
-  painter.load_adapter(a.adapter, 1, /*finished=*/false);
+  auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed);
+  load_adapter(painter, a.adapter, 1, /*finished=*/false);
   const auto style = a.style.empty() ? painter.style() : a.style;
-  auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter.encoder(), a.run.patience > 0);
+  auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter, a.run.patience > 0);
   const auto wordless = std::make_shared<const std::vector<float>>();
   for (auto* some : {&learned, &held_out})
     for (auto& example : some->flow) example.caption = wordless;
   if (!learn(painter, painter.new_finisher(a.from, a.run.seed, a.flow), a, std::move(learned.flow), std::move(held_out),
-             {{"base", a.base}, {"adapter", a.adapter}, {"style", style}, {"from", a.from}}))
+             {{"base", a.base}, {"adapter", a.adapter}, {"style", style}, {"from", a.from}}, a.adapter,
+             [&](const auto& folder) { painter.save_finisher(folder); }))
     return;
-  painter.save_finisher(a.adapter);
   std::cout << "wrote " << Painter::finisher_of(a.adapter).string() << '\n';
 }
 

@@ -6,6 +6,8 @@
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/autograd/recompute.hpp>
 #include <ftlib/image/flow_data.hpp>
+#include <ftlib/image/painter.hpp>
+#include <ftlib/image/picture.hpp>
 #include <ftlib/image/text_to_image.hpp>
 #include <ftlib/ops/activation.hpp>
 #include <ftlib/ops/attention.hpp>

@@ -69,7 +69,8 @@ struct Fixture {
                                  .noise_scale = 1,
                                  .conditioning = ft::Conditioning::adaln_zero};
     fs::create_directories(base);
-    Painter painter(Model::initial(config, 1, {.threads = 1}), Encoder::open(text, encoding, 1), "plain style");
+    Painter painter(Model::initial(config, 1, {.threads = 1}), Encoder::open(text, encoding, {.threads = 1}),
+                    "plain style", {.threads = 1});
     painter.model().save(base / "model.safetensors", ft::DType::f16,
                          {{"text_encoding", encoding.to_json().dump()}, {"style", "plain style"}});
     for (const auto& [name, style, seed] :

@@ -64,7 +64,7 @@ struct Served {
   std::optional<Server> server;
   Served() {
     write_base(dir.path());
-    painter.emplace(Painter::open(dir.path(), text_model, 1));
+    painter.emplace(open_painter(dir.path(), text_model, 1));
     server.emplace(*painter,
                    ServeOptions{.adapters = {dir / "painterly/adapter", dir / "outline/adapter/"}, .port = 0});
   }
@@ -254,12 +254,13 @@ TEST_CASE("examples/image_serve: pictures come as they are drawn, the same that 
   CHECK(last["seconds"].get<double>() > 0);
   CHECK(answer.lines[0]["pictures"] != last["pictures"]);
 
-  auto painter = Painter::open(s.dir.path(), text_model, 1);
+  auto painter = open_painter(s.dir.path(), text_model, 1);
   painter.load_adapter(s.dir / "painterly/adapter", 0.5f);
   auto options = default_drawing;
+  options.seeds = {7, 8, 9};
   options.steps = 5;
   options.guidance = 2;
-  const auto drawn = painter.draw(std::vector<std::string>(3, "red apple, painterly style"), {7, 8, 9}, options);
+  const auto drawn = painter.draw(std::vector<std::string>(3, "red apple, painterly style"), options);
   for (std::size_t i = 0; i < 3; ++i) {
     CHECK(answer.lines[4]["pictures"][i] == image_style::detail::base64(to_png(drawn[i])));
     const auto parameters = str("prompt: red apple, painterly style; seed: ", 7 + i,

@@ -151,7 +151,8 @@ TEST_CASE("flow: what does not fit is refused") {
   batch.text.add({}, 10);
   CHECK_THROWS_WITH_AS(flow_loss(c.ctx, c.net, batch), doctest::Contains("flow_loss: 4 captions"), Error);
   CHECK_THROWS_WITH_AS(flow_loss(c.ctx, c.net, FlowBatch{}), doctest::Contains("flow_loss: 0 captions"), Error);
-  CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 2), {1}), doctest::Contains("are not 2 pictures"), Error);
+  CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 2), {1}),
+                       doctest::Contains("2 captions, and noise of 1 pictures"), Error);
   CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 1), {1}, {.steps = 0}), doctest::Contains("draw: 0 steps"),
                        Error);
   CHECK_THROWS_WITH_AS(draw(c.ctx, c.net, captions(c, 0, 1), {1}, {.from = 0.5f, .to = 0.5f}),

@@ -1,7 +1,8 @@
 // image/flow.inl.hpp: the bodies of image/flow.hpp.
 #pragma once
 #include <ftlib/image/flow.hpp>
-#include <ftlib/models/mmjit.hpp>  // MMJiT
+#include <ftlib/image/picture.inl.hpp>  // size_of_values
+#include <ftlib/models/mmjit.hpp>       // MMJiT
 
 #include <algorithm>  // std::copy_n
 #include <cmath>      // std::exp
@@ -101,10 +102,16 @@ std::vector<float> denoise(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& 
   if (options.steps < 1) throw Error(str("draw: ", options.steps, " steps"), "it must be 1 or more.");
   if (!(options.from >= 0 && options.from < options.to && options.to <= 1))
     throw Error(str("draw: from time ", options.from, " to ", options.to), "times run from 0, noise, to 1, picture.");
-  if (noise.size() != B * static_cast<std::size_t>(net.config().picture_values()))
-    throw Error(
-        str("draw: ", noise.size(), " values of noise are not ", B, " pictures of ", net.config().picture_values()),
-        "give one caption and one seed for each picture.");
+  if (const auto M = static_cast<std::size_t>(net.config().picture_values()); noise.size() != B * M) {
+    const auto channels = net.config().in_channels;
+    std::string given = str(noise.size(), " values");
+    const std::string each = B && noise.size() % B == 0 ? detail::size_of_values(noise.size() / B, channels) : "";
+    if (each.find('x') != each.npos) given = str(B, " of ", each);
+    else if (noise.size() % M == 0) given = str(noise.size() / M, " pictures");
+    throw Error(str("draw: ", B, " captions, and noise of ", given, "; the model draws pictures of ",
+                    net.config().in_channels, " x ", net.config().image_size, " x ", net.config().image_size),
+                "give one seed, or noise of one picture, for each caption; a model draws one size.");
+  }
   const NoGrad off(ctx);
   PackedText both = captions;  // and as many dropped ones
   for (std::size_t b = 0; b < B; ++b) both.add({}, net.config().txt_input_size);

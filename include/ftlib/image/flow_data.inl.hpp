@@ -1,6 +1,7 @@
 // image/flow_data.inl.hpp: the bodies of image/flow_data.hpp.
 #pragma once
 #include <ftlib/image/flow_data.hpp>
+#include <ftlib/image/picture.inl.hpp>  // size_of_values
 
 #include <map>      // std::map
 #include <numeric>  // std::iota
@@ -8,17 +9,28 @@
 
 namespace ft::inline FTLIB_ABI {
 
+namespace detail {
+/// Throws Error, naming the picture, where it has another size than the model learns.
+FTLIB_INLINE void check_picture_size(const std::string& id, std::size_t values, const MMJiTConfig& config) {
+  if (static_cast<int64_t>(values) == config.picture_values()) return;
+  throw Error(
+      str("picture '", id, "' is ", size_of_values(values, config.in_channels), ", the model learns pictures of ",
+          config.in_channels, " x ", config.image_size, " x ", config.image_size),
+      str("prepare pictures of that size: ft::from_rgba(..., ", config.image_size, ")."));
+}
+}  // namespace detail
+
 FTLIB_INLINE FlowData::FlowData(std::vector<FlowExample> examples, const MMJiTConfig& config,
                                 std::optional<uint64_t> fixed, const FlowOptions& options)
     : examples_(std::move(examples)), width_(config.txt_input_size), fixed_(fixed), options_(options) {
   if (examples_.empty()) throw Error("flow data: there is no picture");
-  for (const FlowExample& e : examples_)
-    if (static_cast<int64_t>(e.picture.size()) != config.picture_values() || !e.caption ||
-        static_cast<int64_t>(e.caption->size()) % width_)
-      throw Error(str("flow data: '", e.id, "' has ", e.picture.size(), " values and a caption of ",
-                      e.caption ? e.caption->size() : 0, "; the model asks for ", config.in_channels, " x ",
-                      config.image_size, " x ", config.image_size, " and rows of ", width_),
-                  "prepare the pictures for this model's size, and the captions by its text encoder.");
+  for (const FlowExample& e : examples_) {
+    detail::check_picture_size(e.id, e.picture.size(), config);
+    if (!e.caption || static_cast<int64_t>(e.caption->size()) % width_)
+      throw Error(str("flow data: '", e.id, "' has a caption of ", e.caption ? e.caption->size() : 0,
+                      " values; the model asks for rows of ", width_),
+                  "captions are read by the model's own text encoder: Painter::examples does it.");
+  }
 }
 
 FTLIB_INLINE std::vector<std::vector<std::size_t>> FlowData::plan(int64_t batch_pictures, uint64_t seed,

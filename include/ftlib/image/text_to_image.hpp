@@ -29,7 +29,9 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D>, public T
   using device_type = D;
   using typename Adapted<T, D>::Options;
 
-  /// Opens a file that save() wrote, or a published one; weights stay mapped as they are stored, and are frozen.
+  /// Opens a file that save() wrote, or a published one, or the folder that it lies in as model.safetensors or
+  /// diffusion_pytorch_model.safetensors; weights stay mapped as they are stored, and are frozen. Throws Error saying
+  /// what the path is where it is something else. Painter opens the reader of its captions too.
   static TextToImage from_pretrained(const std::filesystem::path& path, const Options& options = {},
                                      const FlowOptions& flow = {});
   /// A new model, all of it trainable.

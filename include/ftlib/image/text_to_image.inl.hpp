@@ -3,6 +3,8 @@
 #include <ftlib/adapters/adapted.hpp>
 #include <ftlib/adapters/diffusers_lora.hpp>  // read_diffusers_lora, write_diffusers_lora
 #include <ftlib/image/text_to_image.hpp>
+#include <ftlib/io/file.hpp>       // path_exists
+#include <ftlib/io/json.hpp>       // read_json
 #include <ftlib/models/mmjit.hpp>  // MMJiT
 
 namespace ft::inline FTLIB_ABI {
@@ -12,6 +14,43 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(MMJiT<T, 
   std::vector<Parameter<T, D>*> all;
   net.visit([&](Parameter<T, D>& w) { all.push_back(&w); });
   return all;
+}
+
+/// The file of weights that `path` stands for: itself, or the one in a folder. Throws Error saying what the path is
+/// where it is no picture model.
+[[gnu::cold]] FTLIB_INLINE std::filesystem::path model_file_of(const std::filesystem::path& path) {
+  const auto refuse = [&](const std::string& what, const std::string& hint) -> Error {
+    return Error(str(path.string(), ": ", what, ", not a picture model"), hint);
+  };
+  const auto has = [&](const char* name) { return path_exists(path / name); };
+  if (!is_folder(path)) {
+    if (path.extension() == ".gguf")
+      throw refuse("is a GGUF file, a language model", "CausalLM opens it; a picture model is a safetensors file.");
+    return path;
+  }
+  if (has("adapter_config.json"))
+    throw refuse("holds a PEFT adapter of a language model", "give it to CausalLM::load_adapter.");
+  if (has("model_index.json"))
+    throw refuse(
+        str("holds a diffusers pipeline (",
+            value_or<std::string>(read_json(path / "model_index.json"), "_class_name", "?", path.string()), ")"),
+        "pipelines are not read yet; give an MM-JiT, as image_style pretrain makes or MiniT2I publishes.");
+  for (const char* name : {"model.safetensors", "diffusion_pytorch_model.safetensors"}) {
+    if (!has(name)) continue;
+    if (has("config.json")) {
+      const Json json = read_json(path / "config.json");
+      if (json.contains("num_hidden_layers"))
+        throw refuse(
+            str("holds a language model (", value_or<std::string>(json, "model_type", "?", path.string()), ")"),
+            "CausalLM opens it.");
+    }
+    return path / name;
+  }
+  if (has("pytorch_lora_weights.safetensors"))
+    throw refuse("holds an adapter of a picture model",
+                 "open its base, then load_adapter; or Painter::from_pretrained.");
+  throw refuse("is a folder without model.safetensors and without diffusion_pytorch_model.safetensors",
+               "give the folder or file that Painter::save or TextToImage::save wrote.");
 }
 }  // namespace detail
 
@@ -29,7 +68,8 @@ template <Scalar T, Device D>
 [[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::from_pretrained(const std::filesystem::path& path,
                                                                    const Options& options, const FlowOptions& flow) {
   auto ctx = std::make_unique<Context<D>>(options);
-  auto net = std::make_shared<MMJiT<T, D>>(reading_file([&] { return MMJiT<T, D>::open(*ctx, path); }));
+  auto net = std::make_shared<MMJiT<T, D>>(
+      reading_file([&] { return MMJiT<T, D>::open(*ctx, detail::model_file_of(path)); }));
   return {std::move(ctx), std::move(net), flow};
 }
 template <Scalar T, Device D>

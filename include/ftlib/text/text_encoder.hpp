@@ -33,12 +33,17 @@ uint64_t fingerprint(std::span<const std::byte> bytes);
 template <Scalar T, Device D> class TextEncoder {
  public:
   using States = std::shared_ptr<const std::vector<float>>;
+  using Options = typename CausalLM<T, D>::Options;
 
   /// Opens what CausalLM opens. Throws Error where the encoding does not fit the model.
-  static TextEncoder open(const std::filesystem::path& path, TextEncoding encoding, int threads = 0);
+  static TextEncoder open(const std::filesystem::path& path, TextEncoding encoding, const Options& options = {});
+  /// Another one on the same weights, for another thread.
+  TextEncoder session(const Options& options = {});
 
   int64_t width() { return lm_.model().info().hidden_size; }
   const TextEncoding& encoding() const { return encoding_; }
+  /// Of the language model.
+  const std::filesystem::path& path() const { return lm_.path(); }
 
   /// States of `texts` in their order; equal texts share theirs. With a `cache`, a folder, those that are in it are
   /// read, and the others are added to its file for this model, layer and `before`. Throws Error for an empty text.

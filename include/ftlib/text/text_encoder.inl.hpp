@@ -37,8 +37,9 @@ FTLIB_INLINE uint64_t fingerprint(std::span<const std::byte> bytes) {
 }
 
 template <Scalar T, Device D>
-TextEncoder<T, D> TextEncoder<T, D>::open(const std::filesystem::path& path, TextEncoding encoding, int threads) {
-  TextEncoder encoder{CausalLM<T, D>::from_pretrained(path, {.threads = threads}), std::move(encoding)};
+TextEncoder<T, D> TextEncoder<T, D>::open(const std::filesystem::path& path, TextEncoding encoding,
+                                          const Options& options) {
+  TextEncoder encoder{CausalLM<T, D>::from_pretrained(path, options), std::move(encoding)};
   const auto width = static_cast<std::size_t>(encoder.width());
   const auto& e = encoder.encoding_;
   const auto layers = encoder.lm_.model().info().num_hidden_layers;
@@ -48,6 +49,13 @@ TextEncoder<T, D> TextEncoder<T, D>::open(const std::filesystem::path& path, Tex
                 "give the language model that the captions were read with.");
   encoder.before_ = encoder.lm_.encode(e.before);
   return encoder;
+}
+
+template <Scalar T, Device D> TextEncoder<T, D> TextEncoder<T, D>::session(const Options& options) {
+  TextEncoder other{lm_.session(options), encoding_};
+  other.before_ = before_;
+  other.cache_name_ = cache_name_;
+  return other;
 }
 
 template <Scalar T, Device D>
