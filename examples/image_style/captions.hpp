@@ -1,6 +1,7 @@
 // examples/image_style/captions.hpp: what a picture shows, in words: from its file's name, from a text file beside it
 // (kohya's convention), from metadata.jsonl or metadata.csv (Hugging Face's imagefolder).
 #pragma once
+#include "../common/encoding.hpp"
 #include "../common/rows.hpp"
 
 #include <ftlib/io/file.hpp>
@@ -25,11 +26,18 @@ using ft::Json;
 using ft::str;
 using ft::text::BadRecord;
 
-/// A caption with its white space, line ends among it, made single spaces.
+/// A caption with its white space, line ends, no-break and wide spaces among it, made single spaces.
 inline std::string tidy(std::string_view text) {
   std::string out;
-  for (const char c : text) {
-    const bool space = c == ' ' || (c >= '\t' && c <= '\r');
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    bool space = c == ' ' || (c >= '\t' && c <= '\r');
+    for (const std::string_view other : {"\u00a0", "\u3000"})
+      if (text.substr(i).starts_with(other)) {
+        space = true;
+        i += other.size() - 1;
+        break;
+      }
     if (!space) out += c;
     else if (!out.empty() && out.back() != ' ') out += ' ';
   }
@@ -51,11 +59,35 @@ inline std::string caption_from_name(std::string_view stem) {
   return words;
 }
 
-/// From a text file's content, where it is fit; throws Error where not.
-inline std::string caption_from_text(std::string_view text) {
-  if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
-  if (auto fault = ft::text::text_fault(text); !fault.empty()) throw Error(std::move(fault));
-  return tidy(text);
+/// Whether words that came from a name are a camera's, a browser's or a program's: "IMG", "Screenshot", "3f2a90bc".
+inline bool says_nothing(const std::string& words) {
+  static constexpr std::array<std::string_view, 22> empty = {
+      "img", "image",      "images", "pic",      "picture", "photo", "dsc",   "dscn", "dscf",     "pxl", "gopr",
+      "mvi", "screenshot", "scan",   "untitled", "unnamed", "file",  "frame", "copy", "download", "at",  "de"};
+  bool nothing = true;
+  std::string_view rest = words;
+  while (!rest.empty()) {
+    const auto end = std::min(rest.size(), rest.find(' '));
+    const auto word = lowered(std::string(rest.substr(0, end)));
+    rest.remove_prefix(std::min(rest.size(), end + 1));
+    const bool digits = word.find_first_not_of("0123456789()") == word.npos;
+    const bool code = word.size() >= 8 && word.find_first_not_of("0123456789abcdef") == word.npos;
+    nothing &= digits || code || std::find(empty.begin(), empty.end(), word) != empty.end();
+  }
+  return nothing;
+}
+
+/// From a text file's bytes; throws Error where they are no UTF-8, with the call that mends them.
+inline std::string caption_from_text(std::string bytes, const std::filesystem::path& file) {
+  auto decoded = examples::decode(std::move(bytes), file);
+  if (!decoded.fault.empty()) throw Error(decoded.fault, decoded.hint);
+  if (decoded.note.starts_with("read as ")) {  // one of many, and the programs that train elsewhere read UTF-8
+    const auto name = decoded.note.substr(8, decoded.note.find(',') - 8);
+    if (name != "UTF-8")
+      throw Error(str("is ", name, ", by its byte-order mark"), examples::detail::iconv_call(file, "UTF-16"));
+  }
+  if (auto fault = ft::text::text_fault(decoded.text); !fault.empty()) throw Error(std::move(fault), decoded.hint);
+  return tidy(decoded.text);
 }
 
 /// One line of a metadata file.
@@ -70,12 +102,17 @@ namespace detail {
 
 inline constexpr std::array<std::string_view, 4> caption_names = {"text", "caption", "prompt", "description"};
 
-/// "validation", "val" and "dev" are valid. Throws Error for a word that is no split.
+/// A split by any of its usual names. Throws Error for a word that is no split.
 inline std::string split_of(std::string_view word) {
-  std::string name = lowered(trimmed(word));
-  if (name == "validation" || name == "val" || name == "dev") return "valid";
-  if (name.empty() || name == "train" || name == "valid" || name == "test") return name;
+  const std::string name = trimmed(word);
+  if (name.empty() || ft::text::is_known_split(name)) return name.empty() ? name : ft::text::split_name(name);
   throw Error(str("split ", ft::quote(word), " is none of train, valid and test"));
+}
+
+inline std::string listed(const std::vector<std::string>& names) {
+  std::string all;
+  for (const auto& name : names) all += (all.empty() ? "" : ", ") + name;
+  return all;
 }
 
 /// What is wrong with a row, or nothing. A name that leads out of the folder is: a metadata file may be a stranger's.
@@ -91,69 +128,127 @@ inline std::string fault_of(const MetadataRow& row) {
 
 }  // namespace detail
 
-/// The rows of a metadata file's content: file_name; text, or else caption, prompt or description; style and split
-/// where they are wanted. Rows that cannot be used are added to `bad`. `name` is for messages.
-inline std::vector<MetadataRow> read_metadata(std::string_view text, bool csv, const std::string& name,
-                                              std::vector<BadRecord>& bad) {
+/// What a metadata file holds, and what is to be told of it.
+struct Metadata {
   std::vector<MetadataRow> rows;
+  std::vector<std::string> notes;
+};
+
+/// A metadata file's content: file_name; text, or else caption, prompt or description; style and split where they are
+/// wanted. Rows that cannot be used are added to `bad`. `name` is for messages.
+inline Metadata read_metadata(std::string_view text, bool csv, const std::string& name, std::vector<BadRecord>& bad) {
+  Metadata out;
+  std::vector<std::string> captions, others;  // columns that rows have
+  const auto has = [](const auto& names, std::string_view one) {
+    return std::find(names.begin(), names.end(), one) != names.end();
+  };
   const auto add = [&](MetadataRow row, std::string_view split) {
     try {
       row.caption = tidy(row.caption);
       row.style = tidy(row.style);
       row.split = detail::split_of(split);
       if (auto fault = detail::fault_of(row); !fault.empty()) throw Error(std::move(fault));
-      rows.push_back(std::move(row));
+      out.rows.push_back(std::move(row));
     } catch (const Error& e) {
       bad.push_back({name, row.line, e.message()});
     }
   };
+  const auto see = [&](const std::string& column) {
+    if (has(detail::caption_names, column)) {
+      if (!has(captions, column)) captions.push_back(column);
+    } else if (column != "file_name" && column != "style" && column != "split" && !has(others, column)) {
+      others.push_back(column);
+    }
+  };
   if (text.starts_with("\xEF\xBB\xBF")) text.remove_prefix(3);
   if (csv) {
-    examples::Rows table(text, ',');
+    // Excel writes what its country writes, and may say so in a first line.
+    std::int64_t skipped = 0;
+    const auto first_line = [&] { return trimmed(text.substr(0, text.find('\n'))); };
+    if (lowered(first_line()).starts_with("sep=")) {
+      text.remove_prefix(std::min(text.size(), text.find('\n')) + 1);
+      skipped = 1;
+    }
+    char delimiter = ',';
+    for (const char one : {'\t', ';', ','}) {
+      examples::Rows head(text, one);
+      while (head.next() && head.cells.size() == 1 && trimmed(head.cells[0]).empty()) {
+      }
+      for (const auto& cell : head.cells)
+        if (lowered(trimmed(cell)) == "file_name" && head.cells.size() > 1) delimiter = one;
+    }
+    if (delimiter != ',') out.notes.push_back(delimiter == ';' ? "fields end at ';'" : "fields end at tabulators");
+    examples::Rows table(text, delimiter);
     std::vector<std::string> header;
     while (table.next()) {
+      const auto line = table.line + skipped;
       if (!table.why.empty()) {
-        bad.push_back({name, table.line, table.why});
+        bad.push_back({name, line, table.why});
         continue;
       }
       if (table.cells.size() == 1 && trimmed(table.cells[0]).empty()) continue;
       if (header.empty()) {
         for (const auto& cell : table.cells) header.push_back(lowered(trimmed(cell)));
-        if (std::find(header.begin(), header.end(), "file_name") != header.end()) continue;
-        bad.push_back({name, table.line, "no column of the first row is named file_name"});
+        for (const auto& column : header) see(column);
+        if (has(header, "file_name") && !captions.empty()) continue;
+        bad.push_back({name, line,
+                       str("no column of the first row is named ",
+                           has(header, "file_name") ? "text, caption, prompt or description" : "file_name",
+                           "; its columns are ", detail::listed(header))});
         break;
+      }
+      std::size_t fields = table.cells.size();
+      while (fields > header.size() && trimmed(table.cells[fields - 1]).empty()) --fields;
+      if (fields > header.size()) {
+        bad.push_back({name, line,
+                       str("has ", fields, " fields, the first row ", header.size(), ": a text with a '", delimiter,
+                           "' in it stands in quotation marks")});
+        continue;
       }
       const auto cell = [&](std::string_view column) -> std::string {
         for (std::size_t i = 0; i < header.size() && i < table.cells.size(); ++i)
           if (header[i] == column) return table.cells[i];
         return {};
       };
-      MetadataRow row{table.line, trimmed(cell("file_name")), {}, cell("style"), {}};
+      MetadataRow row{line, trimmed(cell("file_name")), {}, cell("style"), {}};
       for (const auto column : detail::caption_names)
         if (row.caption.empty()) row.caption = cell(column);
       add(std::move(row), cell("split"));
     }
-    return rows;
-  }
-  std::int64_t number = 0;
-  for (std::string_view rest = text; !rest.empty();) {
-    const auto end = std::min(rest.size(), rest.find('\n'));
-    const std::string_view line = rest.substr(0, end);
-    rest.remove_prefix(std::min(rest.size(), end + 1));
-    ++number;
-    if (trimmed(line).empty()) continue;
-    try {
-      const Json object = ft::parse_json(line, "JSON");
-      const auto member = [&](std::string_view key) { return ft::value_or<std::string>(object, key, "", "JSON"); };
-      MetadataRow row{number, member("file_name"), {}, member("style"), {}};
-      for (const auto key : detail::caption_names)
-        if (row.caption.empty()) row.caption = member(key);
-      add(std::move(row), member("split"));
-    } catch (const Error& e) {
-      bad.push_back({name, number, e.message()});
+  } else {
+    std::int64_t number = 0;
+    for (std::string_view rest = text; !rest.empty();) {
+      const auto end = std::min(rest.size(), rest.find('\n'));
+      const std::string_view line = rest.substr(0, end);
+      rest.remove_prefix(std::min(rest.size(), end + 1));
+      ++number;
+      if (trimmed(line).empty()) continue;
+      try {
+        const Json object = ft::parse_json(line, "JSON");
+        const auto member = [&](std::string_view key) { return ft::value_or<std::string>(object, key, "", "JSON"); };
+        MetadataRow row{number, member("file_name"), {}, member("style"), {}};
+        for (const auto key : detail::caption_names)
+          if (row.caption.empty()) row.caption = member(key);
+        if (object.is_object())
+          for (const auto& [key, value] : object.items()) see(key);
+        add(std::move(row), member("split"));
+      } catch (const Error& e) {
+        bad.push_back({name, number, e.message()});
+      }
     }
   }
-  return rows;
+  for (const auto column : detail::caption_names)  // in the order in which they are looked for
+    if (has(captions, column)) {
+      std::vector<std::string> unread;
+      for (const auto& other : captions)
+        if (other != column) unread.push_back(other);
+      out.notes.insert(out.notes.begin(),
+                       str("the words are '", column, "'",
+                           unread.empty() ? "" : str(" where a row has it, else ", detail::listed(unread))));
+      break;
+    }
+  if (!others.empty()) out.notes.push_back("not read: " + detail::listed(others));
+  return out;
 }
 
 }  // namespace image_style

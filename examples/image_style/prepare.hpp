@@ -3,6 +3,7 @@
 #pragma once
 #include "captions.hpp"
 #include "data.hpp"
+#include "folder.hpp"
 #include "images.hpp"
 #include "sheet.hpp"
 
@@ -20,6 +21,7 @@
 #include <cmath>        // std::sqrt, std::lround
 #include <cstdint>      // std::int64_t, std::uint64_t
 #include <filesystem>   // std::filesystem
+#include <functional>   // std::function
 #include <iostream>     // std::cout
 #include <map>          // std::map
 #include <memory>       // std::shared_ptr
@@ -54,105 +56,198 @@ namespace detail {
 struct Source {
   std::filesystem::path path;
   Sample sample;
-  Picture picture;
+  Picture picture = {};
   int width = 0, height = 0;
-  bool is_drawing = false;
-  std::string fault;
+  bool is_drawing = false, is_animated = false, other_profile = false;
+  bool split_of_folder = false;        ///< and not of a row
+  std::string fault = {};              ///< why it cannot be used
+  const char* kind = unread_pictures;  ///< of fault
 };
 
-/// Endings of pictures; those after svg cannot be read, and are named as such rather than passed over.
-inline constexpr std::array<std::string_view, 14> picture_endings = {".png",  ".jpg",  ".jpeg", ".bmp",  ".gif",
-                                                                     ".webp", ".svg",  ".heic", ".heif", ".avif",
-                                                                     ".tif",  ".tiff", ".jxl",  ".svgz"};
-
-/// What a folder and its folders hold, by name; hidden files are passed over.
-inline std::vector<std::filesystem::path> picture_files(const std::filesystem::path& folder) {
-  if (!ft::path_exists(folder)) throw Error(str(folder.string(), ": there is no such folder"), "check the name.");
-  if (!ft::is_folder(folder))
-    throw Error(str(folder.string(), ": is a file, a folder of pictures was expected"), "give the folder it lies in.");
-  std::vector<std::filesystem::path> files;
-  try {
-    for (auto at = std::filesystem::recursive_directory_iterator(folder); at != end(at); ++at) {
-      const bool hidden = at->path().filename().string().starts_with('.');
-      if (hidden && at->is_directory()) at.disable_recursion_pending();
-      const auto ending = lowered(at->path().extension().string());
-      if (!hidden && at->is_regular_file() &&
-          std::find(picture_endings.begin(), picture_endings.end(), ending) != picture_endings.end())
-        files.push_back(at->path());
-    }
-  } catch (const std::filesystem::filesystem_error& e) {
-    throw ft::system_error(e.path1(), "cannot be read", {}, e.code().value());
+/// Lists at most five of what is to be looked at.
+class Warning {
+ public:
+  explicit Warning(std::string what) : what_(std::move(what)) {}
+  void add(std::string one) {
+    if (++count_ <= 5) list_ += (count_ > 1 ? "; " : "") + std::move(one);
   }
-  if (files.empty())
-    throw Error(str(folder.string(), ": the folder holds no picture"),
-                "prepare reads .png, .jpg, .bmp, .gif, .webp and .svg files.");
-  std::sort(files.begin(), files.end());
-  return files;
+  void print(std::ostream& report) const {
+    if (count_ > 0)
+      report << "warning: " << count_ << ' ' << what_ << ": " << list_ << (count_ > 5 ? "; ..." : "") << '\n';
+  }
+
+ private:
+  std::string what_, list_;
+  int count_ = 0;
+};
+
+/// The split that the folders tell which a picture lies in, the innermost first; empty where none does.
+inline std::string split_of_folders(const std::filesystem::path& file, const std::filesystem::path& root) {
+  for (auto folder = file.parent_path(); folder != root && folder.has_relative_path(); folder = folder.parent_path())
+    if (ft::text::is_known_split(folder.filename().string())) return ft::text::split_name(folder.filename().string());
+  return {};
 }
 
-/// The sources of a folder with their captions. Says on `report` what was found, adds what is wrong to `faults`.
-inline std::vector<Source> read_folder(const std::filesystem::path& given, const PrepareOptions& options,
-                                       std::vector<std::string>& faults, std::ostream& report) {
-  const auto folder = given.has_filename() ? given : given.parent_path();
-  const auto folder_name = std::filesystem::weakly_canonical(folder).filename();  // "." has a name too
-  const auto files = picture_files(folder);
-  const auto jsonl = folder / "metadata.jsonl", csv = folder / "metadata.csv";
-  const auto sidecar = [](std::filesystem::path file) { return file.replace_extension(".txt"); };
-  auto from = options.caption_from;
-  if (from == CaptionFrom::automatic) {
-    const bool any = std::any_of(files.begin(), files.end(), [&](auto& f) { return ft::path_exists(sidecar(f)); });
-    from = ft::path_exists(jsonl) || ft::path_exists(csv) ? CaptionFrom::metadata
-           : any                                          ? CaptionFrom::sidecar
-                                                          : CaptionFrom::names;
-  }
-  std::vector<Source> sources;
-  const auto add = [&](const std::filesystem::path& file, Sample sample) {
-    sample.file = (folder_name / file.lexically_relative(folder)).generic_string();
-    std::string fault = ft::text::text_fault(sample.file);
-    if (!fault.empty()) sample.file = "?";
-    sources.push_back({file, std::move(sample), {}, 0, 0, false, fault.empty() ? "" : str("its name is ", fault)});
-  };
+/// The split that the name of a given folder tells; empty where it tells none.
+inline std::string split_of_name(const std::filesystem::path& given) {
+  const auto name = (given.has_filename() ? given : given.parent_path()).filename().string();
+  return ft::text::is_known_split(name) ? ft::text::split_name(name) : "";
+}
 
-  if (from == CaptionFrom::metadata) {
-    const bool is_csv = !ft::path_exists(jsonl);
-    const auto& path = is_csv ? csv : jsonl;
-    if (!ft::path_exists(path))
-      throw Error(str(folder.string(), ": has neither metadata.jsonl nor metadata.csv"),
-                  "write one with file_name and text, or choose --caption-from names or sidecar.");
+/// The words for one picture, from a file beside it. Throws Error where that cannot be read.
+inline std::string caption_from_file(const std::filesystem::path& file) {
+  std::string bytes = ft::read_file(file, ft::text::max_line_bytes);
+  if (ending_of(file) != ".json") return caption_from_text(std::move(bytes), file);
+  const Json json = ft::parse_json(bytes, "JSON");
+  for (const auto key : caption_names)
+    if (const auto words = tidy(ft::value_or<std::string>(json, key, "", "JSON")); !words.empty()) return words;
+  throw Error("has none of text, caption, prompt and description");
+}
+
+/// Reads the metadata files of a folder: each is of the pictures in its own folder and those below.
+inline void read_all_metadata(const Found& found, std::vector<Source>& sources,
+                              const std::function<Source&(const std::filesystem::path&, Sample)>& add, LeftOut& left,
+                              std::ostream& report) {
+  std::set<std::filesystem::path> named, seen;
+  for (const auto& path : found.metadata) {
+    const bool is_csv = ending_of(path) == ".csv";
+    const auto jsonl = path.parent_path() / "metadata.jsonl";
+    if (is_csv && std::find(found.metadata.begin(), found.metadata.end(), jsonl) != found.metadata.end()) {
+      report << "warning: " << path.string() << " is not read, for metadata.jsonl is there as well\n";
+      continue;
+    }
+    const auto decoded = examples::decode(ft::read_file(path, ft::max_json_bytes), path);
+    if (!decoded.fault.empty()) throw Error(str(path.string(), ": ", decoded.fault), decoded.hint);
     std::vector<BadRecord> bad;
-    const auto rows = read_metadata(ft::read_file(path, ft::max_json_bytes), is_csv, path.string(), bad);
-    for (const auto& one : bad) faults.push_back(str(one));
-    std::set<std::filesystem::path> named;
-    for (const auto& row : rows) {
-      const auto file = (folder / row.file_name).lexically_normal();
+    const auto metadata = read_metadata(decoded.text, is_csv, path.string(), bad);
+    for (const auto& one : bad)
+      left.add(bad_rows, str(str(one), decoded.hint.empty() ? "" : " (" + decoded.hint + ")"));
+    std::size_t count = 0;
+    for (const auto& row : metadata.rows) {
+      const auto file = (path.parent_path() / row.file_name).lexically_normal();
       if (!ft::path_exists(file) || ft::is_folder(file))
         throw Error(
             str(path.string(), ":", row.line, ": names ", ft::quote(row.file_name), ", which is not in the folder"),
             "add the picture, or take the line out.");
-      if (named.insert(file).second) add(file, {"", row.caption, row.style, row.split});
-      else faults.push_back(str(path.string(), ":", row.line, ": names ", ft::quote(row.file_name), " again"));
+      if (!named.insert(file).second) {
+        left.add(bad_rows, str(path.string(), ":", row.line, ": names ", ft::quote(row.file_name), " again"));
+        continue;
+      }
+      Source& source = add(file, {"", row.caption, row.style, row.split});
+      if (ft::text::is_blank(row.caption))
+        source.fault = str("has no words in ", path.filename().string(), ":", row.line);
+      ++count;
     }
-    report << folder.string() << ": " << sources.size() << " pictures, captions from " << path.filename().string();
-    if (files.size() > sources.size())
-      report << "; " << files.size() - sources.size() << " pictures are not named there and left out";
+    report << path.string() << ": names " << count << " pictures";
+    for (const auto& note : metadata.notes) report << "; " << note;
+    if (!decoded.note.empty()) report << "; " << decoded.note;
     report << '\n';
-    return sources;
   }
+  for (const auto& file : found.pictures)
+    if (!named.count(file.lexically_normal()))
+      left.add(not_named, file.string() + ": no usable row of the metadata names it");
+  if (!found.beside.empty() && !sources.empty()) {
+    std::size_t beside = 0;
+    for (const auto& source : sources) beside += !found.captions_of(source.path).empty();
+    if (beside > 0)
+      report << "warning: " << beside << " pictures have a caption file beside them as well, which is not read; "
+             << "--caption-from sidecar reads those\n";
+  }
+}
 
-  for (const auto& file : files) {
-    Sample sample;
-    if (from == CaptionFrom::names) sample.caption = caption_from_name(file.stem().string());
-    else if (ft::path_exists(sidecar(file))) {
+/// The sources of a folder with their captions. Says on `report` what was found, adds what cannot be used to `left`.
+inline std::vector<Source> read_folder(const std::filesystem::path& given, const PrepareOptions& options, LeftOut& left,
+                                       std::ostream& report) {
+  const auto folder = given.has_filename() ? given : given.parent_path();
+  const auto folder_name = std::filesystem::weakly_canonical(folder).filename();  // "." has a name too
+  const auto found = find_files(folder, left);
+  if (found.pictures.empty()) {
+    left.print(report);
+    throw Error(str(folder.string(), ": the folder holds no picture"),
+                "prepare reads .png, .jpg, .bmp, .gif, .webp and .svg files.");
+  }
+  auto from = options.caption_from;
+  if (from == CaptionFrom::automatic) {
+    const bool any = std::any_of(found.pictures.begin(), found.pictures.end(),
+                                 [&](auto& f) { return !found.captions_of(f).empty(); });
+    from = !found.metadata.empty() ? CaptionFrom::metadata : any ? CaptionFrom::sidecar : CaptionFrom::names;
+  }
+  std::vector<Source> sources;
+  sources.reserve(found.pictures.size());
+  const auto add = [&](const std::filesystem::path& file, Sample sample) -> Source& {
+    sample.file = (folder_name / file.lexically_relative(folder)).generic_string();
+    std::string fault = ft::text::text_fault(sample.file);
+    if (!fault.empty()) sample.file = "?";
+    const bool by_folder = sample.split.empty();
+    if (by_folder) sample.split = split_of_folders(file, folder);
+    return sources.emplace_back(Source{.path = file,
+                                       .sample = std::move(sample),
+                                       .split_of_folder = by_folder,
+                                       .fault = fault.empty() ? "" : str("its name is ", fault),
+                                       .kind = without_words});
+  };
+  if (from == CaptionFrom::metadata) {
+    if (found.metadata.empty())
+      throw Error(str(folder.string(), ": has neither metadata.jsonl nor metadata.csv"),
+                  "write one with file_name and text, or choose --caption-from names or sidecar.");
+    read_all_metadata(found, sources, add, left, report);
+  } else {
+    Warning several("pictures have several caption files, of which the first is read");
+    std::set<std::filesystem::path> used;
+    for (const auto& file : found.pictures) {
+      Source& source = add(file, {});
+      if (!source.fault.empty()) continue;
+      if (from == CaptionFrom::names) {
+        source.sample.caption = caption_from_name(file.stem().string());
+        const bool chosen = options.caption_from == CaptionFrom::names;
+        if (source.sample.caption.empty() || (!chosen && says_nothing(source.sample.caption)))
+          source.fault = "its name does not say what it shows";
+        continue;
+      }
+      auto beside = found.captions_of(file);
+      used.insert(beside.begin(), beside.end());
+      if (beside.empty()) {
+        source.fault = "has no caption file beside it, as others have";
+        continue;
+      }
+      std::erase_if(beside, [&](auto& f) { return f != beside.front() && ending_of(f) == ".json"; });
+      if (beside.size() > 1)
+        several.add(str(source.sample.file, ": ", beside[0].filename().string(), ", ", beside[1].filename().string()));
       try {
-        sample.caption = caption_from_text(ft::read_file(sidecar(file), ft::text::max_line_bytes));
+        source.sample.caption = caption_from_file(beside.front());
+        if (ft::text::is_blank(source.sample.caption))
+          source.fault = str("its caption file ", beside.front().filename().string(), " is empty");
       } catch (const Error& e) {
-        faults.push_back(str(sidecar(file).string(), ": ", e.message()));
+        source.kind = bad_captions;
+        const auto prefix = beside.front().string() + ": ";
+        auto why = e.message();
+        if (why.starts_with(prefix)) why = why.substr(prefix.size());
+        source.fault = str("its caption file ", beside.front().filename().string(), " ",
+                           why.starts_with("not ") || why.starts_with("a NUL") ? "holds " : "", why,
+                           e.hint().empty() ? "" : " (" + e.hint() + ")");
       }
     }
-    add(file, std::move(sample));
+    report << folder.string() << ": " << sources.size() << " pictures, captions from "
+           << (from == CaptionFrom::names ? "their names" : "the files beside them") << '\n';
+    several.print(report);
+    if (from == CaptionFrom::sidecar) {
+      Warning alone("caption files are beside no picture");
+      std::set<std::filesystem::path> listed;
+      for (const auto& [key, texts] : found.beside)
+        for (const auto& text : texts)
+          if (!used.count(text) && listed.insert(text).second) alone.add(text.filename().string());
+      alone.print(report);
+    }
   }
-  report << folder.string() << ": " << sources.size() << " pictures, captions from "
-         << (from == CaptionFrom::names ? "their names" : ".txt files beside them") << '\n';
+  std::string passed;
+  int count = 0;
+  for (const auto& [ending, number] : found.passed_over) {
+    passed += str(passed.empty() ? "" : ", ", number, ' ', ending);
+    count += number;
+  }
+  if (count > 0) report << folder.string() << ": " << count << " other files are passed over: " << passed << '\n';
+  if (found.linked_folders > 0)
+    report << "warning: " << folder.string() << ": " << found.linked_folders << " links to folders are not followed\n";
   return sources;
 }
 
@@ -162,10 +257,14 @@ inline void read_picture(Source& source, const PrepareOptions& options) try {
   source.width = decoded.picture.width;
   source.height = decoded.picture.height;
   source.is_drawing = decoded.is_drawing;
+  source.is_animated = decoded.is_animated;
+  source.other_profile = decoded.other_profile;
   source.picture = fitted(decoded.picture, options.size, options.fit);
 } catch (const Error& e) {
+  source.kind = unread_pictures;
   source.fault = e.message() + (e.hint().empty() ? "" : " (" + e.hint() + ")");
 } catch (const std::bad_alloc&) {
+  source.kind = unread_pictures;
   source.fault = "needs more memory than there is";
 }
 
@@ -189,35 +288,23 @@ inline double root_mean_square(const Picture& a, const Picture& b) {
   return std::sqrt(sum / static_cast<double>(a.rgb.size()));
 }
 
-/// Lists at most five of what is to be looked at.
-class Warning {
- public:
-  explicit Warning(std::string what) : what_(std::move(what)) {}
-  void add(std::string one) {
-    if (++count_ <= 5) list_ += (count_ > 1 ? "; " : "") + std::move(one);
-  }
-  void print(std::ostream& report) const {
-    if (count_ > 0)
-      report << "warning: " << count_ << ' ' << what_ << ": " << list_ << (count_ > 5 ? "; ..." : "") << '\n';
-  }
-
- private:
-  std::string what_, list_;
-  int count_ = 0;
-};
-
 inline void warn(const std::vector<Source>& sources, const PrepareOptions& options, std::ostream& report) {
-  Warning small(str("smaller than ", options.size, " x ", options.size)), empty("without a caption");
+  Warning small(str("smaller than ", options.size, " x ", options.size)), plain("of one colour alone"),
+      moving("animations, of which the first frame is taken"),
+      coloured("with a colour profile other than sRGB's, which is not applied");
   for (const auto& s : sources) {
     if (!s.is_drawing &&
         (options.fit == Fit::cover ? std::min(s.width, s.height) : std::max(s.width, s.height)) < options.size)
       small.add(str(s.sample.file, " (", s.width, " x ", s.height, ")"));
-    if (s.sample.caption.empty()) empty.add(s.sample.file);
+    const auto& rgb = s.picture.rgb;
+    if (std::equal(rgb.begin() + 3, rgb.end(), rgb.begin())) plain.add(s.sample.file);
+    if (s.is_animated) moving.add(s.sample.file);
+    if (s.other_profile) coloured.add(s.sample.file);
   }
-  small.print(report);
-  empty.print(report);
+  for (const auto* warning : {&small, &plain, &moving, &coloured}) warning->print(report);
 
-  Warning same("pairs of the same picture"), alike("pairs of nearly the same picture");
+  Warning same("pairs of the same picture"), alike("pairs of nearly the same picture"),
+      leaks("of these pairs are trained and held out");
   std::vector<std::uint64_t> hashes;
   hashes.reserve(sources.size());
   for (const auto& s : sources) hashes.push_back(difference_hash(s.picture));
@@ -226,20 +313,31 @@ inline void warn(const std::vector<Source>& sources, const PrepareOptions& optio
       if (std::popcount(hashes[i] ^ hashes[k]) > 8) continue;
       const double distance = root_mean_square(sources[i].picture, sources[k].picture);
       if (distance > 8) continue;  // of 255; what a JPEG of quality 50 differs from its original by
-      (distance == 0 ? same : alike).add(str(sources[k].sample.file, " and ", sources[i].sample.file));
+      const auto pair = str(sources[k].sample.file, " and ", sources[i].sample.file);
+      (distance == 0 ? same : alike).add(pair);
+      if ((sources[i].sample.split == "train") != (sources[k].sample.split == "train")) leaks.add(pair);
     }
   }
-  same.print(report);
-  alike.print(report);
+  for (const auto* warning : {&same, &alike, &leaks}) warning->print(report);
 }
 
 /// Gives every sample a split: its own where the metadata has splits, else by its subject, so that a caption that is
 /// tested was never trained. Which subjects are held out depends on the seed and their words alone: sets of the same
 /// subjects hold out the same.
 inline void split_by_subject(std::vector<Source>& sources, const PrepareOptions& options, std::ostream& report) {
-  if (std::any_of(sources.begin(), sources.end(), [](auto& s) { return !s.sample.split.empty(); })) {
-    for (auto& s : sources)
-      if (s.sample.split.empty()) s.sample.split = "train";
+  const auto all = [&](auto is) { return std::all_of(sources.begin(), sources.end(), is); };
+  if (all([](auto& s) { return s.split_of_folder && s.sample.split == "train"; })) {
+    report << "all pictures lie in folders to train; what is held out is chosen by caption\n";
+  } else if (!all([](auto& s) { return s.sample.split.empty(); })) {
+    std::int64_t without = 0;
+    for (auto& s : sources) {
+      if (!s.sample.split.empty()) continue;
+      s.sample.split = "train";
+      ++without;
+    }
+    report << "splits are those of the " << (all([](auto& s) { return s.split_of_folder; }) ? "folders" : "metadata");
+    if (without > 0) report << "; " << without << " pictures have none, and are trained";
+    report << '\n';
     return;
   }
   std::map<std::string, std::string> split_of;
@@ -271,11 +369,24 @@ inline void check_out(const PrepareOptions& options) {
     if (!inside.empty() && *inside.begin() != "..")
       throw Error(str(options.out.string(), ": lies in ", folder.string(), ", whose pictures are to be prepared"),
                   "name a folder outside with --out.");
+    const auto around = absolute(folder).lexically_relative(absolute(options.out));
+    if (!around.empty() && *around.begin() != "..")
+      throw Error(str(options.out.string(), ": would be replaced, and holds ", folder.string(),
+                      ", whose pictures are to be prepared"),
+                  "name another folder with --out.");
   }
   if (!ft::is_folder(options.out) || std::filesystem::is_empty(options.out)) return;
   if (!ft::path_exists(options.out / "records.jsonl") || !ft::path_exists(options.out / "pictures.safetensors"))
     throw Error(str(options.out.string(), ": is there already and was not made by prepare, so it is not replaced"),
                 "name another folder with --out.");
+  for (const auto& file : ft::files_in(options.out)) {
+    const auto name = file.filename().string();
+    if (!name.starts_with("records.jsonl") && !name.starts_with("pictures.safetensors") &&
+        !name.starts_with("sheet.png") && !name.starts_with("text-states-"))
+      throw Error(
+          str(options.out.string(), ": is not replaced, for it holds ", ft::quote(name), ", which is not prepare's"),
+          "move that away, or name another folder with --out.");
+  }
 }
 
 }  // namespace detail
@@ -288,10 +399,15 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   if (options.test_share + options.valid_share >= 1)
     throw Error("--test-share and --valid-share leave nothing to train on", "together they must be less than 1.");
   detail::check_out(options);
-  std::vector<std::string> faults;
+  LeftOut left;
   std::vector<detail::Source> sources;
+  std::set<std::string> named_splits;
+  for (const auto& folder : options.folders) named_splits.insert(detail::split_of_name(folder));
   for (const auto& folder : options.folders)
-    for (auto& source : detail::read_folder(folder, options, faults, report)) sources.push_back(std::move(source));
+    for (auto& source : detail::read_folder(folder, options, left, report)) {
+      if (source.sample.split.empty() && named_splits.size() > 1) source.sample.split = detail::split_of_name(folder);
+      sources.push_back(std::move(source));
+    }
 
   ft::ThreadPool pool(options.threads);
   const bool watched = isatty(STDERR_FILENO) != 0;
@@ -312,18 +428,17 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   std::vector<detail::Source> usable;
   for (auto& source : sources) {
     if (source.fault.empty()) usable.push_back(std::move(source));
-    else faults.push_back(str(source.path.string(), ": ", source.fault));
+    else left.add(source.kind, str(source.path.string(), ": ", source.fault));
   }
-  for (const auto& fault : faults) {
-    if (options.strict) throw Error(fault, "mend it, or leave --strict away to go on without it.");
-    report << "left out: " << fault << '\n';
-  }
+  if (options.strict && !left.empty())
+    throw Error(left.first(), "mend it, or leave --strict away to go on without it.");
+  left.print(report);
   if (usable.size() < 2)
     throw Error(str(options.folders.front().string(), options.folders.size() > 1 ? " and the others" : "", ": ",
                     usable.empty() ? "no picture" : "only one picture", " can be used"),
-                "a style takes some dozens, and two at the least: one to learn, one to test.");
-  detail::warn(usable, options, report);
+                left.hint());
   detail::split_by_subject(usable, options, report);
+  detail::warn(usable, options, report);
 
   std::vector<Sample> samples;
   std::vector<Picture> pictures;
@@ -347,6 +462,10 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   for (const auto& sample : samples) {
     ++counts[sample.split];
     captions.insert(sample.caption);
+  }
+  for (std::size_t i = 0; i < std::min<std::size_t>(3, samples.size()); ++i) {
+    const auto& sample = samples[i * samples.size() / std::min<std::size_t>(3, samples.size())];
+    report << "  " << sample.file << " (" << sample.split << "): " << ft::quote(sample.caption) << '\n';
   }
   report << options.out.string() << ": " << samples.size() << " pictures of " << options.size << " x " << options.size
          << ", " << captions.size() << " captions; train " << counts["train"] << ", valid " << counts["valid"]

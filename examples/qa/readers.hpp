@@ -2,9 +2,9 @@
 // TSV, SQuAD and KorQuAD, WebQuestions, chat data, the chatterbot corpus's YAML, Open Trivia's text. A reader keeps
 // what it can, lists the rest, and says what it took for what.
 #pragma once
+#include "../common/encoding.hpp"
 #include "../common/rows.hpp"
 #include "conversations.hpp"
-#include "encoding.hpp"
 #include "loose_json.hpp"
 #include "members.hpp"
 
@@ -27,6 +27,9 @@
 
 namespace qa {
 
+using examples::decode;
+using examples::Decoded;
+using examples::Lines;
 using examples::lowered;
 using examples::Rows;
 using examples::trimmed;

@@ -62,7 +62,7 @@ std::string fault(const fs::path& path) {
 
 std::vector<MetadataRow> rows_of(std::string_view text, bool csv, std::vector<std::string>* faults = nullptr) {
   std::vector<BadRecord> bad;
-  auto rows = read_metadata(text, csv, "m", bad);
+  auto rows = read_metadata(text, csv, "m", bad).rows;
   if (faults)
     for (const auto& one : bad) faults->push_back(str(one));
   return rows;
@@ -151,7 +151,7 @@ TEST_CASE("examples/image_prepare: metadata.csv") {
   CHECK(faults == Strings{"m:5: there is text behind a closing quote"});
   faults.clear();
   CHECK(rows_of("name,text\na.png,b\n", true, &faults).empty());
-  CHECK(faults == Strings{"m:1: no column of the first row is named file_name"});
+  CHECK(faults == Strings{"m:1: no column of the first row is named file_name; its columns are name, text"});
 }
 
 TEST_CASE("examples/image_prepare: what is written is read back, to the last bit of a pixel") {
@@ -222,7 +222,10 @@ TEST_CASE("examples/image_prepare: samples of one subject stay together, whateve
   prepare({.folders = {in}, .out = scratch / "out"}, report);
   CHECK(Data::open(scratch / "out").samples() ==
         std::vector<Sample>{{"in/0.png", "a", "", "test"}, {"in/1.png", "b", "", "train"}});
-  CHECK(report.str().find("; 28 pictures are not named there and left out\n") != std::string::npos);
+  CHECK(report.str().find("left out: and 8 more pictures that the metadata do not name\n") != std::string::npos);
+  CHECK(report.str().find("left out in all: 28 pictures that the metadata do not name\n") != std::string::npos);
+  CHECK(report.str().find("splits are those of the metadata; 1 pictures have none, and are trained\n") !=
+        std::string::npos);
 }
 
 TEST_CASE("examples/image_prepare: what is worth a look is said, and what cannot be used is left out by name") {
@@ -231,6 +234,7 @@ TEST_CASE("examples/image_prepare: what is worth a look is said, and what cannot
   draw(in / "apple.png", 1);
   fs::copy(in / "apple.png", in / "same.png");
   draw(in / "0001.png", 2, 20);
+  draw(in / "small.png", 4, 20);
   draw(in / "pear.png", 3);
   Picture near = decode(ft::read_file(in / "pear.png", max_file_bytes)).picture;
   near.at(0, 0)[1] = 180;
@@ -242,17 +246,19 @@ TEST_CASE("examples/image_prepare: what is worth a look is said, and what cannot
   prepare({.folders = {in}, .out = scratch / "out"}, out);
   const std::string report = out.str();
   const auto says = [&](const std::string& line) { return report.find(line + "\n") != std::string::npos; };
-  CHECK(says("left out: " + (in / "photo.heic").string() + ": is none of PNG, JPEG, BMP, GIF, WebP and SVG"));
+  const std::string heic = (in / "photo.heic").string() +
+                           ": is HEIC, which is not read (make it a PNG file first: magick mogrify -format png FILE)";
+  CHECK(says("left out: " + heic));
   CHECK(says("left out: " + (in / "text.jpg").string() + ": is none of PNG, JPEG, BMP, GIF, WebP and SVG"));
-  CHECK(says("warning: 1 smaller than 32 x 32: in/0001.png (20 x 20)"));
-  CHECK(says("warning: 1 without a caption: in/0001.png"));
+  CHECK(says("left out: " + (in / "0001.png").string() + ": its name does not say what it shows"));
+  CHECK(says("left out in all: 2 pictures that cannot be read, 1 pictures without words"));
+  CHECK(says("warning: 1 smaller than 32 x 32: in/small.png (20 x 20)"));
   CHECK(says("warning: 1 pairs of the same picture: in/apple.png and in/same.png"));
   CHECK(says("warning: 1 pairs of nearly the same picture: in/pear-2.png and in/pear.png"));
-  CHECK(report.find("pdf") == std::string::npos);
+  CHECK(says(in.string() + ": 1 other files are passed over: 1 .pdf"));
   CHECK(Data::open(scratch / "out").size() == 5);
 
-  CHECK(refusal({.folders = {in}, .out = scratch / "strict", .strict = true}) ==
-        (in / "photo.heic").string() + ": is none of PNG, JPEG, BMP, GIF, WebP and SVG");
+  CHECK(refusal({.folders = {in}, .out = scratch / "strict", .strict = true}) == heic);
   CHECK(!fs::exists(scratch / "strict"));
 }
 
@@ -264,14 +270,19 @@ TEST_CASE("examples/image_prepare: captions from text files, chosen by themselve
   draw(in / "3.png", 3);
   write(in / "1.txt", "\xEF\xBB\xBF a red\r\n  apple \n");
   write(in / "2.txt", "\xFF");
+  draw(in / "4.png", 4);
+  write(in / "4.caption", "pear");
   std::ostringstream report;
   prepare({.folders = {in}, .out = scratch / "out"}, report);
   const Data data = Data::open(scratch / "out");
+  REQUIRE(data.size() == 2);
   CHECK(data.samples()[0].caption == "a red apple");
-  CHECK(data.samples()[1].caption == "");
-  CHECK(report.str().find("left out: " + (in / "2.txt").string() + ": not UTF-8 at byte 1\n") != std::string::npos);
-  CHECK(report.str().find("warning: 2 without a caption: in/2.png; in/3.png\n") != std::string::npos);
-  CHECK(report.str().find("captions from .txt files beside them\n") != std::string::npos);
+  CHECK(data.samples()[1].caption == "pear");
+  CHECK(report.str().find("left out: " + (in / "2.png").string() +
+                          ": its caption file 2.txt holds not UTF-8 at byte 1") != std::string::npos);
+  CHECK(report.str().find("left out: " + (in / "3.png").string() + ": has no caption file beside it") !=
+        std::string::npos);
+  CHECK(report.str().find("captions from the files beside them\n") != std::string::npos);
 }
 
 TEST_CASE("examples/image_prepare: one caption for all cannot be held out") {

@@ -5,6 +5,7 @@ finish, draw, what a killed run comes to, and what wrong input is told.
     tests/examples/image_style.py IMAGE_STYLE SOURCE_FOLDER
 """
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -61,6 +62,44 @@ def refused(words, *arguments):
     assert last.startswith("image_style: ") and words in last, f"{arguments}: wanted '{words}', got {said}"
 
 
+def full_disk(scratch, train, finish):
+    """A full disk: room is asked for first; what was trained is kept elsewhere, and what was there stays."""
+    disk = scratch / "disk"
+    disk.mkdir()
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1400k", "tmpfs", disk],
+                                           capture_output=True).returncode:
+        print("image_style: no disk of its own can be mounted here; a full one is not tried")
+        return
+    try:
+        refused("the disk has ", *train, "--full", "--steps", 1, "--out", disk / "full")
+        assert not (disk / "full").exists()
+        run(*train, "--steps", 1, "--out", disk / "run")
+        before = (disk / "run/adapter/pytorch_lora_weights.safetensors").read_bytes()
+
+        def fill():
+            with open(disk / "filler", "ab", buffering=0) as filler:
+                try:
+                    while True:
+                        filler.write(bytes(1024))
+                except OSError:
+                    pass
+
+        (disk / "run/metrics.jsonl").unlink()
+        child = subprocess.Popen([PROGRAM, *map(str, train), "--steps", "100000", "--out", str(disk / "run")], text=True,
+                                 env={**os.environ, "TMPDIR": str(scratch)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while child.poll() is None and not ((disk / "run/metrics.jsonl").exists() and
+                                            (disk / "run/metrics.jsonl").stat().st_size):
+            time.sleep(0.01)
+        fill()
+        said = child.communicate()[1]
+        assert child.returncode == 2 and "; what was learned in " in said and " instead" in said, said
+        kept = pathlib.Path(said.split("it was written to ")[1].split(" instead")[0])
+        assert json.loads((kept / "style.json").read_text())["style"] == "thick style"
+        assert (disk / "run/adapter/pytorch_lora_weights.safetensors").read_bytes() == before
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
 def main():
     scratch = pathlib.Path(tempfile.mkdtemp())
     data, base, text = scratch / "data", scratch / "base", scratch / "text"
@@ -103,7 +142,8 @@ def main():
     for name in ("pytorch_lora_weights.safetensors", "style.json"):
         assert (killed / "adapter" / name).read_bytes() == (scratch / "whole/adapter" / name).read_bytes(), name
     style = json.loads((scratch / "whole/adapter/style.json").read_text())
-    assert style == {"style": "thick style", "words": "plain style"}, "it takes the place of the base's style"
+    assert (style["style"], style["words"]) == ("thick style", "plain style"), "it takes the place of the base's style"
+    assert (style["base"], style["text_model"]) == ("../../base/model.safetensors", "../../text"), style
     bytes_ = (scratch / "whole/adapter/pytorch_lora_weights.safetensors").read_bytes()
     names = json.loads(bytes_[8:8 + int.from_bytes(bytes_[:8], "little")]).keys()
     assert any("img_qkv" in n for n in names) and not any("txt" in n or "pooled" in n for n in names), names
@@ -162,6 +202,23 @@ def main():
     run("pretrain", "--data", data, "--text-model", text, "--layer", 2, "--width", 16, "--depth", 1, "--heads", 2,
         "--steps", 1, "--samples", 0, "--threads", 1, "--out", other)
     refused("match no linear layer of this model", "draw", "--base", other, "--text-model", text, *adapter, "x", "--out", "x.png")
+
+    # Outputs that are inputs, or could not be written, are refused before the work.
+    more = ["--base", base, "--data", data, "--text-model", text, "--threads", 1]
+    for out in (data, base):
+        refused("is to be read and to be written", *train, "--steps", 1, "--out", out)
+    refused("is to be read and to be written", "pretrain", "--data", data, "--text-model", text, "--from", base, "--out", base)
+    refused("is to be read and to be written", *finish, "--steps", 1, "--out", scratch / "whole/adapter")
+    for option in ("--json", "--sheet"):
+        evaluate = ["evaluate", *more, *adapter, "--style", "thick style", option]
+        refused("there is no folder", *evaluate, scratch / "nowhere/report")
+        refused("is a folder", *evaluate, scratch)
+        refused(f"is a file of {base}", *evaluate, base / "model.safetensors")
+        refused("is to be read and to be written", *evaluate, base / "model.safetensors", "--base", base / "model.safetensors")
+    refused("its name ends in .jpg", *draw, "--out", "x.jpg")
+    refused("is a folder", *draw, "--out", scratch)
+    refused("holds a PEFT adapter", "draw", "--base", SOURCE / "tests/data/models/qwen2_tiny/adapter_trained", "--text-model", text, "x", "--out", "x.png")
+    full_disk(scratch, [*train, "--samples", 0, "--lora-rank", 2], [*finish, "--samples", 0])
     shutil.rmtree(scratch)
     print("image_style: prepared, pretrained, trained, resumed, finished, drew, refused")
 

@@ -88,7 +88,8 @@ template <Scalar T, Device D>
     const auto base = folder / style->base;
     if (!path_exists(base))
       throw Error(str(folder.string(), ": is an adapter of the base ", quote(style->base), ", which is not there"),
-                  "style.json names it as seen from the adapter's folder; open the base, then load_adapter().");
+                  "style.json names it as seen from the adapter's folder; open the base, then load_adapter().",
+                  ErrorKind::bad_file);
     auto reader = text_model;
     if (reader.empty() && detail::text_model_in(is_folder(base) ? base : base.parent_path()).empty() &&
         !style->text_model.empty())
@@ -103,7 +104,8 @@ template <Scalar T, Device D>
   if (entry == metadata.end())
     throw Error(str(file.string(), ": does not say how its captions are read: its metadata have no 'text_encoding'"),
                 "open it as a TextToImage and give it captions' hidden states, or give a base that `image_style "
-                "pretrain` or Painter::save made.");
+                "pretrain` or Painter::save made.",
+                ErrorKind::bad_file);
   auto encoding = TextEncoding::from_json(parse_json(entry->second, file.string()), file.string());
   const auto reader = text_model.empty() ? detail::text_model_in(file.parent_path()) : text_model;
   if (reader.empty())
@@ -113,7 +115,7 @@ template <Scalar T, Device D>
         "give the language model that the base was trained with; tools/fetch_model en fetches the bundled base's.");
   if (!path_exists(reader))
     throw Error(str(reader.string(), ": there is no such text model"),
-                "tools/fetch_model en fetches the one of the bundled base.");
+                "tools/fetch_model en fetches the one of the bundled base.", ErrorKind::bad_file);
   const auto style = metadata.find(style_key);
   Painter painter(Model::from_pretrained(file, options, flow), Encoder::open(reader, std::move(encoding), options),
                   style == metadata.end() ? "" : style->second, options);
@@ -265,13 +267,14 @@ template <Scalar T, Device D>
   const auto entry = metadata.find(begins_key);
   const float begins = entry == metadata.end() ? 0 : std::strtof(entry->second.c_str(), nullptr);
   if (!(begins > 0 && begins < 1))
-    throw Error(str(file.string(), ": does not say at which time it takes over"), "make it anew: image_style finish.");
+    throw Error(str(file.string(), ": does not say at which time it takes over"), "make it anew: image_style finish.",
+                ErrorKind::bad_file);
   auto options = options_;
   options.seed = 0;
   auto finisher = Model::from_pretrained(file, options);
   if (const auto its = finisher.config().image_size; its != side())
     throw Error(str(file.string(), ": draws ", its, " x ", its, ", the base ", side(), " x ", side()),
-                "make it anew: image_style finish.");
+                "make it anew: image_style finish.", ErrorKind::bad_file);
   finisher_ = std::move(finisher);
   finisher_begins_ = 1 - (1 - begins) * std::min(strength, 1.0f);
 }

@@ -68,8 +68,8 @@ template <Scalar T, Device D>
 [[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::from_pretrained(const std::filesystem::path& path,
                                                                    const Options& options, const FlowOptions& flow) {
   auto ctx = std::make_unique<Context<D>>(options);
-  auto net = std::make_shared<MMJiT<T, D>>(
-      reading_file([&] { return MMJiT<T, D>::open(*ctx, detail::model_file_of(path)); }));
+  auto net =
+      std::make_shared<MMJiT<T, D>>(reading_file([&] { return MMJiT<T, D>::open(*ctx, detail::model_file_of(path)); }));
   return {std::move(ctx), std::move(net), flow};
 }
 template <Scalar T, Device D>

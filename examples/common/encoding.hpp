@@ -1,4 +1,5 @@
-// examples/qa/encoding.hpp: a file's bytes as UTF-8: byte-order marks, old line ends, and how to mend what is neither.
+// examples/common/encoding.hpp: a file's bytes as UTF-8: byte-order marks, old line ends, and how to mend what is
+// neither.
 #pragma once
 #include <ftlib/core/error.hpp>
 #include <ftlib/text/records.hpp>  // text_fault
@@ -11,7 +12,7 @@
 #include <string_view>  // std::string_view
 #include <utility>      // std::move
 
-namespace qa {
+namespace examples {
 
 /// What decode() made of a file.
 struct Decoded {
@@ -169,4 +170,4 @@ class Lines {
   std::int64_t number_ = 0;
 };
 
-}  // namespace qa
+}  // namespace examples
