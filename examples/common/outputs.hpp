@@ -23,18 +23,23 @@ inline void check_output(const std::string& option, const std::filesystem::path&
     throw ft::system_error(path, "cannot write");
 }
 
-/// Throws Error where what is to be written is what is read, or a file of a folder that is read.
-inline void check_not_read(const std::string& option, const std::filesystem::path& out,
-                           const std::vector<std::filesystem::path>& inputs) {
+/// Throws Error where what is to be written is what is read, or a file of a folder that is read, or, where it is to be
+/// replaced as a whole, holds it.
+inline void check_apart(const std::string& option, const std::filesystem::path& out,
+                        const std::vector<std::filesystem::path>& inputs, bool replaced = true) {
   if (out.empty()) return;
   std::error_code ignored;
+  const auto written = std::filesystem::weakly_canonical(out, ignored);
   for (const auto& input : inputs) {
     if (input.empty()) continue;
-    if (std::filesystem::equivalent(out, input, ignored) ||
-        std::filesystem::weakly_canonical(out, ignored) == std::filesystem::weakly_canonical(input, ignored))
-      throw ft::Error(option + ' ' + out.string() + ": is to be read and to be written", "give it another name.");
-    const auto folder = out.has_parent_path() ? out.parent_path() : std::filesystem::path(".");
-    if (std::filesystem::is_regular_file(out, ignored) && std::filesystem::equivalent(folder, input, ignored))
+    for (auto read = std::filesystem::weakly_canonical(input, ignored); read.has_relative_path();
+         read = replaced ? read.parent_path() : std::filesystem::path())
+      if (read == written || std::filesystem::equivalent(read, written, ignored))
+        throw ft::Error(option + ' ' + out.string() + ": is to be read and to be written", "give it another name.");
+    const bool in_it = std::filesystem::is_directory(input, ignored) &&
+                       std::filesystem::is_regular_file(written, ignored) &&
+                       std::filesystem::equivalent(written.parent_path(), input, ignored);
+    if (in_it)
       throw ft::Error(option + ' ' + out.string() + ": is a file of " + input.string() + ", which is read",
                       "give it another name.");
   }

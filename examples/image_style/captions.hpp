@@ -81,11 +81,8 @@ inline bool says_nothing(const std::string& words) {
 inline std::string caption_from_text(std::string bytes, const std::filesystem::path& file) {
   auto decoded = examples::decode(std::move(bytes), file);
   if (!decoded.fault.empty()) throw Error(decoded.fault, decoded.hint);
-  if (decoded.note.starts_with("read as ")) {  // one of many, and the programs that train elsewhere read UTF-8
-    const auto name = decoded.note.substr(8, decoded.note.find(',') - 8);
-    if (name != "UTF-8")
-      throw Error(str("is ", name, ", by its byte-order mark"), examples::detail::iconv_call(file, "UTF-16"));
-  }
+  if (decoded.note.starts_with("read as "))  // one of many, and the programs that train elsewhere read UTF-8
+    throw Error(str("is ", decoded.note.substr(8)), examples::detail::iconv_call(file, "UTF-16"));
   if (auto fault = ft::text::text_fault(decoded.text); !fault.empty()) throw Error(std::move(fault), decoded.hint);
   return tidy(decoded.text);
 }

@@ -30,9 +30,9 @@ inline void draw(const DrawArguments& a) {
   const std::filesystem::path out = a.out;
   if (const auto ending = examples::lowered(out.extension().string()); !ending.empty() && ending != ".png")
     throw Error(str("--out ", a.out, ": a PNG file is written, and its name ends in ", ending), "let it end in .png.");
-  examples::check_not_read("--out", out, {a.base, a.adapter, a.text_model});
   if (out.has_parent_path()) ft::make_folders(out.parent_path());
   examples::check_output("--out", out);
+  examples::check_apart("--out", out, {a.base, a.adapter, a.text_model});
   auto painter = open_painter(a.base, a.text_model, a.threads);
   if (!a.adapter.empty()) load_adapter(painter, a.adapter, a.scale);
   const auto prompt = in_style(a.prompt, a.style.empty() ? painter.words() : a.style == "none" ? "" : a.style);

@@ -109,7 +109,7 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
   inputs.insert(inputs.end(), {options.base, options.text_model, options.data});
   for (const auto& [option, path] : {std::pair("--json", options.json), std::pair("--sheet", options.sheet)}) {
     examples::check_output(option, path);
-    examples::check_not_read(option, path, inputs);
+    examples::check_apart(option, path, inputs);
     inputs.push_back(path);  // nor is one to be written over the other
   }
   auto tuned = detail::name_adapters(options.adapters);

@@ -190,7 +190,7 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
 }
 
 inline void pretrain(const PretrainArguments& a) {
-  examples::check_not_read("--out", a.out, {a.data, a.from, a.text_model});
+  examples::check_apart("--out", a.out, {a.data, a.from, a.text_model}, /*replaced=*/false);
   const auto data = Data::open(a.data);
   auto painter =
       a.from.empty() ? unlearned(a, data) : open_painter(a.from, a.text_model, a.threads, a.run.seed, a.flow);
@@ -311,8 +311,8 @@ inline std::pair<Examples, Examples> examples_in(const Data& data, const std::st
 
 inline void train(const TuneArguments& a) {
   const auto result = std::filesystem::path(a.out) / (a.lora.full ? "model" : "adapter");
-  for (const auto& out : {std::filesystem::path(a.out), result})
-    examples::check_not_read("--out", out, {a.data, a.base, a.text_model});
+  examples::check_apart("--out", a.out, {a.data, a.base, a.text_model}, /*replaced=*/false);
+  examples::check_apart("--out", result, {a.data, a.base, a.text_model});
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
   auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed, a.flow);
@@ -358,7 +358,7 @@ struct FinishArguments : TrainArguments {
 };
 
 inline void finish(const FinishArguments& a) {
-  examples::check_not_read("--out", a.out, {a.data, a.base, a.adapter, a.text_model});
+  examples::check_apart("--out", a.out, {a.data, a.base, a.adapter, a.text_model}, /*replaced=*/false);
   const auto data = Data::open(a.data);
   auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed);
   load_adapter(painter, a.adapter, 1, /*finished=*/false);

@@ -2,13 +2,13 @@
 //
 // Each subcommand is one function below, in the order in which a person uses them. Needs one model (a GGUF file or a
 // Hugging Face folder); SmolLM2-135M in Q4_1 trains in about 0.7 GB of memory. docs/qa.md walks through it.
+#include "../common/outputs.hpp"
 #include "../common/training.hpp"
 #include "prepare.hpp"
 
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
 
-#include <unistd.h>
 #include <algorithm>
 #include <CLI/CLI.hpp>
 #include <csignal>
@@ -17,6 +17,8 @@
 
 namespace {
 
+using examples::check_apart;
+using examples::check_output;
 using examples::write_json;
 using ft::text::Record;
 
@@ -125,40 +127,9 @@ std::vector<Record> of_split(const std::vector<Record>& records, std::string spl
   return chosen;
 }
 
-/// Throws Error where a file could not be written there, before the work is done whose result it is to hold.
-void check_output(const std::string& option, const std::filesystem::path& path) {
-  if (path.empty()) return;
-  if (ft::is_folder(path)) throw ft::Error(option + ' ' + path.string() + ": is a folder, a file was to be written");
-  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
-  if (!ft::is_folder(folder))
-    throw ft::Error(option + ' ' + path.string() + ": there is no folder " + folder.string(), "make it first.");
-  if (::access((ft::path_exists(path) ? path : folder).c_str(), W_OK) != 0)
-    throw ft::system_error(path, "cannot write");
-}
-
 /// What the model's files hold that is passed over.
 template <class Lm> void say_notes(Lm& lm) {
   for (const auto& note : lm.summary().notes) std::cerr << "note: " << note << '\n';
-}
-
-/// Throws Error where what is to be written is, or holds, what is read.
-void check_apart(const std::string& option, const std::filesystem::path& out, const std::vector<std::string>& inputs) {
-  if (out.empty()) return;
-  std::error_code ignored;
-  const auto written = std::filesystem::weakly_canonical(out, ignored);
-  for (const auto& input : inputs) {
-    if (input.empty()) continue;
-    for (auto read = std::filesystem::weakly_canonical(input, ignored); read.has_relative_path();
-         read = read.parent_path())
-      if (read == written || std::filesystem::equivalent(read, written, ignored))
-        throw ft::Error(option + ' ' + out.string() + ": is to be read and to be written", "give it another name.");
-    const bool in_it = std::filesystem::is_directory(input, ignored) &&
-                       std::filesystem::is_regular_file(written, ignored) &&
-                       std::filesystem::equivalent(written.parent_path(), input, ignored);
-    if (in_it)
-      throw ft::Error(option + ' ' + out.string() + ": is a file of " + input + ", which is read",
-                      "give it another name.");
-  }
 }
 
 /// A text on one line.

@@ -239,14 +239,14 @@ TEST_CASE("examples/image_prepare: what is worth a look is said, and what cannot
   Picture near = decode(ft::read_file(in / "pear.png", max_file_bytes)).picture;
   near.at(0, 0)[1] = 180;
   write(in / "pear-2.png", to_png(near));
-  write(in / "photo.heic", "????ftypheic");
+  write(in / "house.heic", "????ftypheic");
   write(in / "notes.pdf", "passed over");
   fs::copy(images / "broken" / "text.jpg", in / "text.jpg");
   std::ostringstream out;
   prepare({.folders = {in}, .out = scratch / "out"}, out);
   const std::string report = out.str();
   const auto says = [&](const std::string& line) { return report.find(line + "\n") != std::string::npos; };
-  const std::string heic = (in / "photo.heic").string() +
+  const std::string heic = (in / "house.heic").string() +
                            ": is HEIC, which is not read (make it a PNG file first: magick mogrify -format png FILE)";
   CHECK(says("left out: " + heic));
   CHECK(says("left out: " + (in / "text.jpg").string() + ": is none of PNG, JPEG, BMP, GIF, WebP and SVG"));

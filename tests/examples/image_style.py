@@ -62,7 +62,7 @@ def refused(words, *arguments):
     assert last.startswith("image_style: ") and words in last, f"{arguments}: wanted '{words}', got {said}"
 
 
-def full_disk(scratch, train, finish):
+def full_disk(scratch, train):
     """A full disk: room is asked for first; what was trained is kept elsewhere, and what was there stays."""
     disk = scratch / "disk"
     disk.mkdir()
@@ -71,8 +71,11 @@ def full_disk(scratch, train, finish):
         print("image_style: no disk of its own can be mounted here; a full one is not tried")
         return
     try:
+        (disk / "filler").write_bytes(bytes(330 << 10))
         refused("the disk has ", *train, "--full", "--steps", 1, "--out", disk / "full")
         assert not (disk / "full").exists()
+        (disk / "filler").unlink()
+        train = [*train, "--lora-rank", 2]
         run(*train, "--steps", 1, "--out", disk / "run")
         before = (disk / "run/adapter/pytorch_lora_weights.safetensors").read_bytes()
 
@@ -214,11 +217,10 @@ def main():
         refused("there is no folder", *evaluate, scratch / "nowhere/report")
         refused("is a folder", *evaluate, scratch)
         refused(f"is a file of {base}", *evaluate, base / "model.safetensors")
-        refused("is to be read and to be written", *evaluate, base / "model.safetensors", "--base", base / "model.safetensors")
     refused("its name ends in .jpg", *draw, "--out", "x.jpg")
     refused("is a folder", *draw, "--out", scratch)
     refused("holds a PEFT adapter", "draw", "--base", SOURCE / "tests/data/models/qwen2_tiny/adapter_trained", "--text-model", text, "x", "--out", "x.png")
-    full_disk(scratch, [*train, "--samples", 0, "--lora-rank", 2], [*finish, "--samples", 0])
+    full_disk(scratch, [*train, "--samples", 0])
     shutil.rmtree(scratch)
     print("image_style: prepared, pretrained, trained, resumed, finished, drew, refused")
 

@@ -7,13 +7,13 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   const std::string_view bytes(reinterpret_cast<const char*>(data), size);
   if (tidy(caption_from_name(bytes)) != caption_from_name(bytes)) __builtin_trap();
   try {
-    const std::string caption = caption_from_text(bytes);
-    if (caption_from_text(caption) != caption && !caption.starts_with("\xEF\xBB\xBF")) __builtin_trap();
+    const std::string caption = caption_from_text(std::string(bytes), "a.txt");
+    if (caption_from_text(caption, "a.txt") != caption && !caption.starts_with("\xEF\xBB\xBF")) __builtin_trap();
   } catch (const Error&) {
   }
   for (const bool csv : {false, true}) {
     std::vector<BadRecord> bad;
-    auto rows = read_metadata(bytes, csv, "metadata", bad);
+    auto rows = read_metadata(bytes, csv, "metadata", bad).rows;
     std::string lines;
     for (std::size_t i = 0; i < rows.size(); ++i) {
       const auto& row = rows[i];
@@ -26,7 +26,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
       rows[i].line = static_cast<std::int64_t>(i) + 1;
     }
     bad.clear();
-    if (read_metadata(lines, false, "metadata", bad) != rows || !bad.empty()) __builtin_trap();
+    if (read_metadata(lines, false, "metadata", bad).rows != rows || !bad.empty()) __builtin_trap();
   }
   return 0;
 }

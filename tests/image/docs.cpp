@@ -5,7 +5,16 @@
 #include <ftlib/finetune.hpp>
 
 #include <iostream>
+// end
 
+#include <doctest/doctest.h>
+
+#include "../scratch.hpp"
+#include "tiny_painter.hpp"
+
+namespace image_docs {
+
+// block
 using Painter = ft::Painter<float, ft::Cpu>;
 
 /// What a host has: 8-bit R, G, B, A, rows `stride` bytes apart, and words for what is to be seen.
@@ -20,15 +29,6 @@ std::vector<std::uint8_t> draw_one(Painter& painter, const std::string& shows, u
   return ft::to_rgba(painter.draw({shows}, {.seeds = {seed}}).front());
 }
 // end
-
-#include <doctest/doctest.h>
-
-#include <thread>
-
-#include "../scratch.hpp"
-#include "tiny_painter.hpp"
-
-namespace {
 
 // block
 /// Several at once, seen as they come out of the noise, until another thread asks to stop.
@@ -54,7 +54,7 @@ void learn_style(Painter& painter, const std::vector<HostPicture>& pictures, con
   painter.model().attach({.rank = 16, .targets = ft::picture_layers});
   const ft::FlowData data(painter.examples(std::move(captioned)), painter.config());
   ft::Trainer trainer(painter.model(), {.optimizer = ft::AdamW{.lr = 4e-3f, .beta2 = 0.99f},
-                                        .epochs = 1000,
+                                        .epochs = 1500,
                                         .max_steps = 1500,
                                         .batch_tokens = 16});  // counts what the data count: pictures
   trainer.on_step([](const ft::Step& s) {
@@ -66,12 +66,13 @@ void learn_style(Painter& painter, const std::vector<HostPicture>& pictures, con
 }
 // end
 
-}  // namespace
+}  // namespace image_docs
 
 TEST_CASE("docs/image_style: a picture from words, frames and a stop, a style from RGBA buffers") {
+  using namespace image_docs;
   const ft::test::Scratch dir;
   ft::test::write_tiny_base(dir / "base");
-  auto painter = Painter::from_pretrained(dir / "base", ft::test::tiny_text_model_file, {.threads = 1});
+  auto painter = image_docs::Painter::from_pretrained(dir / "base", ft::test::tiny_text_model_file, {.threads = 1});
   const auto rgba = draw_one(painter, "tomato", 42);
   CHECK(rgba.size() == 32 * 32 * 4);
   ft::StopSource stop;
@@ -94,7 +95,7 @@ TEST_CASE("docs/image_style: a picture from words, frames and a stop, a style fr
   CHECK(said.str().find("step 1500/1500  loss ") != std::string::npos);
   CHECK(said.str().find(" pictures/s") != std::string::npos);
   CHECK(said.str().find("tokens") == std::string::npos);
-  auto tuned = Painter::from_pretrained(dir / "run/adapter", {}, {.threads = 1});
+  auto tuned = image_docs::Painter::from_pretrained(dir / "run/adapter", {}, {.threads = 1});
   CHECK(tuned.style() == "my style");
   CHECK(draw_one(tuned, "tomato", 42) != rgba);
 }

@@ -18,7 +18,7 @@ using namespace ft::test;
 namespace fs = std::filesystem;
 
 namespace {
-using P = Painter<float, Cpu>;
+using P = ft::Painter<float, Cpu>;
 
 P open(const fs::path& folder) { return P::from_pretrained(folder, tiny_text_model_file, {.threads = 1}); }
 std::string refusal(const fs::path& folder, const fs::path& text = tiny_text_model_file) {
@@ -179,8 +179,7 @@ TEST_CASE("painter: a picture of another size is told so") {
   none.add({}, 64);
   CHECK_THROWS_WITH_AS(
       denoise(painter.model().context(), painter.model().network(), none, std::vector<float>(3 * 64 * 64)),
-      doctest::Contains("1 captions, and noise of 1 of 64 x 64; the model draws pictures of 3 x 32 x 32"),
-      Error);
+      doctest::Contains("1 captions, and noise of 1 of 64 x 64; the model draws pictures of 3 x 32 x 32"), Error);
 }
 
 TEST_CASE("painter: what is no base is told what it is") {
@@ -197,6 +196,11 @@ TEST_CASE("painter: what is no base is told what it is") {
   contains(refusal(dir / "none"), "none: cannot open");
   write(dir / "empty/notes.txt", "");
   contains(refusal(dir / "empty"), "is a folder without model.safetensors");
+  try {
+    open(dir / "empty");
+  } catch (const Error& e) {
+    CHECK(e.kind() == ErrorKind::bad_file);
+  }
   contains(refusal(tiny_text_model_file), "is a GGUF file, a language model, not a picture model");
   contains(refusal(fs::path(FTLIB_TEST_DATA) / "models/llama_tiny"), "holds a language model (llama)");
   write(dir / "peft/adapter_config.json", "{}");

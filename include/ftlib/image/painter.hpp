@@ -23,12 +23,12 @@ inline std::string in_style(const std::string& subject, const std::string& style
 
 /// How a Painter draws; the defaults are measured in docs/image_style.md.
 struct PaintOptions {
-  std::vector<uint64_t> seeds{};       // of the noise that each picture begins with; empty: 42, 43, ...
-  std::optional<std::string> style{};  // words behind each text; not given: Painter::words(); "": none
-  int64_t steps = 12;                  // of the model; a finisher takes twice as many more
+  std::vector<uint64_t> seeds = {};       // of the noise that each picture begins with; empty: 42, 43, ...
+  std::optional<std::string> style = {};  // words behind each text; not given: Painter::words(); "": none
+  int64_t steps = 12;                     // of the model; a finisher takes twice as many more
   Solver solver = Solver::euler;
-  float guidance = 1;  // how much more than usual the words count; 1: as usual, in half the time
-  StopToken stop{};    // another thread's request to end
+  float guidance = 1;   // how much more than usual the words count; 1: as usual, in half the time
+  StopToken stop = {};  // another thread's request to end
 };
 
 /// Pictures on their way out of the noise; they live as long as the call that is told of them.
@@ -40,9 +40,9 @@ struct PaintStep {
 
 /// A picture to learn, and words for what it shows.
 struct CaptionedPicture {
-  std::string id;              // for messages
-  std::vector<float> picture;  // (3, S, S) in [-1, 1], see from_rgba
-  std::string text;            // "dog face"
+  std::string id = {};              // for messages
+  std::vector<float> picture = {};  // (3, S, S) in [-1, 1], see from_rgba
+  std::string text = {};            // "dog face"
 };
 
 /// A base, what reads its captions, and what was tuned. One Painter is for one thread at a time; session() gives

@@ -8,6 +8,7 @@
 #include <ftlib/io/safetensors.hpp>           // SafetensorsFile
 
 #include <algorithm>  // std::max, std::min
+#include <cstdio>     // std::snprintf
 #include <cstdlib>    // std::strtof
 
 namespace ft::inline FTLIB_ABI {
@@ -98,7 +99,7 @@ template <Scalar T, Device D>
     for (auto& note : painter.load_adapter(folder)) painter.notes_.push_back(std::move(note));
     return painter;
   }
-  const auto file = detail::model_file_of(folder);
+  const auto file = reading_file([&] { return detail::model_file_of(folder); });
   const auto metadata = SafetensorsFile::open(file).metadata();
   const auto entry = metadata.find(encoding_key);
   if (entry == metadata.end())

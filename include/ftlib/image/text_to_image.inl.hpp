@@ -86,7 +86,7 @@ template <Scalar T, Device D> [[gnu::cold]] void TextToImage<T, D>::save_adapter
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> TextToImage<T, D>::load_adapter(const std::filesystem::path& path,
                                                                        float strength) {
-  return this->take_adapter("default", read_diffusers_lora(path), {}, strength);
+  return this->take_adapter("default", reading_file([&] { return read_diffusers_lora(path); }), {}, strength);
 }
 template <Scalar T, Device D>
 [[gnu::cold]] void TextToImage<T, D>::save(const std::filesystem::path& path, DType type,

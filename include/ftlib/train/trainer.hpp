@@ -25,8 +25,8 @@ struct TrainerConfig {
   ParameterGroups groups{};  // rates and decay by parameter; empty: one rate, and decay for matrices
   int64_t epochs = 3;
   int64_t max_steps = 0;            // stop there; 0: after the epochs
-  int64_t batch_tokens = 512;       // tokens a step
-  int64_t micro_batch_tokens = 0;   // tokens a forward pass: fewer need less memory; 0: all of the batch
+  int64_t batch_tokens = 512;       // tokens a step, or what else the data count: pictures
+  int64_t micro_batch_tokens = 0;   // the same of a forward pass: fewer need less memory; 0: all of the batch
   float clip_norm = 1.0f;           // of all gradients together; 0: no clipping
   float loss_scale = 0;             // to begin with, see LossScale; 0: none, but 65536 for half
   float ema_decay = 0;              // of the average of weights that evaluations see and the run ends with; 0: none
