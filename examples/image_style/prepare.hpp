@@ -11,7 +11,7 @@
 #include <ftlib/core/random.hpp>
 #include <ftlib/train/screen/progress.hpp>
 
-#include <unistd.h>  // isatty
+#include <unistd.h>  // ::access, isatty
 
 #include <CLI/CLI.hpp>
 
@@ -375,6 +375,9 @@ inline void check_out(const PrepareOptions& options) {
                       ", whose pictures are to be prepared"),
                   "name another folder with --out.");
   }
+  auto above = absolute(options.out);
+  while (!ft::path_exists(above) && above.has_relative_path()) above = above.parent_path();
+  if (::access(above.c_str(), W_OK) != 0) throw ft::system_error(above, "cannot write");
   if (!ft::is_folder(options.out) || std::filesystem::is_empty(options.out)) return;
   if (!ft::path_exists(options.out / "records.jsonl") || !ft::path_exists(options.out / "pictures.safetensors"))
     throw Error(str(options.out.string(), ": is there already and was not made by prepare, so it is not replaced"),
@@ -452,6 +455,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
     samples.push_back(std::move(source.sample));
     pictures.push_back(std::move(source.picture));
   }
+  if (options.out.has_parent_path()) ft::make_folders(options.out.parent_path());
   ft::AtomicFolder out(options.out);
   Data::write(out.folder(), samples, pictures);
   write_png(out.folder() / "sheet.png", contact_sheet(cells, 12));

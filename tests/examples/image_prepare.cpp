@@ -327,8 +327,9 @@ TEST_CASE("examples/image_prepare: refusals, after which everything is as it was
   CHECK(fs::exists(scratch / "mine/letter.txt"));
   CHECK(refusal({.folders = {in}, .out = scratch / "mine/letter.txt"})
             .ends_with("is a file, a folder was to be written"));
-  CHECK(refusal({.folders = {in}, .out = scratch / "no/such/place"}).find("cannot make the folder") !=
+  CHECK(refusal({.folders = {in}, .out = scratch / "mine/letter.txt/place"}).find("cannot make the folder") !=
         std::string::npos);
+  CHECK(refusal({.folders = {in}, .out = scratch / "no/such/place"}) == "");  // is made
 
   CHECK(refusal({.folders = {in}, .out = out}) == "");
   const std::string before = ft::read_file(out / "records.jsonl", 1000);
