@@ -9,6 +9,7 @@
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
 
+#include <unistd.h>  // isatty
 #include <algorithm>
 #include <CLI/CLI.hpp>
 #include <csignal>
