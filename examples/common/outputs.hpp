@@ -23,6 +23,17 @@ inline void check_output(const std::string& option, const std::filesystem::path&
     throw ft::system_error(path, "cannot write");
 }
 
+/// The same for a folder, which may have to be made.
+inline void check_folder(const std::string& option, const std::filesystem::path& path) {
+  auto there = path;
+  while (!there.empty() && !ft::path_exists(there)) there = there.parent_path();
+  if (there.empty()) there = ".";
+  if (!ft::is_folder(there))
+    throw ft::Error(option + ' ' + path.string() + ": " + there.string() + " is a file, a folder is to be there",
+                    "give it another name.");
+  if (::access(there.c_str(), W_OK) != 0) throw ft::system_error(path, "cannot write");
+}
+
 /// Throws Error where what is to be written is what is read, or a file of a folder that is read, or, where it is to be
 /// replaced as a whole, holds it.
 inline void check_apart(const std::string& option, const std::filesystem::path& out,

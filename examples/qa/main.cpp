@@ -19,6 +19,7 @@
 namespace {
 
 using examples::check_apart;
+using examples::check_folder;
 using examples::check_output;
 using examples::write_json;
 using ft::text::Record;
@@ -340,6 +341,7 @@ void add_train(CLI::App& app) {
       ->capture_default_str();
   c->footer("Example:\n  qa train --model SmolLM2-135M-Instruct.Q4_1.gguf --data facts.jsonl --out run --epochs 4");
   c->callback([a] {
+    check_folder("--out", a->out);
     check_apart("--out", std::filesystem::path(a->out) / (a->lora.full ? "model" : "adapter"), {a->model, a->data});
     const auto records = ft::text::read_records(a->data);
     if (of_split(records, "train").empty()) {

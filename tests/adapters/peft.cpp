@@ -204,6 +204,22 @@ TEST_CASE(
         std::vector<std::string>{"changed: adapter_config.json: key 'a_new_setting' is not known and was ignored"});
   CHECK(read({{"modules_to_save", {"norm"}}}, entries).front().find("of which there is no tensor") !=
         std::string::npos);
+  {  // tensors of layers that target_modules does not mean, and layers that it means without tensors
+    std::string module = entries.front().name.substr(std::string("base_model.model.").size());
+    module = module.substr(0, module.find(".lora_"));
+    auto some = entries;
+    std::erase_if(some, [&](const auto& e) { return e.name.find(module) != std::string::npos; });
+    REQUIRE(some.size() + 2 == entries.size());
+    const auto told = read(Json::object(), some);
+    REQUIRE(told.size() == 1);
+    CHECK(told.front().find("of 1 layers that target_modules names there are no tensors") != std::string::npos);
+    CHECK(told.front().find('\'' + module + '\'') != std::string::npos);
+    CHECK(read({{"layers_to_transform", {0}}}, some).empty());
+    const auto others = read({{"target_modules", ".*no_such_proj"}}, entries);
+    REQUIRE(others.size() == 1);
+    CHECK(others.front().find("layers that target_modules does not name have tensors") != std::string::npos);
+    CHECK(read({{"target_modules", "(?=x)y"}}, entries).front().find("what has tensors is used") != std::string::npos);
+  }
   const auto by_state_dict = [&](const char* prefix, const char* from, const char* to) {
     auto renamed = entries;
     for (auto& e : renamed) {

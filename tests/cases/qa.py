@@ -475,7 +475,8 @@ def inputs_stay():
     (scratch / "run_link").symlink_to("run_of_link")
     train(one, "run_link", "--epochs", 1)
     assert (scratch / "run_link").is_symlink() and (scratch / "run_of_link/adapter/adapter_model.safetensors").exists()
-    says(train(one, "/dev/null", "--epochs", 1, code=2), "/dev/null")
+    for name in ("/dev/null", "/dev/null/run", one):
+        says(run("train", "--model", scratch / "none", "--data", one, "--out", name, code=2), "is a file, a folder is to be there")
     assert Path("/dev/null").is_char_device()
 
 

@@ -1,7 +1,7 @@
 // tests/server/server.cpp: an hour of a server in half a minute: four sessions ask while one trains, adapters are
 // swapped, clients leave in the middle of an answer, bad records, a full disk and a lack of memory come. Nothing is
-// lost, no byte leaks, and every answer is that of one thread. FTLIB_SERVER_SECONDS says for how long; clean under TSan
-// and ASan.
+// lost, no byte leaks, and every answer is that of one thread. FTLIB_SERVER_SECONDS says for how long: a minute for 1 %
+// of memory; clean under TSan and ASan.
 #include <malloc.h>        // ::mallinfo2, ::mallopt
 #include <sys/resource.h>  // ::setrlimit
 #include <unistd.h>        // ::sysconf
@@ -286,6 +286,8 @@ TEST_CASE(
     else lm.use(tenant);
     CHECK(answers(lm) == wanted);
   }
+  MESSAGE(round << " trainings, " << replies << " answers, " << left << " left in the middle");
+#ifndef FTLIB_TEST_SANITIZED  // whose own memory is no measure
   // What a thread keeps of the blocks it has freed, and a context for its next tensors, comes and goes: means are
   // compared.
   const auto mean = [&](std::size_t from, std::size_t to, std::size_t Memory::*what) {
@@ -297,14 +299,13 @@ TEST_CASE(
   const double used = mean(2 * n / 3, n, &Memory::used) / mean(n / 3, 2 * n / 3, &Memory::used) - 1;
   const double resident = mean(2 * n / 3, n, &Memory::resident) / mean(n / 3, 2 * n / 3, &Memory::resident) - 1;
   MESSAGE(
-      n << " trainings, " << replies << " answers, " << left << " left in the middle; the last third of the rounds has "
-        << printed(
-               "%+.2f %% of malloc's bytes and %+.2f %% of resident memory against the third before it, in the end ",
-               100 * used, 100 * resident)
-        << memory.back().used << " and " << memory.back().resident << " bytes");
-#ifndef FTLIB_TEST_SANITIZED
-  CHECK(used < 0.01);
-  CHECK(resident < 0.01);
+      "the last third of the rounds has "
+      << printed("%+.2f %% of malloc's bytes and %+.2f %% of resident memory against the third before it, in the end ",
+                 100 * used, 100 * resident)
+      << memory.back().used << " and " << memory.back().resident << " bytes");
+  const double most = n < 120 ? 0.03 : 0.01;  // a short run has not met all of its sizes in its first third
+  CHECK(used < most);
+  CHECK(resident < most);
 #endif
 }
 
