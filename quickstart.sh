@@ -74,8 +74,8 @@ style() {  # SET FOLDER
   run $image_style evaluate --base $base --adapter "$out/adapter" --data "$out/data" --json "$out/report.json" \
     --sheet "$out/sheet.png"
   part "6 of 6: draw"
-  run $image_style draw --base $base --adapter "$out/adapter" "red apple" --enlarge 8 --out "$out/red-apple.png"
-  part "done; in $out: sheet.png (before and after), red-apple.png, adapter/, finisher/, report.json, training.json, samples/, tensorboard/"
+  run $image_style draw --base $base --adapter "$out/adapter" "tomato" --enlarge 8 --out "$out/tomato.png"
+  part "done; in $out: sheet.png (before and after), tomato.png, adapter/, finisher/, report.json, training.json, samples/, tensorboard/"
   cat <<END
 next, pictures of your own (a folder, with captions beside them or in metadata.csv):
   $image_style prepare FOLDER --out build/mine/data

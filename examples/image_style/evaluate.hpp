@@ -160,7 +160,9 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
       how.seeds.assign(&seeds[begin], &seeds[begin] + captions.size());
       for (auto& picture : painter.draw(captions, how)) pictures.push_back(std::move(picture));
       drawn += static_cast<std::int64_t>(captions.size());
-      progress.update({.step = drawn, .steps = static_cast<std::int64_t>((2 + 2 * tuned.size()) * subjects.size())});
+      progress.update({.step = drawn,
+                       .steps = static_cast<std::int64_t>((2 + 2 * tuned.size()) * subjects.size()),
+                       .what = "pictures drawn"});
     }
     return pictures;
   };

@@ -421,7 +421,9 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
     for (std::unique_lock lock(mutex); next < sources.size(); lock.lock()) {
       detail::Source& source = sources[next++];
       if (watched && thread == 0)
-        progress.update({.step = static_cast<std::int64_t>(next), .steps = static_cast<std::int64_t>(sources.size())});
+        progress.update({.step = static_cast<std::int64_t>(next),
+                         .steps = static_cast<std::int64_t>(sources.size()),
+                         .what = "pictures read"});
       lock.unlock();
       detail::read_picture(source, options);
     }

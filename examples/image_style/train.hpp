@@ -120,6 +120,7 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
     ft::write_atomically(out / "samples" / ft::str("step-", step, ".png"), png);
     if (auto* board = trainer.board()) board->image("samples", step, png, sheet.height, sheet.width);
   });
+  const examples::ShareOfMachine share;
   const auto report = [&] {
     try {
       return trainer.fit(train, &valid);
@@ -134,10 +135,12 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
       } catch (const ft::Error& other) {
         where = "cannot be where it was to be: " + other.message();
       }
-      throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint());
+      throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint(),
+                      error.kind());
     }
   }();
   progress.finish();
+  share.tell(std::cerr, model.context());
   if (report.finished) examples::write_or_save_elsewhere(result, save);  // first what took longest to come by
   settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.run.seed}});
   return examples::report_run(out, plan, report, std::move(settings));
@@ -147,7 +150,9 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
 class ReadingProgress {
  public:
   std::function<void(std::int64_t, std::int64_t)> callback() {
-    return [this](std::int64_t done, std::int64_t of) { progress_.update({.step = done, .steps = of}); };
+    return [this](std::int64_t done, std::int64_t of) {
+      progress_.update({.step = done, .steps = of, .what = "captions read"});
+    };
   }
 
  private:
