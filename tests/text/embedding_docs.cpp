@@ -60,7 +60,8 @@ std::vector<ft::text::Record> records_of(const std::vector<std::pair<std::string
 
 void tenants(LM& lm, LM& other) {
   // block
-  const ft::PeftBytes row = ft::peft_bytes(lm.adapters().data(lm.context(), "tenant 7"));  // to a database
+  lm.use("tenant 7");
+  const ft::PeftBytes row = ft::peft_bytes(lm.adapter_data());  // to a database, with the form it is asked in
 
   const auto warnings = other.adapters().put(other.context(), "tenant 7", ft::read_peft(row.config, row.tensors));
   for (const std::string& warning : warnings) std::cerr << warning << '\n';  // made for another base, say

@@ -30,7 +30,8 @@ namespace text {
   options.date = value_or<std::string>(json, "date", "", file);
   for (const auto& [key, value] : json.items())
     if (key != "form" && key != "thinking" && key != "stop" && key != "variables" && key != "date")
-      throw Error(str(file, ": ", quote(key), " of a prompt is not known"), "it was written by a later version.");
+      throw Error(str(file, ": ", quote(key), " of a prompt is not known"),
+                  "known are form, thinking, stop, variables and date; a later version may have more.");
   return options;
 }
 
