@@ -8,8 +8,8 @@
 #include <string>            // std::string
 #include <string_view>       // std::string_view
 
-// Outside the inline namespace, so that one `catch` serves parts of a program that were built in other ways: what an Error
-// holds stays as it is in all versions that are to live in one process.
+// Outside the inline namespace, so that one `catch` serves parts of a program that were built in other ways: what an
+// Error holds stays as it is in all versions that are to live in one process.
 namespace ft {
 
 /// What a host can do about an Error.
