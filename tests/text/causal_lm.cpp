@@ -1,6 +1,7 @@
 // tests/text/causal_lm.cpp: generation beside transformers', adapters and models written and read again, and how wrong
 // files are refused.
 #include "../scratch.hpp"
+#include "../tiny_text_model.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/finetune.hpp>
@@ -59,6 +60,14 @@ TEST_CASE(
       CHECK(run(prompts) == wanted);
       for (std::size_t i = 0; i < prompts.size(); ++i) CHECK(run({prompts[i]}).front() == wanted[i]);
     }
+}
+
+TEST_CASE("generate: rows of the head that are no tokens are never chosen") {
+  const Scratch dir;
+  auto lm = Lm::from_pretrained(ft::test::tiny_text_model(dir), {.threads = 1});
+  REQUIRE(lm.tokenizer().vocab_size() < lm.model().info().vocab_size);
+  for (uint64_t seed = 0; seed < 60; ++seed)  // some 1,000 draws, almost uniform
+    CHECK_NOTHROW(lm.generate("a", {.max_new_tokens = 30, .sampling = {.temperature = 1000}, .seed = seed}).rest());
 }
 
 TEST_CASE("generate: streams are seeded, stop strings end them, and a batch says what each prompt says alone") {

@@ -11,9 +11,10 @@
 
 using namespace ft;
 using ft::test::Scratch;
-using Lm = CausalLM<float, Cpu>;
 
+namespace error_kinds_test {
 namespace {
+using Lm = CausalLM<float, Cpu>;
 const auto tiny_gguf = std::filesystem::path(FTLIB_TEST_DATA) / "models/llama_q4_1.gguf";
 
 /// The kind of what f() throws.
@@ -26,7 +27,6 @@ template <class F> ErrorKind error_kind_of(F f) {
   FAIL("nothing was thrown");
   return ErrorKind::other;
 }
-}  // namespace
 
 TEST_CASE("text/error_kinds: what a host asked for is a bad argument, what a file holds a bad file") {
   const Scratch dir;
@@ -55,3 +55,6 @@ TEST_CASE("text/error_kinds: no memory, no space, cancelled") {
   CHECK(error_kind_of([] { throw Interrupted("stopped"); }) == ErrorKind::cancelled);
   CHECK(error_kind_of([] { reading_file([] { throw Interrupted("stopped"); }); }) == ErrorKind::cancelled);
 }
+
+}  // namespace
+}  // namespace error_kinds_test

@@ -177,7 +177,8 @@ template <Scalar T, Device D> void CausalLM<T, D>::check(const DataLimits& data)
 
 template <Scalar T, Device D>
 TextStream<T, D> CausalLM<T, D>::generate_from(std::vector<int32_t> prompt, const GenerateOptions& options) {
-  return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, this->prompt().end_tokens()),
+  return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, this->prompt().end_tokens(),
+                               tokenizer().vocab_size()),
           TextStop(tokenizer(), options.stop)};
 }
 template <Scalar T, Device D>
@@ -185,7 +186,8 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
                                                         const GenerateOptions& options) {
   std::vector<std::string> answers(prompts.size());
   std::vector<TextStop> texts(prompts.size(), TextStop(tokenizer(), options.stop));
-  TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, this->prompt().end_tokens());
+  TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, this->prompt().end_tokens(),
+                                 tokenizer().vocab_size());
   while (!generator.done())
     for (const auto& [i, token] : generator.next()) {
       const auto at = static_cast<std::size_t>(i);

@@ -22,10 +22,11 @@ struct GenerateOptions {
 /// session uses when it is made are those of all its tokens, whatever the session uses meanwhile.
 template <Scalar T, Device D> class TokenGenerator {
  public:
-  /// `ends` are the tokens that end a sequence. Throws Error for an empty prompt or one longer than the model's
-  /// context.
+  /// `ends` are the tokens that end a sequence. `vocab_size`, of the tokenizer: the head's rows from there on are none
+  /// (many models have some, which make its size round) and are never chosen; 0: all rows are tokens. Throws Error for
+  /// an empty prompt or one longer than the model's context.
   TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model, std::vector<std::vector<int32_t>> prompts,
-                 const GenerateOptions& options, std::vector<int32_t> ends);
+                 const GenerateOptions& options, std::vector<int32_t> ends, int64_t vocab_size = 0);
 
   /// The next token of every prompt that still runs, as (prompt, token) pairs; empty where all have ended. A token that
   /// ends its sequence is not among them.
@@ -43,6 +44,7 @@ template <Scalar T, Device D> class TokenGenerator {
   std::shared_ptr<void> overlay_;  // the adapters that it began with
   GenerateOptions options_;
   std::vector<int32_t> ends_;
+  int64_t vocab_size_;
   std::vector<std::vector<int32_t>> texts_;  // prompt and what came after it
   std::vector<std::size_t> prompt_sizes_;
   KvCache<T, D> cache_;

@@ -1,6 +1,7 @@
 // text/generate.inl.hpp: the bodies of text/generate.hpp.
 #pragma once
 #include <ftlib/ops/cross_entropy.hpp>  // sum_all
+#include <ftlib/ops/shape.hpp>          // slice
 #include <ftlib/text/generate.hpp>
 
 #include <span>  // std::span
@@ -10,12 +11,13 @@ namespace ft::inline FTLIB_ABI {
 template <Scalar T, Device D>
 TokenGenerator<T, D>::TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model,
                                      std::vector<std::vector<int32_t>> prompts, const GenerateOptions& options,
-                                     std::vector<int32_t> ends)
+                                     std::vector<int32_t> ends, int64_t vocab_size)
     : ctx_(ctx),
       model_(model),
       overlay_(ctx.overlay()),
       options_(options),
       ends_(std::move(ends)),
+      vocab_size_(vocab_size),
       texts_(std::move(prompts)),
       cache_(make_cache()) {
   options.sampling.check();
@@ -53,12 +55,13 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
     for (const int64_t i : active_) uniform.push_back(random_[static_cast<std::size_t>(i)].uniform());
   std::vector<std::span<const int32_t>> history;
   for (const int64_t i : active_) history.emplace_back(texts_[static_cast<std::size_t>(i)]);
-  const auto logits = convert<float>(ctx_, project(ctx_, ends, model_.head()));
-  Tensor<float, D> sum(ctx_,
-                       {});  // a NaN or an infinity in any of them shows in it, and every choice would be nonsense
+  auto logits = convert<float>(ctx_, project(ctx_, ends, model_.head()));
+  // A NaN or an infinity in any of them shows in the sum, and every choice would be nonsense.
+  Tensor<float, D> sum(ctx_, {});
   sum_all(ctx_, sum.view(), logits.view());
   if (const float s = sum.item(ctx_); !(s - s == 0))
     throw not_finite(ctx_, model_, "generate: what the model computes");
+  if (vocab_size_ > 0 && vocab_size_ < logits.cols()) logits = slice(ctx_, logits, 1, 0, vocab_size_);
   const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
 
   std::vector<int64_t> running;
