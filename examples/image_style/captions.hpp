@@ -161,9 +161,10 @@ inline Metadata read_metadata(std::string_view text, bool csv, const std::string
   if (csv) {
     // Excel writes what its country writes, and may say so in a first line.
     std::int64_t skipped = 0;
-    const auto first_line = [&] { return trimmed(text.substr(0, text.find('\n'))); };
+    const auto first_end = [&] { return std::min(text.size(), text.find('\n')); };
+    const auto first_line = [&] { return trimmed(text.substr(0, first_end())); };
     if (lowered(first_line()).starts_with("sep=")) {
-      text.remove_prefix(std::min(text.size(), text.find('\n')) + 1);
+      text.remove_prefix(std::min(text.size(), first_end() + 1));
       skipped = 1;
     }
     char delimiter = ',';
