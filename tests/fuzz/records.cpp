@@ -32,7 +32,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
       if (!record.turns.empty()) continue;
       if (!ft::text::strict_match(record.answers.back(), record.answers)) __builtin_trap();
       for (const auto rules : {ft::text::Rules::squad, ft::text::Rules::korquad}) {
-        if (!ft::text::exact_match(record.answers.back(), record.answers, rules)) __builtin_trap();
+        const auto& answer = record.answers.back();  // of which something is left: SQuAD's rules pass over others
+        if (!ft::text::normalize_answer(answer, rules).empty() && !ft::text::exact_match(answer, record.answers, rules))
+          __builtin_trap();
         const double f1 = ft::text::f1(record.question, record.answers, rules);
         if (!(f1 >= 0 && f1 <= 1)) __builtin_trap();
       }
