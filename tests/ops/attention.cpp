@@ -154,6 +154,28 @@ TEST_CASE("ops/attention: one token that looks at many, in parts, gives what the
   }
 }
 
+TEST_CASE("ops/attention: tokens that begin at no whole number of packs give what dense ones give") {
+#if FTLIB_WITH_CUDA
+  Context<Cuda> ctx;
+#else
+  Context<Cpu> ctx({.threads = 2});
+#endif
+  Random random(9);
+  const int64_t N = 40, heads[] = {4, 2, 2}, hd = 16;
+  for (int padded = 0; padded < 3; ++padded) {  // q, k or v has a number more behind each token
+    CAPTURE(padded);
+    const auto row = [&](int i) { return heads[i] * hd + (i == padded ? 1 : 0); };
+    const auto in = upload<float>(
+        ctx, {activation(random, {N, row(0)}), activation(random, {N, row(1)}), activation(random, {N, row(2)})});
+    const auto x = [&](int i) {
+      return in.x[static_cast<std::size_t>(i)].strided(0, {N, heads[i], hd}, {row(i), hd, 1});
+    };
+    const auto y = attention(ctx, x(0), x(1), x(2), {{0, N, 0, N}});
+    const auto z = attention(ctx, clone(ctx, x(0)), clone(ctx, x(1)), clone(ctx, x(2)), {{0, N, 0, N}});
+    CHECK(nmse(download(ctx, y), download(ctx, z)) < 1e-12);
+  }
+}
+
 TEST_CASE("ops/attention: memory is linear in the sequence") {
   const auto peak = [](int64_t N) {
     Context<Cpu> ctx({.threads = 2});
