@@ -200,6 +200,32 @@ class ShareOfMachine {
   rusage before_ = use();
 };
 
+/// fit(), which trains `model` and counts its `steps`, with the end of its live line and a word on a busy machine.
+/// Where it fails in the middle (a full disk, numbers that are none any more), what was learned until then is handed to
+/// `write` for the path `kept`, and the Error says so.
+template <class Model, class Fit, class Write>
+ft::RunReport fit_or_keep(Model& model, ft::Progress& progress, const std::int64_t& steps,
+                          const std::filesystem::path& kept, Fit fit, Write write) {
+  const ShareOfMachine share;
+  try {
+    auto report = fit();
+    progress.finish();
+    share.tell(std::cerr, model.context());
+    return report;
+  } catch (const ft::Error& error) {
+    progress.finish();
+    if (steps == 0) throw;
+    std::string where = "is in " + kept.string();
+    try {
+      write_or_save_elsewhere(kept, write);
+    } catch (const ft::Error& other) {
+      where = "cannot be where it was to be: " + other.message();
+    }
+    throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint(),
+                    error.kind());
+  }
+}
+
 /// Says how a run ended. Where it came to its end, leaves loss.svg and training.json (`settings`, and the run's
 /// figures) in `out`, prints the run beside its plan, and returns true.
 inline bool report_run(const std::filesystem::path& out, const ft::Plan& plan, const ft::RunReport& report,

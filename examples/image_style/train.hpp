@@ -120,27 +120,8 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
     ft::write_atomically(out / "samples" / ft::str("step-", step, ".png"), png);
     if (auto* board = trainer.board()) board->image("samples", step, png, sheet.height, sheet.width);
   });
-  const examples::ShareOfMachine share;
-  const auto report = [&] {
-    try {
-      return trainer.fit(train, &valid);
-    } catch (const ft::Error& error) {
-      progress.finish();
-      if (steps == 0) throw;
-      // A full disk, or numbers that are none any more: what was learned until then is kept.
-      const auto kept = out / "unfinished";
-      std::string where = "is in " + kept.string();
-      try {
-        examples::write_or_save_elsewhere(kept, save);
-      } catch (const ft::Error& other) {
-        where = "cannot be where it was to be: " + other.message();
-      }
-      throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint(),
-                      error.kind());
-    }
-  }();
-  progress.finish();
-  share.tell(std::cerr, model.context());
+  const auto report = examples::fit_or_keep(
+      model, progress, steps, out / "unfinished", [&] { return trainer.fit(train, &valid); }, save);
   if (report.finished) examples::write_or_save_elsewhere(result, save);  // first what took longest to come by
   settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.run.seed}});
   return examples::report_run(out, plan, report, std::move(settings));

@@ -259,27 +259,9 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
     if (a.lora.full) lm.save_pretrained(to);
     else lm.save_adapter(to);
   };
-  const examples::ShareOfMachine share;
-  const auto report = [&] {
-    try {
-      return trainer.fit(learned, held_out.size() ? &held_out : nullptr);
-    } catch (const ft::Error& error) {
-      progress.finish();
-      if (steps == 0) throw;
-      // A full disk, or numbers that are none any more: what was learned until then is kept.
-      const auto kept = out / (a.lora.full ? "unfinished-model" : "unfinished-adapter");
-      std::string where = "is in " + kept.string();
-      try {
-        examples::write_or_save_elsewhere(kept, save);
-      } catch (const ft::Error& other) {
-        where = "cannot be where it was to be: " + other.message();
-      }
-      throw ft::Error(ft::str(error.message(), "; what was learned in ", steps, " steps ", where), error.hint(),
-                      error.kind());
-    }
-  }();
-  progress.finish();
-  share.tell(std::cerr, lm.context());
+  const auto report = examples::fit_or_keep(
+      lm, progress, steps, out / (a.lora.full ? "unfinished-model" : "unfinished-adapter"),
+      [&] { return trainer.fit(learned, held_out.size() ? &held_out : nullptr); }, save);
 
   // 4. What it came to: the weights first, which took longest to come by.
   if (report.finished) {

@@ -1,9 +1,11 @@
 """tests/cases/image.py: the cases of pictures and captions through `image_style prepare`, and what it says of them.
 usage: image.py IMAGE_STYLE ROOT"""
-import json, shutil, struct, subprocess, sys, tempfile, zlib
+import json, shutil, struct, sys, tempfile, zlib
 from pathlib import Path
 
-program, root = Path(sys.argv[1]), Path(sys.argv[2])
+from programs import runner, says
+
+run, root = runner(Path(sys.argv[1])), Path(sys.argv[2])
 cases = root / "tests/cases/21-captions"
 scratch = Path(tempfile.mkdtemp(prefix="ftlib-image-"))
 count = 0
@@ -27,19 +29,6 @@ def gif(frames):
     """A GIF file of 2 x 2 pixels."""
     frame = b"\x2c\0\0\0\0\2\0\2\0\0\2\3\x84\x1d\x05\0"  # one code size, one block
     return b"GIF89a\2\0\2\0\x80\0\0\0\0\0\xff\xff\xff" + frame * frames + b";"
-
-
-def run(*arguments, code=0):
-    done = subprocess.run([program, *map(str, arguments)], capture_output=True)
-    said = (done.stdout + done.stderr).decode("utf-8", "replace")
-    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{said}"
-    return said
-
-
-def says(said, *wanted):
-    for text in wanted:
-        assert text in said, f"{text!r} is not in:\n{said}"
-    return said
 
 
 def prepare(*folders_and_options, code=0):

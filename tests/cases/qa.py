@@ -3,7 +3,10 @@ usage: qa.py QA ROOT"""
 import array, json, math, os, random, shutil, struct, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
+from programs import runner, says
+
 qa, root = Path(sys.argv[1]), Path(sys.argv[2])
+run = runner(qa)
 cases = root / "tests/cases"
 scratch = Path(tempfile.mkdtemp(prefix="ftlib-qa-"))
 model = scratch / "model"
@@ -56,19 +59,6 @@ def make_model():
         chat_template="{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + "
                       "'<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}"
                       "{% endif %}")))
-
-
-def run(*arguments, code=0, input=None, **more):
-    done = subprocess.run([qa, *map(str, arguments)], capture_output=True, input=input, **more)
-    said = (done.stdout + done.stderr).decode("utf-8", "replace")
-    assert done.returncode == code, f"{arguments}: exit {done.returncode}\n{said}"
-    return said
-
-
-def says(said, *wanted):
-    for text in wanted:
-        assert text in said, f"{text!r} is not in:\n{said}"
-    return said
 
 
 def train(data, out, *more, code=0):
