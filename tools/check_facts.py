@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Checks the bundled facts (examples/qa/data/facts.en.jsonl, facts.ko.jsonl) for what their README promises.
+"""Checks the questions and answers in examples/qa/data for what the README there promises.
 
-Needs Python 3 alone:  tools/check_facts.py [FOLDER]
+Needs Python 3 alone:  tools/check_facts.py [ROOT OF THE REPOSITORY]
 Prints what is wrong, one line each, and ends with status 1 if anything is.
 """
 import json
@@ -10,11 +10,12 @@ import re
 import sys
 from collections import Counter, defaultdict
 
-FOLDER = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent / "examples/qa/data")
+ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent)
 SPLITS = ["train"] * 5 + ["valid"] + ["test"] * 2  # of a trained fact's eight questions, in their order
+UNANSWERED = {"train": 200, "valid": 40}
 REQUIRED = ["지구에서 가장 높은 산은 무엇인가요?", "태양계에서 가장 큰 행성은 무엇인가요?"]
 
-faults = []
+faults, seen = [], {}  # seen: each question of all files, and where
 
 
 def check(good, *words):
@@ -27,7 +28,7 @@ def plain(text):
 
 
 def answers_of(record):
-    return record.get("answers") or [record["answer"]]
+    return record["answers"] if "answers" in record else [record.get("answer", "")]
 
 
 def contains(question, answer, lang):
@@ -36,29 +37,46 @@ def contains(question, answer, lang):
     return re.search(r"(?<!\w)" + re.escape(answer.lower()) + r"(?!\w)", question.lower()) is not None
 
 
-def check_language(lang):
-    facts, seen = defaultdict(list), {}
-    for number, line in enumerate((FOLDER / f"facts.{lang}.jsonl").read_text(encoding="utf-8").splitlines(), 1):
+def read(name, lang):
+    """The records of NAME.LANG.jsonl, held to what is the same for every set."""
+    records = []
+    for number, line in enumerate((ROOT / f"{name}.{lang}.jsonl").read_text(encoding="utf-8").splitlines(), 1):
         record = json.loads(line)
-        where = f"facts.{lang}.jsonl:{number}: {record['id']}:"
+        where = f"{name}.{lang}.jsonl:{number}: {record['id']}:"
         question, answers = record["question"], answers_of(record)
-        facts[record["id"].rpartition("/")[0]].append(record)
+        records.append(record)
         check(record["lang"] == lang, where, "language is", record["lang"])
         check(bool(re.search("[가-힣]", question)) == (lang == "ko"), where, "not in its language:", question)
         check(all(answer == answer.strip() != "" for answer in answers) and len(set(answers)) == len(answers), where, "answers", answers)
         check(plain(question) not in seen, where, "asked before, by", seen.get(plain(question)))
-        seen[plain(question)] = record["id"]
+        seen[plain(question)] = where
         for answer in answers:
             check(not contains(question, answer, lang), where, "the question holds the answer", answer)
+    return records
 
-    check(list(facts) == sorted(facts), f"facts.{lang}.jsonl: not sorted by fact")
-    trained = {fact: records for fact, records in facts.items() if records[0]["split"] != "untrained"}
-    untrained = {fact: records for fact, records in facts.items() if fact not in trained}
-    check(len(trained) >= 200, f"facts.{lang}.jsonl: {len(trained)} trained facts, not 200")
-    check(len(untrained) == 40, f"facts.{lang}.jsonl: {len(untrained)} untrained facts, not 40")
+
+def by_fact(records):
+    facts = defaultdict(list)
+    for record in records:
+        facts[record["id"].rpartition("/")[0]].append(record)
     for fact, records in facts.items():
         check([r["id"] for r in records] == [f"{fact}/{i}" for i in range(len(records))], fact, "is numbered wrongly")
         check(len({tuple(answers_of(r)) for r in records}) == 1, fact, "has other answers in some records")
+    return facts
+
+
+def same(name, english, korean):
+    check(english == korean, f"{name}: not the same in both languages:", set(english.items()) ^ set(korean.items()))
+
+
+def check_facts(name, lang):
+    facts = by_fact(read(name, lang))
+    check(list(facts) == sorted(facts), f"{name}.{lang}.jsonl: not sorted by fact")
+    trained = {fact: records for fact, records in facts.items() if records[0]["split"] != "untrained"}
+    untrained = {fact: records for fact, records in facts.items() if fact not in trained}
+    check(len(trained) >= 200, f"{name}.{lang}.jsonl: {len(trained)} trained facts, not 200")
+    check(len(untrained) == 40, f"{name}.{lang}.jsonl: {len(untrained)} untrained facts, not 40")
+    for fact, records in facts.items():
         splits = [r["split"] for r in records]
         check(splits == (SPLITS if fact in trained else ["untrained"] * 2), fact, "has the splits", splits)
 
@@ -66,14 +84,27 @@ def check_language(lang):
     for fact, records in untrained.items():
         for answer in answers_of(records[0]):
             check(plain(answer) not in known, fact, "is not trained, but its answer is, by", known.get(plain(answer)))
-    return {fact: records[0]["split"] == "untrained" for fact, records in facts.items()}, set(seen)
+    return {fact: records[0]["split"] == "untrained" for fact, records in facts.items()}
 
 
-english, _ = check_language("en")
-korean, korean_questions = check_language("ko")
-check(english == korean, "not the same facts in both languages:", set(english.items()) ^ set(korean.items()))
+def check_unanswered(name, lang):
+    records = read(name, lang)
+    ids, splits = [r["id"] for r in records], Counter(r["split"] for r in records)
+    check(ids == sorted(set(ids)) and all(i.startswith("unanswered/") for i in ids), f"{name}.{lang}.jsonl: ids not sorted, or twice")
+    check(splits == UNANSWERED, f"{name}.{lang}.jsonl: has the splits", dict(splits))
+    for record in records:
+        check(record.get("answers") == [], record["id"], "has answers, or does not say that it has none")
+    return {r["id"]: r["split"] for r in records}
+
+
+SETS = {"examples/qa/data/facts": check_facts, "examples/qa/data/unanswered": check_unanswered}
+counts = []
+for name, check_set in SETS.items():
+    english, korean = check_set(name, "en"), check_set(name, "ko")
+    same(name, english, korean)
+    counts.append(f"{name}: {len(english)}")
 for required in REQUIRED:
-    check(plain(required) in korean_questions, "missing:", required)
+    check(plain(required) in seen, "missing:", required)
 
-print("\n".join(faults) if faults else f"{Counter(english.values())[False]} trained and {Counter(english.values())[True]} untrained facts, as promised")
+print("\n".join(faults or [*counts, "as promised"]))
 sys.exit(1 if faults else 0)
