@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the questions and answers in examples/qa/data for what the README there promises.
+"""Checks the questions and answers in examples/qa/data and tests/data/own_facts for what the README there promises.
 
 Needs Python 3 alone:  tools/check_facts.py [ROOT OF THE REPOSITORY]
 Prints what is wrong, one line each, and ends with status 1 if anything is.
@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent)
 SPLITS = ["train"] * 5 + ["valid"] + ["test"] * 2  # of a trained fact's eight questions, in their order
 UNANSWERED = {"train": 200, "valid": 40}
+OWN_SPLITS = ["train"] * 4 + ["test"] * 2
 REQUIRED = ["지구에서 가장 높은 산은 무엇인가요?", "태양계에서 가장 큰 행성은 무엇인가요?"]
 
 faults, seen = [], {}  # seen: each question of all files, and where
@@ -97,11 +98,30 @@ def check_unanswered(name, lang):
     return {r["id"]: r["split"] for r in records}
 
 
-SETS = {"examples/qa/data/facts": check_facts, "examples/qa/data/unanswered": check_unanswered}
-counts = []
+def check_own_facts(name, lang):
+    facts, known = by_fact(read(name, lang)), {}
+    check(len(facts) == 50, f"{name}.{lang}.jsonl: {len(facts)} facts, not 50")
+    for fact, records in facts.items():
+        check([r["split"] for r in records] == OWN_SPLITS, fact, "has the splits", [r["split"] for r in records])
+        for answer in answers_of(records[0]):
+            check(1 <= len(answer.split()) <= 5, fact, "has an answer that is too long:", answer)
+            check(known.setdefault(plain(answer), fact) == fact, fact, "has an answer of", known[plain(answer)])
+    return dict.fromkeys(facts, "own")
+
+
+SETS = {
+    "examples/qa/data/facts": check_facts,
+    "examples/qa/data/unanswered": check_unanswered,
+    "tests/data/own_facts/dev": check_own_facts,
+    "tests/data/own_facts/kept": check_own_facts,
+}
+counts, sets = [], {}
 for name, check_set in SETS.items():
     english, korean = check_set(name, "en"), check_set(name, "ko")
     same(name, english, korean)
+    for other, ids in sets.items():
+        check(not ids & set(english), name, "and", other, "share", ids & set(english))
+    sets[name] = set(english)
     counts.append(f"{name}: {len(english)}")
 for required in REQUIRED:
     check(plain(required) in seen, "missing:", required)
