@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Checks the questions and answers in examples/qa/data and tests/data/own_facts for what the README there promises.
+"""Checks the questions and answers in examples/qa/data and tests/data for what the READMEs there promise.
 
 Needs Python 3 alone:  tools/check_facts.py [ROOT OF THE REPOSITORY]
 Prints what is wrong, one line each, and ends with status 1 if anything is.
@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else pathlib.Path(__file__).parent.parent)
 SPLITS = ["train"] * 5 + ["valid"] + ["test"] * 2  # of a trained fact's eight questions, in their order
 UNANSWERED = {"train": 200, "valid": 40}
-OWN_SPLITS = ["train"] * 4 + ["test"] * 2
+OWN_SPLITS, LONG_SPLITS = ["train"] * 4 + ["test"] * 2, ["train"] * 3 + ["test"]
 REQUIRED = ["지구에서 가장 높은 산은 무엇인가요?", "태양계에서 가장 큰 행성은 무엇인가요?"]
 
 faults, seen = [], {}  # seen: each question of all files, and where
@@ -66,10 +66,6 @@ def by_fact(records):
     return facts
 
 
-def same(name, english, korean):
-    check(english == korean, f"{name}: not the same in both languages:", set(english.items()) ^ set(korean.items()))
-
-
 def check_facts(name, lang):
     facts = by_fact(read(name, lang))
     check(list(facts) == sorted(facts), f"{name}.{lang}.jsonl: not sorted by fact")
@@ -98,31 +94,41 @@ def check_unanswered(name, lang):
     return {r["id"]: r["split"] for r in records}
 
 
-def check_own_facts(name, lang):
+def check_own(name, lang, splits, fits):
+    """Fifty facts, of which no two share an answer, each answer as `fits` wants it."""
     facts, known = by_fact(read(name, lang)), {}
     check(len(facts) == 50, f"{name}.{lang}.jsonl: {len(facts)} facts, not 50")
     for fact, records in facts.items():
-        check([r["split"] for r in records] == OWN_SPLITS, fact, "has the splits", [r["split"] for r in records])
+        check([r["split"] for r in records] == splits, fact, "has the splits", [r["split"] for r in records])
         for answer in answers_of(records[0]):
-            check(1 <= len(answer.split()) <= 5, fact, "has an answer that is too long:", answer)
+            check(fits(answer), fact, "has too short or too long an answer:", answer)
             check(known.setdefault(plain(answer), fact) == fact, fact, "has an answer of", known[plain(answer)])
     return dict.fromkeys(facts, "own")
 
 
-SETS = {
-    "examples/qa/data/facts": check_facts,
-    "examples/qa/data/unanswered": check_unanswered,
-    "tests/data/own_facts/dev": check_own_facts,
-    "tests/data/own_facts/kept": check_own_facts,
-}
+def check_own_facts(name, lang):
+    return check_own(name, lang, OWN_SPLITS, lambda answer: 1 <= len(answer.split()) <= 5)
+
+
+def check_long_answers(name, lang):
+    return check_own(name, lang, LONG_SPLITS, lambda answer: answer.count("\n") == 2 and 20 <= len(answer.split()) <= 50)
+
+
+SETS = [
+    ("examples/qa/data/facts", ["en", "ko"], check_facts),
+    ("examples/qa/data/unanswered", ["en", "ko"], check_unanswered),
+    ("tests/data/own_facts/dev", ["en", "ko"], check_own_facts),
+    ("tests/data/own_facts/kept", ["en", "ko"], check_own_facts),
+    ("tests/data/long_answers", ["en"], check_long_answers),
+]
 counts, sets = [], {}
-for name, check_set in SETS.items():
-    english, korean = check_set(name, "en"), check_set(name, "ko")
-    same(name, english, korean)
+for name, languages, check_set in SETS:
+    found = [check_set(name, lang) for lang in languages]
+    check(found[0] == found[-1], f"{name}: not the same in both languages:", set(found[0].items()) ^ set(found[-1].items()))
     for other, ids in sets.items():
-        check(not ids & set(english), name, "and", other, "share", ids & set(english))
-    sets[name] = set(english)
-    counts.append(f"{name}: {len(english)}")
+        check(not ids & set(found[0]), name, "and", other, "share", ids & set(found[0]))
+    sets[name] = set(found[0])
+    counts.append(f"{name}: {len(found[0])} in {' and '.join(languages)}")
 for required in REQUIRED:
     check(plain(required) in seen, "missing:", required)
 
