@@ -2,15 +2,15 @@
 """Write tests/data/tokenizer/: strings, small tokenizers, and the ids that the reference tokenizers give.
 
     tools/make_tokenizer_fixtures.py --models FOLDER     needs tokenizers, sentencepiece, gguf, llama-cpp-python
-    tools/make_tokenizer_fixtures.py --only qwen2 [--models FOLDER]   the cases of one family, on the strings as they are;
-                     needs tokenizers, and gguf for FOLDER/qwen2-vocabulary.gguf (tools/fetch_vocabulary.py)
+    tools/make_tokenizer_fixtures.py --only CASE... [--models FOLDER]   these cases, on the strings and small tokenizers as
+                     they are; Qwen2 is of FOLDER/qwen2-vocabulary.gguf (tools/fetch_vocabulary.py) and needs gguf
 
 FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf and gemma-3-270m-Q4_K_M.gguf. References: Hugging Face's tokenizers for
 tokenizer.json and for SmolLM2 (from the GGUF's tokens and merges), SentencePiece for scored vocabularies and for Gemma
 (a SentencePiece model from the GGUF's tokens, scores and types). llama.cpp's ids are compared with both and reported.
 
 Strings that are not valid UTF-8 are {"hex": ...}; the references read them as bytes.decode("utf-8", "replace").
-Ids are written as two or three base-64 digits each, most significant first.
+Ids are written as two or three base-64 digits each, most significant first, or of each string a digest.
 """
 import argparse
 import json
@@ -28,6 +28,15 @@ LLAMA3 = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+QWEN35 = QWEN2.replace(r"?\p{L}+", r"?[\p{L}\p{M}]+").replace(r"[^\s\p{L}\p{N}]", r"[^\s\p{L}\p{M}\p{N}]")
+CL100K = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+TEKKEN = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GPT4O = TEKKEN.replace(r"\p{M}]+|", r"\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|").replace(
+    r"\p{M}]*|", r"\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|").replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 LANGUAGES = {
     "english": ["What is the highest mountain on Earth?", "Water boils at 100 degrees Celsius at sea level.",
                 "I can't believe they've finished; we'll see if she's right, won't we?",
@@ -229,7 +238,20 @@ def small_tokenizers(texts):
     return out
 
 
+def words(regex, behavior="Isolated"):
+    """A merge patch: another pattern."""
+    return {"pre_tokenizer": {"pretokenizers": [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": behavior, "invert": behavior == "Removed"},
+        {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}}
+
+
+DIGESTS = {"qwen35", "cl100k", "gpt4o", "gpt4o, merges", "tekken"}
 VARIANTS = [  # name, file, merge patch (RFC 7386) of the file, special tokens as text
+    ("qwen35", "qwen2", words(QWEN35), False),
+    ("cl100k", "llama3", words(CL100K), False),
+    ("gpt4o", "llama3", words(GPT4O), False),
+    ("gpt4o, merges", "llama3", words(GPT4O, "Removed") | {"model": {"ignore_merges": False}}, False),
+    ("tekken", "llama3", words(TEKKEN), False),
     ("gpt2", "gpt2", {}, False),
     ("gpt2, as text", "gpt2", {}, True),
     ("gpt2, prefix space", "gpt2", {"pre_tokenizer": {"add_prefix_space": True}}, False),
@@ -341,19 +363,31 @@ def read_strings():
     return [bytes.fromhex(s["hex"]) if isinstance(s, dict) else s.encode() for s in json.loads((OUT / "strings.json").read_text())]
 
 
-def case(name, ids, width, **more):
+def digest(ids):
+    """FNV-1a of the ids' four bytes each, as six base-64 digits."""
+    value = 0x811C9DC5
+    for byte in b"".join(i.to_bytes(4, "little") for i in ids):
+        value = (value ^ byte) * 0x01000193 & 0xFFFFFFFF
+    return pack([value], 6)
+
+
+def case(name, ids, width=0, **more):
+    """Ids of `width` digits; 0: a digest for each string, which is a tenth as long."""
     print(f"{name}: {sum(map(len, ids))} ids")
+    if not width:
+        return {"name": name, **more, "digests": "".join(map(digest, ids))}
     return {"name": name, **more, "width": width, "ids": [pack(i, width) for i in ids]}
 
 
 def variants(files, texts, only=None):
     for name, file, patch, as_text in VARIANTS:
-        if only not in (None, file):
+        if only is not None and name not in only:
             continue
         tokenizer = Tokenizer.from_str(json.dumps(merge_patch(files[file], patch)))
         tokenizer.encode_special_tokens = as_text
         ids = [tokenizer.encode(t, add_special_tokens=False).ids for t in texts]
-        yield case(name, ids, 2, file=f"{file}.json", patch=patch, as_text=as_text, decoded=decoded(tokenizer, texts, ids))
+        yield case(name, ids, 0 if name in DIGESTS else 2, file=f"{file}.json", patch=patch, as_text=as_text,
+                   decoded=decoded(tokenizer, texts, ids))
 
 
 def write_cases(cases):
@@ -375,26 +409,24 @@ def qwen2_real(fields):
     return made
 
 
-def make_only(name, folder):
+def make_only(names, folder):
+    """The named cases anew, on the strings and small tokenizers as they are."""
     texts = [data.decode("utf-8", "replace") for data in read_strings()]
-    made = {"qwen2": qwen2}[name](texts, sorted(pre_tokenizers.ByteLevel.alphabet()))
-    files = {name: json.loads(made.to_str())}
-    write(f"{name}.json", files[name])
-    cases = [c for c in json.loads((OUT / "expected.json").read_text()) if c.get("file") != f"{name}.json"]
-    cases += variants(files, texts, name)
-    if folder:
+    files = {path.stem: json.loads(path.read_text()) for path in OUT.glob("*.json")}
+    made = list(variants(files, texts, names))
+    if "Qwen2" in names:
         path = folder / "qwen2-vocabulary.gguf"
-        made = qwen2_real(gguf_fields(path))
-        ids = [made.encode(t, add_special_tokens=False).ids for t in texts]
-        cases = [c for c in cases if c.get("gguf") != path.name]
-        cases.append(case("Qwen2", ids, 3, gguf=path.name, decoded=decoded(made, texts, ids)))
-    write_cases(cases)
+        real = qwen2_real(gguf_fields(path))
+        ids = [real.encode(t, add_special_tokens=False).ids for t in texts]
+        made.append(case("Qwen2", ids, 3, gguf=path.name, decoded=decoded(real, texts, ids)))
+    cases = {c["name"]: c for c in files["expected"]} | {c["name"]: c for c in made}
+    write_cases(list(cases.values()))
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", type=pathlib.Path)
-    parser.add_argument("--only", choices=["qwen2"])
+    parser.add_argument("--only", nargs="+", metavar="CASE")
     args = parser.parse_args()
     if args.only:
         return make_only(args.only, args.models)

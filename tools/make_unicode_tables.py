@@ -4,7 +4,8 @@
     tools/make_unicode_tables.py [/usr/share/unicode]
 
 Classes are what the pre-tokenizers' patterns ask for: \\p{L}, \\p{N}, \\s and \\w (UTS #18: Alphabetic, Mark,
-Decimal_Number, Connector_Punctuation, Join_Control). NFC asks for canonical decompositions and combining classes.
+Decimal_Number, Connector_Punctuation, Join_Control); letters by case, and \\p{M}. NFC asks for canonical decompositions
+and combining classes.
 """
 import pathlib
 import subprocess
@@ -13,6 +14,7 @@ import sys
 source = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else "/usr/share/unicode")
 target = pathlib.Path(__file__).resolve().parent.parent / "include/ftlib/text/unicode_tables.hpp"
 LETTER, NUMBER, SPACE, WORD = 1, 2, 4, 8
+CASES = {"Lu": 16, "Lt": 16, "Ll": 32, "Lm": 128, "Lo": 128, "Mn": 64, "Mc": 64, "Me": 64}
 
 
 def properties(path):
@@ -42,7 +44,7 @@ for line in (source / "UnicodeData.txt").read_text(encoding="utf-8").splitlines(
         parts = [int(part, 16) for part in fields[5].split()]
         decompositions.append((code, parts[0], parts[1] if len(parts) > 1 else 0))
     mask = (LETTER if category[0] == "L" else 0) | (NUMBER if category[0] == "N" else 0)
-    mask |= WORD if category[0] == "M" or category in ("Nd", "Pc") else 0
+    mask |= CASES.get(category, 0) | (WORD if category[0] == "M" or category in ("Nd", "Pc") else 0)
     for c in range(code if first is None else first, code + 1):
         classes[c] |= mask
     first = None
@@ -82,7 +84,8 @@ target.write_text(
 namespace ft::inline FTLIB_ABI {{
 namespace detail {{
 
-/// Code points first..last are in these classes: 1 letter (L), 2 number (N), 4 white space, 8 word.
+/// Code points first..last are in these classes: 1 letter (L), 2 number (N), 4 white space, 8 word, 16 upper or title
+/// case (Lu, Lt), 32 lower case (Ll), 64 mark (M), 128 letter without case (Lm, Lo).
 struct ClassRange {{
   char32_t first, last;
   std::uint8_t classes;

@@ -6,7 +6,8 @@ namespace ft::inline FTLIB_ABI {
 
 /// How text is cut into words, over which no token reaches.
 struct PreTokenizer {
-  enum class Pattern { none, gpt2, llama3, qwen2 };  ///< split_patterns has their text; none: not at all
+  /// split_patterns has their text; none: all is one word.
+  enum class Pattern { none, gpt2, llama3, qwen2, qwen35, gpt4o, tekken };
   enum class Digits {
     in_pattern,  ///< as the pattern says
     each,        ///< each numeric character (class N) is a word, cut out before the pattern is looked for (SmolLM2)

@@ -28,11 +28,14 @@ class Words {
   }
 
   const char* gpt2() const;
-  const char* llama3() const { return llama3_like(3); }
-  const char* qwen2() const { return llama3_like(1); }
+  const char* llama3() const { return llama3_like(3, letter); }
+  const char* qwen2() const { return llama3_like(1, letter); }
+  const char* qwen35() const { return llama3_like(1, letter | mark); }
+  const char* gpt4o() const;
+  const char* tekken() const;
 
  private:
-  static constexpr std::uint8_t letter = letter_class, number = number_class, space = space_class;
+  static constexpr std::uint8_t letter = letter_class, number = number_class, space = space_class, mark = mark_class;
   static constexpr std::uint8_t classified = letter | number | space;
 
   struct Class {
@@ -45,16 +48,16 @@ class Words {
     return {classes_(c.code), c.length};
   }
   bool is(const char* p, std::uint8_t wanted) const { return p < end_ && (class_at(p).classes & wanted); }
-  bool is_other(const char* p) const { return p < end_ && !(class_at(p).classes & classified); }
-  /// The end of the run from p of characters with (classes & mask) != 0, or == 0 for `others`.
+  /// The end of the run from p of characters of some of the `wanted` classes, or of none for `others`.
   const char* run(const char* p, std::uint8_t wanted) const {
     for (Class c; p < end_ && ((c = class_at(p)).classes & wanted);) p += c.length;
     return p;
   }
-  const char* others(const char* p) const {
-    for (Class c; p < end_ && !((c = class_at(p)).classes & classified);) p += c.length;
+  const char* others(const char* p, std::uint8_t unwanted) const {
+    for (Class c; p < end_ && !((c = class_at(p)).classes & unwanted);) p += c.length;
     return p;
   }
+  static bool is_break(char c) { return c == '\r' || c == '\n'; }
 
   /// `\s+(?!\S)|\s+`: leaves the last space to the word after it. `stop` is the end of the text the pattern sees.
   const char* spaces(bool number_ends_text) const {
@@ -65,34 +68,66 @@ class Words {
     return last == at_ ? stop : last;
   }
 
-  /// Llama 3's pattern, with at most so many digits in a word.
-  const char* llama3_like(int digits) const {
-    const char* p = at_;
-    if (*p == '\'' && end_ - p >= 2) {
-      const auto lower = [&](const char* q) { return end_ - q > 0 ? static_cast<char>(*q | 0x20) : '\0'; };
-      const char a = lower(p + 1), b = lower(p + 2);
-      if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 2;
-      if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 3;
-      if (end_ - p >= 3 && p[1] == '\xC5' && p[2] == '\xBF') return p + 3;  // U+017F, long s: (?i:s) matches it
-    }
-    const Class c = class_at(p);
-    const char* after = p + c.length;
-    if (c.classes & letter) return run(after, letter);
+  /// `(?i:'s|'t|'re|'ve|'m|'ll|'d)?`: its end, or p.
+  const char* contraction(const char* p) const {
+    if (end_ - p < 2 || *p != '\'') return p;
+    const auto lower = [&](const char* q) { return end_ - q > 0 ? static_cast<char>(*q | 0x20) : '\0'; };
+    const char a = lower(p + 1), b = lower(p + 2);
+    if (a == 's' || a == 't' || a == 'm' || a == 'd') return p + 2;
+    if ((a == 'r' && b == 'e') || (a == 'v' && b == 'e') || (a == 'l' && b == 'l')) return p + 3;
+    const bool long_s = end_ - p >= 3 && p[1] == '\xC5' && p[2] == '\xBF';  // U+017F, which (?i:s) matches
+    return long_s ? p + 3 : p;
+  }
+
+  /// `\p{N}{1,digits}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+` at the start, of class c; `taken` are the
+  /// classes that the second leaves out, and it takes no '/' where `slash` is not set.
+  const char* rest(Class c, int digits, std::uint8_t taken, bool slash) const {
+    const char *p = at_, *after = p + c.length;
     if (c.classes & number) {
       for (int n = 1; n < digits && is(after, number); ++n) after += class_at(after).length;
       return after;
     }
-    if (*p != '\r' && *p != '\n' && is(after, letter)) return run(after, letter);
-    const bool leading_space = *p == ' ' && is_other(after);
-    if (leading_space || !(c.classes & space)) {
-      after = others(leading_space ? after : p);
-      while (after < end_ && (*after == '\r' || *after == '\n')) ++after;
+    const bool leading_space = *p == ' ' && after < end_ && !(class_at(after).classes & taken);
+    if (leading_space || !(c.classes & taken)) {
+      after = others(leading_space ? after : p, taken);
+      while (after < end_ && (is_break(*after) || (slash && *after == '/'))) ++after;
       return after;
     }
     const char* stop = run(p, space);
     for (const char* q = stop; q != p; --q)
-      if (q[-1] == '\r' || q[-1] == '\n') return q;
+      if (is_break(q[-1])) return q;
     return spaces(false);
+  }
+
+  /// Llama 3's pattern, with at most so many digits in a word, and words of these classes.
+  const char* llama3_like(int digits, std::uint8_t words) const {
+    if (const char* stop = contraction(at_); stop != at_) return stop;
+    const Class c = class_at(at_);
+    const char* after = at_ + c.length;
+    if (c.classes & words) return run(after, words);
+    if (!(c.classes & number) && !is_break(*at_) && is(after, words)) return run(after, words);
+    return rest(c, digits, words | classified, false);
+  }
+
+  /// `[U]*[L]+` from p, where U are letters but those of lower case, L letters but those of upper case, both with
+  /// marks; null where nothing matches.
+  const char* ends_low(const char* p) const {
+    const char* low = nullptr;  // the end of the last character of both
+    for (Class c; p < end_ && ((c = class_at(p)).classes & (letter | mark));) {
+      if (c.classes & lower_class) return run(p, lower_class | caseless_class | mark);
+      p += c.length;
+      if (!(c.classes & upper_class)) low = p;
+    }
+    return low;
+  }
+  /// `[^\r\n\p{L}\p{N}]?[U]*[L]+|[^\r\n\p{L}\p{N}]?[U]+[L]*`; null where nothing matches.
+  const char* cased_word(Class c) const {
+    if (c.classes & number || is_break(*at_)) return nullptr;
+    const char* from = c.classes & letter ? at_ : at_ + c.length;
+    if (const char* stop = ends_low(from)) return stop;
+    if (c.classes & mark) return ends_low(at_);
+    const char* stop = run(from, upper_class);
+    return stop == from ? nullptr : stop;
   }
 
   PreTokenizer how_;
@@ -115,10 +150,23 @@ inline const char* Words::gpt2() const {
   if (c.classes & letter) return run(p + c.length, letter);
   if (c.classes & number) return how_.digits == PreTokenizer::Digits::each ? p + c.length : run(p + c.length, number);
   if (c.classes & space) return spaces(cut_digits);
-  return others(p + c.length);
+  return others(p + c.length, classified);
 }
 
-/// A pattern as tokenizer.json writes it, and the function that is it.
+inline const char* Words::gpt4o() const {
+  const Class c = class_at(at_);
+  const char* stop = cased_word(c);
+  return stop ? contraction(stop) : rest(c, 3, classified, true);
+}
+
+inline const char* Words::tekken() const {
+  const Class c = class_at(at_);
+  const char* stop = cased_word(c);
+  return stop ? stop : rest(c, 1, classified, true);
+}
+
+/// A pattern as tokenizer.json writes it, and the function that is it; where there are several of a pattern, which
+/// match the same, the first is what is written.
 struct SplitPattern {
   PreTokenizer::Pattern pattern;
   std::string_view regex;
@@ -130,9 +178,21 @@ inline constexpr SplitPattern split_patterns[] = {
     {PreTokenizer::Pattern::llama3,
      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
      &Words::llama3},
+    {PreTokenizer::Pattern::llama3,  // cl100k, as Granite 4.1 has it
+     R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)",
+     &Words::llama3},
     {PreTokenizer::Pattern::qwen2,
      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
-     &Words::qwen2}};
+     &Words::qwen2},
+    {PreTokenizer::Pattern::qwen35,
+     R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     &Words::qwen35},
+    {PreTokenizer::Pattern::gpt4o,
+     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     &Words::gpt4o},
+    {PreTokenizer::Pattern::tekken,
+     R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
+     &Words::tekken}};
 
 /// Null for Pattern::none.
 constexpr const SplitPattern* split_pattern(PreTokenizer::Pattern pattern) {
@@ -156,12 +216,18 @@ struct GgufPreTokenizer {
 };
 inline constexpr PreTokenizer gpt2_words{.pattern = PreTokenizer::Pattern::gpt2},
     smollm_words{.pattern = PreTokenizer::Pattern::gpt2, .digits = PreTokenizer::Digits::each},
-    llama3_words{.pattern = PreTokenizer::Pattern::llama3}, qwen2_words{.pattern = PreTokenizer::Pattern::qwen2};
+    llama3_words{.pattern = PreTokenizer::Pattern::llama3}, qwen2_words{.pattern = PreTokenizer::Pattern::qwen2},
+    qwen35_words{.pattern = PreTokenizer::Pattern::qwen35}, gpt4o_words{.pattern = PreTokenizer::Pattern::gpt4o},
+    tekken_words{.pattern = PreTokenizer::Pattern::tekken};
 inline constexpr GgufPreTokenizer gguf_pre_tokenizers[] = {{"gpt-2", gpt2_words},
                                                            {"gpt2", gpt2_words},
                                                            {"exaone4", gpt2_words},
                                                            {"smollm", smollm_words},
                                                            {"exaone", smollm_words},
+                                                           {"refact", smollm_words},
+                                                           {"starcoder", smollm_words},
+                                                           {"command-r", smollm_words},
+                                                           {"codeshell", smollm_words},
                                                            {"llama-bpe", llama3_words, true},
                                                            {"llama3", llama3_words, true},
                                                            {"llama-v3", llama3_words, true},
@@ -171,6 +237,11 @@ inline constexpr GgufPreTokenizer gguf_pre_tokenizers[] = {{"gpt-2", gpt2_words}
                                                            {"smaug-bpe", llama3_words},
                                                            {"dbrx", llama3_words},
                                                            {"qwen2", qwen2_words, false, true},
-                                                           {"deepseek-r1-qwen", qwen2_words, false, true}};
+                                                           {"deepseek-r1-qwen", qwen2_words, false, true},
+                                                           {"qwen35", qwen35_words, false, true},
+                                                           {"gpt-4o", gpt4o_words},
+                                                           {"llama4", gpt4o_words},
+                                                           {"kanana2", gpt4o_words},
+                                                           {"tekken", tekken_words, true}};
 
 }  // namespace ft::inline FTLIB_ABI

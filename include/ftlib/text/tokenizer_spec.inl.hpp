@@ -72,8 +72,8 @@ class TokenizerJson {
   Error unsupported(std::string_view what, std::string_view quote) const {
     return Error(
         str(spec_.name, ": ", what, quote.empty() ? "" : " ", quote, " is not known to this library"),
-        "byte-level BPE with the pre-tokenizers of GPT-2, SmolLM2, Llama 3 and Qwen2 and SentencePiece-style BPE "
-        "(Llama 2, Gemma) are read.");
+        "byte-level BPE with the pre-tokenizers of GPT-2, SmolLM2, Llama 3, Qwen2, Qwen3.5, GPT-4o and Tekken, and "
+        "SentencePiece-style BPE (Llama 2, Gemma) are read.");
   }
   /// The steps of a Sequence, or the one step, or none for null.
   std::vector<const Json*> steps(const Json& json, std::string_view list) const {
@@ -107,8 +107,9 @@ class TokenizerJson {
       } else if (kind == "Digits" && i == 0) {
         pre.digits = value_or<bool>(step, "individual_digits", false, spec_.name) ? Digits::each : Digits::runs;
       } else if (kind == "Split" && pre.pattern == Pattern::none && split.contains("Regex") &&
-                 value_or<std::string>(step, "behavior", "", spec_.name) == "Isolated" &&
-                 !value_or<bool>(step, "invert", false, spec_.name)) {
+                 // What is no match is kept as a word, or what is none is dropped: all of a text is in some match.
+                 value_or<std::string>(step, "behavior", "", spec_.name) ==
+                     (value_or<bool>(step, "invert", false, spec_.name) ? "Removed" : "Isolated")) {
         const auto regex = at<std::string>(split, "Regex", spec_.name);
         for (const SplitPattern& known : split_patterns)
           if (regex == known.regex && (known.pattern == Pattern::gpt2 || pre.digits == Digits::in_pattern))

@@ -100,8 +100,10 @@ inline void append_utf8(std::string& out, char32_t code) {
   }
 }
 
-/// Classes of characters, for masks: `\p{L}`, `\p{N}`, `\s` (White_Space) and `\w` of the patterns.
-inline constexpr std::uint8_t letter_class = 1, number_class = 2, space_class = 4, word_class = 8;
+/// Classes of characters, for masks: `\p{L}`, `\p{N}`, `\s` (White_Space) and `\w` of the patterns; letters of upper or
+/// title case and of lower case, `\p{M}`, and letters without case (`\p{Lm}`, `\p{Lo}`).
+inline constexpr std::uint8_t letter_class = 1, number_class = 2, space_class = 4, word_class = 8, upper_class = 16,
+                              lower_class = 32, mark_class = 64, caseless_class = 128;
 
 namespace detail {
 using ClassTable = std::array<std::uint8_t, 0x20000>;
