@@ -9,6 +9,8 @@
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
 
+#include "../model_fixtures.hpp"
+
 #include <cmath>
 #include <optional>
 
@@ -22,7 +24,7 @@ using D = Cuda;
 using D = Cpu;
 #endif
 
-const std::filesystem::path data_folder = std::filesystem::path(FTLIB_TEST_DATA) / "models";
+using ft::test::model_data;
 
 /// A model with what the reference made of it.
 struct Case {
@@ -34,13 +36,13 @@ struct Case {
   SafetensorsFile arrays;
 
   explicit Case(const std::string& name)
-      : expected(read_json(name.ends_with(".gguf") ? data_folder / (name.substr(0, name.size() - 5) + ".expected.json")
-                                                   : data_folder / name / "expected.json")),
+      : expected(read_json(name.ends_with(".gguf") ? model_data / (name.substr(0, name.size() - 5) + ".expected.json")
+                                                   : model_data / name / "expected.json")),
         arrays(SafetensorsFile::open(name.ends_with(".gguf")
-                                         ? data_folder / (name.substr(0, name.size() - 5) + ".expected.safetensors")
-                                         : data_folder / name / "expected.safetensors")) {
+                                         ? model_data / (name.substr(0, name.size() - 5) + ".expected.safetensors")
+                                         : model_data / name / "expected.safetensors")) {
     ctx.poison(true);
-    model = make_language_model<float>(ctx, Checkpoint::open(data_folder / name));
+    model = make_language_model<float>(ctx, Checkpoint::open(model_data / name));
     model->visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
     adapters.emplace(parameters);
   }
@@ -83,8 +85,9 @@ struct Case {
 }  // namespace
 
 TEST_CASE("models: logits, hidden states and losses are transformers'") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny",
-                                 "llama_q4_1.gguf", "qwen2_q4_1.gguf", "qwen3_q4_1.gguf", "gemma3_q4_k.gguf"}) {
+  auto names = ft::test::model_folders();
+  for (const std::string& name : ft::test::model_ggufs()) names.push_back(name);
+  for (const std::string& name : names) {
     CAPTURE(name);
     Case c(name);
     const auto& sequences = c.expected["sequences"];
@@ -110,7 +113,7 @@ TEST_CASE("models: logits, hidden states and losses are transformers'") {
 }
 
 TEST_CASE("models: gradients of every parameter are transformers', recomputed or not") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"})
+  for (const std::string& name : ft::test::model_folders())
     for (const bool recomputed : {false, true}) {
       CAPTURE(name);
       CAPTURE(recomputed);
@@ -129,14 +132,14 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
 }
 
 TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' and peft's") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"})
+  for (const std::string& name : ft::test::model_folders())
     for (const std::string way : {"full", "lora"}) {
       CAPTURE(name);
       CAPTURE(way);
       Case c(name);
       const auto& training = c.expected["training"];
       if (way == "full") c.train_all();
-      else c.take(data_folder / name / "adapter_initial");
+      else c.take(model_data / name / "adapter_initial");
       std::vector<Parameter<float, D>*> trained;
       for (auto* w : c.adapters->parameters(c.ctx))
         if (w->trainable) trained.push_back(w);

@@ -1,5 +1,6 @@
 // tests/text/causal_lm.cpp: generation beside transformers', adapters and models written and read again, and how wrong
 // files are refused.
+#include "../model_fixtures.hpp"
 #include "../scratch.hpp"
 #include "../tiny_text_model.hpp"
 
@@ -38,7 +39,7 @@ const std::vector<int32_t> some_tokens{7, 70, 6, 46, 90, 3, 22, 51, 8, 33, 12};
 
 TEST_CASE(
     "generate: greedy tokens are transformers', one prompt or all in a batch, with the repetition penalty or not") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"})
+  for (const std::string& name : ft::test::model_folders())
     for (const bool penalty : {false, true}) {
       CAPTURE(name);
       CAPTURE(penalty);
@@ -92,7 +93,7 @@ TEST_CASE("generate: streams are seeded, stop strings end them, and a batch says
 }
 
 TEST_CASE("adapters: peft's folder gives peft's logits, and what is saved gives the same again") {
-  for (const std::string name : {"llama_tiny", "llama_untied", "qwen2_tiny", "qwen3_tiny", "gemma3_tiny"}) {
+  for (const std::string& name : ft::test::model_folders()) {
     CAPTURE(name);
     Scratch dir;
     auto lm = Lm::from_pretrained(models / name, {.threads = 2});
@@ -171,7 +172,7 @@ TEST_CASE("adapters: the form that a model was trained in goes with the adapter"
 
 TEST_CASE("checkpoints: a GGUF model saved as a Hugging Face folder says the same") {
   Scratch dir;
-  for (const std::string name : {"llama_q4_1.gguf", "qwen2_q4_1.gguf", "qwen3_q4_1.gguf", "gemma3_q4_k.gguf"}) {
+  for (const std::string& name : ft::test::model_ggufs()) {
     CAPTURE(name);
     auto lm = Lm::from_pretrained(models / name, {.threads = 2});
     lm.save_pretrained(dir / "folder");

@@ -1,7 +1,7 @@
 // models/gemma3.hpp: Gemma 3 (text). Norms before and after each part, norms on q and k, local layers with a window
 // between global ones, GEGLU. arXiv:2503.19786; transformers' models/gemma3.
 #pragma once
-#include <ftlib/models/kit/decoder.hpp>
+#include <ftlib/models/kit/config.hpp>
 
 #include <cmath>  // std::sqrt
 
@@ -41,59 +41,22 @@ struct Gemma3Config : TransformerConfig {
       if (r.hf.ends_with("norm")) r = {.hf = r.hf, .gguf = r.gguf, .transform = Transform::shift, .shift = 1};
     return {num_hidden_layers, rules};
   }
-};
-
-template <Scalar T, Device D> struct Gemma3Block {
-  NormLayer<T, D> input_layernorm, post_attention_layernorm;  // (C)
-  Attention<T, D> self_attn;
-  NormLayer<T, D> pre_feedforward_layernorm, post_feedforward_layernorm;  // (C)
-  Mlp<T, D> mlp;
-
-  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
-                          typename KvCache<T, D>::Layer* cache) {
-    const auto a = post_attention_layernorm(ctx, self_attn(ctx, input_layernorm(ctx, x), at, cache));  // (N, C)
-    const auto [y, h] = pre_feedforward_layernorm.after_add(ctx, x, a);
-    return add(ctx, y, post_feedforward_layernorm(ctx, mlp(ctx, h)));
+  LayerTraits layer(int64_t i) const override {
+    const bool window = sliding[static_cast<std::size_t>(i)];
+    return {.q_norm = "self_attn.q_norm",
+            .k_norm = "self_attn.k_norm",
+            .after_mixer = "post_attention_layernorm",
+            .after_mlp = "post_feedforward_layernorm",
+            .mlp_norm = "pre_feedforward_layernorm",
+            .qkv_bias = attention_bias,
+            .o_bias = attention_bias,
+            .rope = window ? &rope_local : &rope,
+            .window = window ? sliding_window : 0,
+            .attention_scale = 1 / std::sqrt(query_pre_attn_scalar),
+            .activation = Activation::gelu_tanh};
   }
-  KvShape kept() const { return self_attn.kept(); }
-  void visit(const std::function<void(Parameter<T, D>&)>& f) {
-    self_attn.visit(f);
-    mlp.visit(f);
-    for (auto* n :
-         {&input_layernorm, &post_attention_layernorm, &pre_feedforward_layernorm, &post_feedforward_layernorm})
-      n->visit(f);
-  }
-};
-
-template <Scalar T, Device D> class Gemma3 final : public Decoder<T, D, Gemma3Config, Gemma3Block<T, D>> {
- public:
-  [[gnu::cold]] Gemma3(Context<D>& ctx, Gemma3Config config, Weights& weights)
-      : Decoder<T, D, Gemma3Config, Gemma3Block<T, D>>(ctx, std::move(config), weights) {
-    const Gemma3Config& c = this->config_;
-    // transformers rounds sqrt(C) to the compute type first: bf16 makes 25.298 into 25.25.
-    this->embed_tokens_.scale = static_cast<float>(T(std::sqrt(static_cast<float>(c.hidden_size))));
-    const auto rotary = std::make_shared<Rotary<T, D>>(c.rope), local = std::make_shared<Rotary<T, D>>(c.rope_local);
-    const WeightReader<T, D> read{ctx, weights};
-    const auto norm = [&](const std::string& name, int64_t size) {
-      return read.rms_norm(name, size, c.rms_norm_eps, /*offset=*/1);
-    };
-    for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
-      const std::string at = str("model.layers.", i, '.');
-      const bool window = c.sliding[static_cast<std::size_t>(i)];
-      Gemma3Block<T, D> b;
-      b.input_layernorm = norm(at + "input_layernorm", c.hidden_size);
-      b.self_attn = read.attention(at + "self_attn.", c, c.attention_bias, c.attention_bias);
-      b.self_attn.q_norm = norm(at + "self_attn.q_norm", c.head_dim);
-      b.self_attn.k_norm = norm(at + "self_attn.k_norm", c.head_dim);
-      b.self_attn.rotary = window ? local : rotary;
-      b.self_attn.options = {.window = window ? c.sliding_window : 0, .scale = 1 / std::sqrt(c.query_pre_attn_scalar)};
-      b.post_attention_layernorm = norm(at + "post_attention_layernorm", c.hidden_size);
-      b.pre_feedforward_layernorm = norm(at + "pre_feedforward_layernorm", c.hidden_size);
-      b.mlp = read.gated_mlp(at + "mlp.", c, Activation::gelu_tanh);
-      b.post_feedforward_layernorm = norm(at + "post_feedforward_layernorm", c.hidden_size);
-      this->blocks_.push_back(std::move(b));
-    }
-    this->norm_ = norm("model.norm", c.hidden_size);
+  DecoderTraits decoder() const override {  // transformers rounds sqrt(C) to the compute type before it multiplies
+    return {.embedding_scale = std::sqrt(static_cast<float>(hidden_size)), .rounded_scale = true, .norm_offset = 1};
   }
 };
 

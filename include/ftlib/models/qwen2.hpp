@@ -1,7 +1,7 @@
 // models/qwen2.hpp: Qwen2 and Qwen2.5. Llama's block with biases on q, k and v; late layers may have a window.
 // arXiv:2407.10671; transformers' models/qwen2.
 #pragma once
-#include <ftlib/models/kit/decoder.hpp>
+#include <ftlib/models/kit/config.hpp>
 
 namespace ft::inline FTLIB_ABI {
 
@@ -20,6 +20,14 @@ struct Qwen2Config : TransformerConfig {
     rules.push_back({"model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"});
     return {num_hidden_layers, rules};
   }
+  LayerTraits layer(int64_t i) const override {
+    LayerTraits t{.qkv_bias = qkv_bias,
+                  .o_bias = o_bias,
+                  .rope = &rope,
+                  .window = sliding[static_cast<std::size_t>(i)] ? sliding_window : 0};
+    if (qk_norm) t.q_norm = "self_attn.q_norm", t.k_norm = "self_attn.k_norm";
+    return t;
+  }
 
  protected:
   void describe(ConfigFields& f, int64_t default_head_dim) {
@@ -37,33 +45,5 @@ struct Qwen2Config : TransformerConfig {
     f.expect("hidden_act", "silu");
   }
 };
-
-template <Scalar T, Device D, class Config> class Qwen final : public Decoder<T, D, Config, PreNormBlock<T, D>> {
- public:
-  [[gnu::cold]] Qwen(Context<D>& ctx, Config config, Weights& weights)
-      : Decoder<T, D, Config, PreNormBlock<T, D>>(ctx, std::move(config), weights) {
-    const Config& c = this->config_;
-    const auto rotary = std::make_shared<Rotary<T, D>>(c.rope);
-    const WeightReader<T, D> read{ctx, weights};
-    for (int64_t i = 0; i < c.num_hidden_layers; ++i) {
-      const std::string at = str("model.layers.", i, '.');
-      PreNormBlock<T, D> b;
-      b.input_layernorm = read.rms_norm(at + "input_layernorm", c.hidden_size, c.rms_norm_eps);
-      b.self_attn = read.attention(at + "self_attn.", c, c.qkv_bias, c.o_bias);
-      if (c.qk_norm) {
-        b.self_attn.q_norm = read.rms_norm(at + "self_attn.q_norm", c.head_dim, c.rms_norm_eps);
-        b.self_attn.k_norm = read.rms_norm(at + "self_attn.k_norm", c.head_dim, c.rms_norm_eps);
-      }
-      b.self_attn.rotary = rotary;
-      if (c.sliding[static_cast<std::size_t>(i)]) b.self_attn.options.window = c.sliding_window;
-      b.post_attention_layernorm = read.rms_norm(at + "post_attention_layernorm", c.hidden_size, c.rms_norm_eps);
-      b.mlp = read.gated_mlp(at + "mlp.", c, Activation::silu);
-      this->blocks_.push_back(std::move(b));
-    }
-    this->norm_ = read.rms_norm("model.norm", c.hidden_size, c.rms_norm_eps);
-  }
-};
-
-template <Scalar T, Device D> using Qwen2 = Qwen<T, D, Qwen2Config>;
 
 }  // namespace ft::inline FTLIB_ABI

@@ -16,6 +16,4 @@ struct Qwen3Config : Qwen2Config {
   }
 };
 
-template <Scalar T, Device D> using Qwen3 = Qwen<T, D, Qwen3Config>;
-
 }  // namespace ft::inline FTLIB_ABI

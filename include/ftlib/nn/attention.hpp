@@ -7,7 +7,7 @@
 #include <ftlib/ops/attention.hpp>      // attention
 #include <ftlib/ops/cross_entropy.hpp>  // scatter_rows
 #include <ftlib/ops/rope.hpp>           // Rotary, rope
-#include <ftlib/ops/shape.hpp>          // reshape
+#include <ftlib/ops/shape.hpp>          // reshape, slice
 
 #include <functional>  // std::function
 #include <memory>      // std::shared_ptr
@@ -43,22 +43,33 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
 template <Scalar T, Device D> struct Attention {
   // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none
   Linear<T, D> q_proj = {}, k_proj = {}, v_proj = {};
-  Linear<T, D> o_proj = {};                   // (C, H hd)
-  NormLayer<T, D> q_norm = {}, k_norm = {};   // (hd), over each head and before the positions; or empty
-  int64_t head_dim = 0;                       // hd
-  std::shared_ptr<Rotary<T, D>> rotary = {};  // shared by layers whose frequencies are alike; null: no positions
-  AttentionOptions options = {};              // window, scale
+  Linear<T, D> qkv_proj = {};                     // ((H + 2 KV) hd, C), in place of the three
+  Linear<T, D> o_proj = {};                       // (C, H hd)
+  NormLayer<T, D> q_norm = {}, k_norm = {};       // (hd), over each head and before the positions; or empty
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;  // H, KV, hd
+  std::shared_ptr<Rotary<T, D>> rotary = {};      // shared by layers whose frequencies are alike; null: no positions
+  AttentionOptions options = {};                  // window, scale
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
                           typename KvCache<T, D>::Layer* cache) {
-    const auto q = placed(ctx, split_heads(ctx, q_proj(ctx, x), head_dim), q_norm, at);  // (N, H, hd)
-    const auto k = placed(ctx, split_heads(ctx, k_proj(ctx, x), head_dim), k_norm, at);  // (N, KV, hd)
-    const auto v = split_heads(ctx, v_proj(ctx, x), head_dim);                           // (N, KV, hd)
+    Tensor<T, D> q, k, v;  // (N, H, hd), (N, KV, hd), (N, KV, hd)
+    if (qkv_proj.weight) {
+      const auto all = split_heads(ctx, qkv_proj(ctx, x), head_dim);
+      q = slice(ctx, all, 1, 0, heads);
+      k = slice(ctx, all, 1, heads, heads + kv_heads);
+      v = slice(ctx, all, 1, heads + kv_heads, heads + 2 * kv_heads);
+    } else {
+      q = split_heads(ctx, q_proj(ctx, x), head_dim);
+      k = split_heads(ctx, k_proj(ctx, x), head_dim);
+      v = split_heads(ctx, v_proj(ctx, x), head_dim);
+    }
+    q = placed(ctx, q, q_norm, at);
+    k = placed(ctx, k, k_norm, at);
     return o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache)));
   }
-  KvShape kept() const { return {k_proj.weight.shape()[0] / head_dim, head_dim}; }
+  KvShape kept() const { return {kv_heads, head_dim}; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
-    for (Linear<T, D>* l : {&q_proj, &k_proj, &v_proj, &o_proj}) l->visit(f);
+    for (Linear<T, D>* l : {&q_proj, &k_proj, &v_proj, &qkv_proj, &o_proj}) l->visit(f);
     q_norm.visit(f);
     k_norm.visit(f);
   }

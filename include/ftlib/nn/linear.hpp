@@ -6,6 +6,7 @@
 
 namespace ft::inline FTLIB_ABI {
 
+/// Without a weight it stands for a layer that is not there.
 template <Scalar T, Device D> struct Linear {
   Parameter<T, D> weight = {};  // (out, in)
   Parameter<T, D> bias = {};    // (out), or empty
@@ -14,7 +15,7 @@ template <Scalar T, Device D> struct Linear {
     return project(ctx, x, weight, bias ? &bias : nullptr);
   }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
-    f(weight);
+    if (weight) f(weight);
     if (bias) f(bias);
   }
 };

@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/nn/linear.hpp>       // Linear
 #include <ftlib/ops/activation.hpp>  // silu, gelu, swiglu, geglu
+#include <ftlib/ops/shape.hpp>       // slice
 
 #include <functional>  // std::function
 
@@ -13,11 +14,21 @@ enum class Activation { silu, gelu, gelu_tanh, relu };
 template <Scalar T, Device D> struct Mlp {
   Linear<T, D> gate_proj = {};                // (F, C), or empty: no gate
   Linear<T, D> up_proj = {}, down_proj = {};  // (F, C), (C, F)
+  Linear<T, D> gate_up_proj = {};             // (2 F, C), in place of gate and up
   Activation activation = Activation::silu;
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {
-    if (!gate_proj.weight) return down_proj(ctx, activate(ctx, up_proj(ctx, x)));
-    const auto up = up_proj(ctx, x), gate = gate_proj(ctx, x);
+    Tensor<T, D> up, gate;
+    if (gate_up_proj.weight) {
+      const auto both = gate_up_proj(ctx, x);
+      const int64_t F = both.cols() / 2;
+      gate = slice(ctx, both, 1, 0, F);
+      up = slice(ctx, both, 1, F, 2 * F);
+    } else {
+      up = up_proj(ctx, x);
+      if (!gate_proj.weight) return down_proj(ctx, activate(ctx, up));
+      gate = gate_proj(ctx, x);
+    }
     switch (activation) {
       case Activation::silu:
         return down_proj(ctx, swiglu(ctx, gate, up));
@@ -31,9 +42,7 @@ template <Scalar T, Device D> struct Mlp {
     throw Error("mlp: relu with a gate is not computed", "silu, gelu and gelu_tanh are.");
   }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
-    if (gate_proj.weight) gate_proj.visit(f);
-    up_proj.visit(f);
-    down_proj.visit(f);
+    for (Linear<T, D>* l : {&gate_proj, &up_proj, &gate_up_proj, &down_proj}) l->visit(f);
   }
 
  private:

@@ -6,12 +6,16 @@
 #include <ftlib/io/json.hpp>                    // Json, at, value_or
 #include <ftlib/models/kit/language_model.hpp>  // ModelInfo
 #include <ftlib/models/kit/tensor_map.hpp>      // TensorMap
+#include <ftlib/models/kit/traits.hpp>          // LayerTraits, DecoderTraits
+#include <ftlib/models/kit/weights.hpp>         // Weights
 #include <ftlib/ops/rope.hpp>                   // RopeOptions
 
 #include <algorithm>  // std::find
 #include <cmath>      // std::abs
+#include <concepts>   // std::derived_from
 #include <cstdio>     // std::snprintf
 #include <cstdlib>    // std::strtod
+#include <memory>     // std::shared_ptr
 #include <optional>   // std::optional
 #include <set>        // std::set
 #include <string>     // std::string
@@ -58,6 +62,10 @@ struct TransformerConfig : ModelInfo {
   virtual ~TransformerConfig() = default;
   virtual void fields(ConfigFields& f) = 0;
   virtual TensorMap tensors() const = 0;
+  virtual LayerTraits layer(int64_t i) const = 0;
+  virtual DecoderTraits decoder() const { return {}; }
+  /// Takes constants that a file keeps among its tensors, before parameters are read.
+  virtual void take_constants(Weights&) {}
   /// config.json. Throws Error where it cannot be said there.
   Json to_json();
 
@@ -522,6 +530,24 @@ class ConfigWriter final : public ConfigFields {
 };
 
 }  // namespace detail
+
+/// A configuration of any architecture, shared and not changed.
+class AnyConfig {
+ public:
+  template <std::derived_from<TransformerConfig> Config>
+  AnyConfig(Config config)
+      : config_(std::make_shared<const Config>(std::move(config))), json_([](const TransformerConfig& c) {
+          Config copy = static_cast<const Config&>(c);  // fields() is one description, for readers and for the writer
+          return copy.to_json();
+        }) {}
+  const TransformerConfig* operator->() const { return config_.get(); }
+  const TransformerConfig& operator*() const { return *config_; }
+  Json to_json() const { return json_(*config_); }
+
+ private:
+  std::shared_ptr<const TransformerConfig> config_;
+  Json (*json_)(const TransformerConfig&);
+};
 
 [[gnu::cold]] inline Json TransformerConfig::to_json() {
   Json json = others;

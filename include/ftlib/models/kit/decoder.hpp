@@ -2,17 +2,15 @@
 // which fills the blocks of nn/ from a checkpoint.
 #pragma once
 #include <ftlib/autograd/recompute.hpp>         // recompute
-#include <ftlib/models/kit/config.hpp>          // TransformerConfig
+#include <ftlib/models/kit/config.hpp>          // AnyConfig
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/models/kit/weights.hpp>         // Weights
-#include <ftlib/nn/attention.hpp>               // Attention
 #include <ftlib/nn/embedding.hpp>               // Embedding
-#include <ftlib/nn/mlp.hpp>                     // Mlp
+#include <ftlib/nn/linear.hpp>                  // Linear
 #include <ftlib/nn/norm.hpp>                    // NormLayer
-#include <ftlib/ops/elementwise.hpp>            // add
+#include <ftlib/ops/elementwise.hpp>            // scale
 
 #include <algorithm>  // std::max_element
-#include <memory>     // std::make_shared
 #include <string>     // std::string
 #include <utility>    // std::move
 #include <vector>     // std::vector
@@ -31,70 +29,28 @@ template <Scalar T, Device D> struct WeightReader {
     if (bias) l.bias = weights.template vector<T>(ctx, name + ".bias", out);
     return l;
   }
-  [[gnu::cold]] NormLayer<T, D> rms_norm(const std::string& name, int64_t size, float eps, float offset = 0) const {
-    NormLayer<T, D> norm;
-    norm.weight = weights.template vector<T>(ctx, name + ".weight", size);
-    norm.eps = eps;
-    norm.offset = offset;
-    return norm;
-  }
-  /// q_proj, k_proj, v_proj and o_proj below `at`.
-  [[gnu::cold]] Attention<T, D> attention(const std::string& at, const TransformerConfig& c, bool qkv_bias,
-                                          bool o_bias) const {
-    Attention<T, D> a;
-    const int64_t C = c.hidden_size, q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-    a.q_proj = linear(at + "q_proj", q, C, qkv_bias);
-    a.k_proj = linear(at + "k_proj", kv, C, qkv_bias);
-    a.v_proj = linear(at + "v_proj", kv, C, qkv_bias);
-    a.o_proj = linear(at + "o_proj", C, q, o_bias);
-    a.head_dim = c.head_dim;
-    return a;
-  }
-  /// gate_proj, up_proj and down_proj below `at`.
-  [[gnu::cold]] Mlp<T, D> gated_mlp(const std::string& at, const TransformerConfig& c, Activation activation,
-                                    bool bias = false) const {
-    Mlp<T, D> m;
-    m.gate_proj = linear(at + "gate_proj", c.intermediate_size, c.hidden_size, bias);
-    m.up_proj = linear(at + "up_proj", c.intermediate_size, c.hidden_size, bias);
-    m.down_proj = linear(at + "down_proj", c.hidden_size, c.intermediate_size, bias);
-    m.activation = activation;
-    return m;
+  /// A LayerNorm has a bias.
+  [[gnu::cold]] NormLayer<T, D> norm(const std::string& name, int64_t size, float eps, float offset = 0,
+                                     NormKind kind = NormKind::rms) const {
+    NormLayer<T, D> n;
+    n.weight = weights.template vector<T>(ctx, name + ".weight", size);
+    if (kind == NormKind::layer) n.bias = weights.template vector<T>(ctx, name + ".bias", size);
+    n.eps = eps;
+    n.offset = offset;
+    n.kind = kind;
+    return n;
   }
 };
 
-/// x + attention(norm(x)), and the same with the feed-forward part: the block of Llama and most of its kin.
-template <Scalar T, Device D> struct PreNormBlock {
-  NormLayer<T, D> input_layernorm;  // (C)
-  Attention<T, D> self_attn;
-  NormLayer<T, D> post_attention_layernorm;  // (C)
-  Mlp<T, D> mlp;
-
-  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
-                          typename KvCache<T, D>::Layer* cache) {
-    const auto [y, h] = post_attention_layernorm.after_add(  // (N, C) each
-        ctx, x, self_attn(ctx, input_layernorm(ctx, x), at, cache));
-    return add(ctx, y, mlp(ctx, h));
-  }
-  KvShape kept() const { return self_attn.kept(); }
-  void visit(const std::function<void(Parameter<T, D>&)>& f) {
-    self_attn.visit(f);
-    mlp.visit(f);
-    input_layernorm.visit(f);
-    post_attention_layernorm.visit(f);
-  }
-};
-
-/// Embedding, blocks, last norm and head; an architecture derives and fills them. Config is its TransformerConfig; a
-/// Block is called with (ctx, x, placement, cache or null), and has visit(f) and kept(), the shape of its keys and
-/// values.
-template <Scalar T, Device D, class Config_, class Block> class Decoder : public LanguageModel<T, D> {
+/// Embedding, blocks, last norm and head. Transformer (models/kit/transformer.hpp) fills them by a table of traits;
+/// whoever has blocks of another kind derives. A Block is called with (ctx, x, placement, cache or null), and has
+/// visit(f) and kept(), the shape of its keys and values.
+template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<T, D> {
  public:
-  using Config = Config_;
-
   Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) final {
     const ContextGuard guard(ctx);
     const Placement<D> at = place(ctx, batch, options);
-    int64_t last = config_.num_hidden_layers;
+    int64_t last = config_->num_hidden_layers;
     if (options.taps) last = *std::max_element(options.taps->after.begin(), options.taps->after.end());
     auto x = embed_tokens_(ctx, batch.ids);  // (N, C)
     tap(options, 0, x);
@@ -105,7 +61,9 @@ template <Scalar T, Device D, class Config_, class Block> class Decoder : public
       else x = b(ctx, x, at, options.cache ? &options.cache->layer(i) : nullptr);
       tap(options, i + 1, x);
     }
-    return options.taps ? x : norm_(ctx, x);
+    if (options.taps) return x;
+    x = norm_(ctx, x);
+    return output_scale_ == 1 ? x : scale(ctx, x, output_scale_);
   }
   Parameter<T, D>& head() final { return lm_head_ ? lm_head_ : embed_tokens_.weight; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) final {
@@ -119,24 +77,23 @@ template <Scalar T, Device D, class Config_, class Block> class Decoder : public
     for (const Block& b : blocks_) layers.push_back(b.kept());
     return {ctx, layers, slots, capacity};
   }
-  const ModelInfo& info() const final { return config_; }
-  Json config() const final {
-    Config copy = config_;  // fields() is one description, for readers, which assign, and for the writer
-    return copy.to_json();
-  }
+  const ModelInfo& info() const final { return *config_; }
+  Json config() const final { return config_.to_json(); }
 
  protected:
   /// Takes the embedding, and the head where it is not tied; the last norm and the blocks are the architecture's.
-  [[gnu::cold]] Decoder(Context<D>& ctx, Config config, Weights& weights) : config_(std::move(config)) {
-    const Shape shape{config_.vocab_size, config_.hidden_size};
-    embed_tokens_.weight = weights.template matrix<T>(ctx, "model.embed_tokens.weight", shape, WeightKind::embedding);
-    if (config_.tie_word_embeddings) weights.ignore("lm_head.weight");  // where it is there, it is the embedding again
+  [[gnu::cold]] Decoder(Context<D>& ctx, AnyConfig config, Weights& weights) : config_(std::move(config)) {
+    const Shape shape{config_->vocab_size, config_->hidden_size};
+    embed_tokens_.weight =
+        weights.template matrix<T>(ctx, str(config_->decoder().embedding, ".weight"), shape, WeightKind::embedding);
+    if (config_->tie_word_embeddings) weights.ignore("lm_head.weight");  // where it is there, it is the embedding again
     else lm_head_ = weights.template matrix<T>(ctx, "lm_head.weight", shape, WeightKind::head);
   }
 
-  Config config_;
+  AnyConfig config_;
   Embedding<T, D> embed_tokens_;
   NormLayer<T, D> norm_;
+  float output_scale_ = 1;   // of what the head reads
   Parameter<T, D> lm_head_;  // empty where it is tied
   std::vector<Block> blocks_;
 

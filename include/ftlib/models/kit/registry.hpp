@@ -1,13 +1,14 @@
 // models/kit/registry.hpp: opens a checkpoint, Hugging Face folder or GGUF file, and makes the model it holds. To add
-// an architecture: write its file and give it a line in registry.inl.hpp; or, in a host's program, call
+// an architecture: write its file and give it a word in known.hpp; or, in a host's program, call
 // register_architecture(). docs/models.md says how.
 #pragma once
 #include <ftlib/io/gguf.hpp>                    // GgufFile
 #include <ftlib/io/json.hpp>                    // Json
-#include <ftlib/models/kit/config.hpp>          // TransformerConfig, JsonConfig, GgufConfig
+#include <ftlib/models/kit/config.hpp>          // AnyConfig, JsonConfig, GgufConfig
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/models/kit/weights.hpp>         // Weights
 
+#include <concepts>    // std::derived_from
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
 #include <memory>      // std::unique_ptr
@@ -40,9 +41,12 @@ template <Scalar T, Device D> struct Architecture {
   std::function<std::unique_ptr<LanguageModel<T, D>>(Context<D>&, const Checkpoint&)> make;
 };
 
-/// Of a class Model<T, D> with Model::Config, a TransformerConfig with `name`, `gguf_name` and `class_name`, and a
-/// constructor (Context&, Config, Weights&) that takes all that it reads.
-template <template <Scalar, Device> class Model, Scalar T, Device D> Architecture<T, D> architecture_of();
+/// The model that a configuration's traits describe. Takes what it reads.
+template <Scalar T, Device D>
+std::unique_ptr<LanguageModel<T, D>> make_transformer(Context<D>& ctx, AnyConfig config, Weights& weights);
+
+/// Of a TransformerConfig with `name`, `gguf_name` and `class_name`: its traits say what it is.
+template <std::derived_from<TransformerConfig> Config, Scalar T, Device D> Architecture<T, D> architecture_of();
 
 /// Adds an architecture for make_language_model<T, D>; from any thread. Throws Error for a name that is known.
 template <Scalar T, Device D> void register_architecture(Architecture<T, D> architecture);
@@ -69,14 +73,14 @@ template <class Config> [[gnu::cold]] Config Checkpoint::config() const {
   return config;
 }
 
-template <template <Scalar, Device> class Model, Scalar T, Device D> Architecture<T, D> architecture_of() {
-  using Config = typename Model<T, D>::Config;
+template <std::derived_from<TransformerConfig> Config, Scalar T, Device D> Architecture<T, D> architecture_of() {
   return {Config::name, Config::gguf_name, [](Context<D>& ctx, const Checkpoint& checkpoint) {
-            Config config = checkpoint.config<Config>();
+            auto config = checkpoint.config<Config>();
             Weights weights = checkpoint.weights(config.tensors());
-            auto model = std::make_unique<Model<T, D>>(ctx, std::move(config), weights);
+            config.take_constants(weights);
+            auto model = make_transformer<T>(ctx, AnyConfig(std::move(config)), weights);
             weights.finish();
-            return std::unique_ptr<LanguageModel<T, D>>(std::move(model));
+            return model;
           }};
 }
 

@@ -1,11 +1,9 @@
-// models/kit/registry.inl.hpp: the bodies of models/kit/registry.hpp, and the architectures that ftlib knows.
+// models/kit/registry.inl.hpp: the bodies of models/kit/registry.hpp.
 #pragma once
 #include <ftlib/io/safetensors.hpp>  // SafetensorsModel
-#include <ftlib/models/gemma3.hpp>
+#include <ftlib/models/kit/known.hpp>
 #include <ftlib/models/kit/registry.hpp>
-#include <ftlib/models/llama.hpp>
-#include <ftlib/models/qwen2.hpp>
-#include <ftlib/models/qwen3.hpp>
+#include <ftlib/models/kit/transformer.hpp>
 
 #include <mutex>   // std::mutex
 #include <vector>  // std::vector
@@ -51,18 +49,24 @@ namespace ft::inline FTLIB_ABI {
 }
 
 namespace detail {
-/// To add an architecture, include its file above and give it a line here.
 template <Scalar T, Device D> struct Architectures {
   std::mutex mutex;
-  std::vector<Architecture<T, D>> known{architecture_of<Llama, T, D>(), architecture_of<Qwen2, T, D>(),
-                                        architecture_of<Qwen3, T, D>(), architecture_of<Gemma3, T, D>()};
+  std::vector<Architecture<T, D>> known = of(KnownConfigs());
 
+  template <class... Config> static std::vector<Architecture<T, D>> of(ConfigList<Config...>) {
+    return {architecture_of<Config, T, D>()...};
+  }
   static Architectures& all() {
     static Architectures architectures;  // the one list a process, under its mutex
     return architectures;
   }
 };
 }  // namespace detail
+
+template <Scalar T, Device D>
+std::unique_ptr<LanguageModel<T, D>> make_transformer(Context<D>& ctx, AnyConfig config, Weights& weights) {
+  return std::make_unique<Transformer<T, D>>(ctx, std::move(config), weights);
+}
 
 template <Scalar T, Device D> void register_architecture(Architecture<T, D> architecture) {
   auto& all = detail::Architectures<T, D>::all();
@@ -83,7 +87,7 @@ template <Scalar T, Device D>
     const std::lock_guard lock(all.mutex);
     for (const auto& known : all.known) {
       const std::string& name = checkpoint.gguf ? known.gguf_name : known.name;
-      if (name == checkpoint.architecture) make = known.make;
+      if (!make && name == checkpoint.architecture) make = known.make;
       if (!name.empty()) names += str(names.empty() ? "" : ", ", name);
     }
   }

@@ -1,0 +1,15 @@
+// models/kit/known.hpp: the architectures that ftlib knows. To add one, include its file and give it a word in the
+// list.
+#pragma once
+#include <ftlib/models/gemma3.hpp>
+#include <ftlib/models/llama.hpp>
+#include <ftlib/models/qwen2.hpp>
+#include <ftlib/models/qwen3.hpp>
+
+namespace ft::inline FTLIB_ABI::detail {
+
+template <class... Config> struct ConfigList {};
+/// Of several with one name in GGUF, the first reads such files.
+using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config>;
+
+}  // namespace ft::inline FTLIB_ABI::detail

@@ -1,0 +1,39 @@
+// models/kit/traits.hpp: what the layers of a decoder are made of: a table by which one class
+// (models/kit/transformer.hpp) computes all architectures.
+#pragma once
+#include <ftlib/nn/mlp.hpp>    // Activation
+#include <ftlib/nn/norm.hpp>   // NormKind
+#include <ftlib/ops/rope.hpp>  // RopeOptions
+
+namespace ft::inline FTLIB_ABI {
+
+/// One layer: x + s attention(norm(x)), then the same with the feed-forward part. Names are Hugging Face's, below the
+/// layer's own; a part without a name is not there. What is not said is Llama's.
+struct LayerTraits {
+  const char *input_norm = "input_layernorm", *q = "self_attn.q_proj", *k = "self_attn.k_proj", *v = "self_attn.v_proj",
+             *o = "self_attn.o_proj";
+  const char* qkv = nullptr;                                // in place of q, k and v: their rows one after the other
+  const char *q_norm = nullptr, *k_norm = nullptr;          // over each head, before the positions
+  const char *after_mixer = nullptr, *after_mlp = nullptr;  // norms of what is added to x
+  const char* mlp_norm = "post_attention_layernorm";
+  const char *gate = "mlp.gate_proj", *up = "mlp.up_proj", *down = "mlp.down_proj";  // no gate: down(f(up(x)))
+  const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table
+  int64_t window = 0;                 // how many keys a token sees, its own included; 0: all
+  float attention_scale = 0;          // of the scores; 0: 1 / sqrt(head size)
+  float residual_scale = 1;           // s
+  Activation activation = Activation::silu;
+};
+
+/// What is around the layers.
+struct DecoderTraits {
+  const char *embedding = "model.embed_tokens", *layers = "model.layers.", *norm = "model.norm";
+  float embedding_scale = 1;   // of what is looked up
+  bool rounded_scale = false;  // to the compute type first: bf16 makes 25.298 into 25.25
+  float logits_divisor = 1;
+  NormKind norm_kind = NormKind::rms;  // of all norms
+  float norm_offset = 0;               // 1 where weights are kept about zero
+};
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,134 @@
+// models/kit/transformer.hpp: Transformer, the decoder of every architecture: its layers are what the configuration's
+// traits say.
+#pragma once
+#include <ftlib/models/kit/decoder.hpp>  // Decoder, WeightReader
+#include <ftlib/nn/attention.hpp>        // Attention
+#include <ftlib/nn/mlp.hpp>              // Mlp
+#include <ftlib/ops/elementwise.hpp>     // add, add_scaled
+
+#include <map>     // std::map
+#include <memory>  // std::make_shared
+#include <string>  // std::string
+#include <tuple>   // std::tie
+
+namespace ft::inline FTLIB_ABI {
+
+/// y = x + s attention(norm(x)), z = y + s mlp(norm(y)), (N, C) -> (N, C); with norms of what is added, or without.
+template <Scalar T, Device D> struct TransformerBlock {
+  NormLayer<T, D> input_norm = {}, after_mixer = {}, mlp_norm = {},
+                  after_mlp = {};  // (C) each; the after_ ones may be empty
+  Attention<T, D> attention = {};
+  Mlp<T, D> mlp = {};
+  float residual_scale = 1;  // s
+
+  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
+                          typename KvCache<T, D>::Layer* cache) {
+    auto a = attention(ctx, input_norm(ctx, x), at, cache);
+    if (after_mixer) a = after_mixer(ctx, a);
+    Tensor<T, D> y, h;
+    if (residual_scale == 1) {
+      std::tie(y, h) = mlp_norm.after_add(ctx, x, a);
+    } else {
+      y = add_scaled(ctx, x, a, residual_scale);
+      h = mlp_norm(ctx, y);
+    }
+    auto m = mlp(ctx, h);
+    if (after_mlp) m = after_mlp(ctx, m);
+    return add_scaled(ctx, y, m, residual_scale);
+  }
+  KvShape kept() const { return attention.kept(); }
+  void visit(const std::function<void(Parameter<T, D>&)>& f) {
+    attention.visit(f);
+    mlp.visit(f);
+    for (auto* n : {&input_norm, &after_mixer, &mlp_norm, &after_mlp}) n->visit(f);
+  }
+};
+
+/// Fills blocks from a checkpoint, as traits say.
+template <Scalar T, Device D> class BlockReader {
+ public:
+  BlockReader(Context<D>& ctx, Weights& weights, const TransformerConfig& c)
+      : read_{ctx, weights}, c_(c), whole_(c.decoder()) {}
+  const DecoderTraits& whole() const { return whole_; }
+
+  NormLayer<T, D> norm(const std::string& name, int64_t size) const {
+    return read_.norm(name, size, c_.rms_norm_eps, whole_.norm_offset, whole_.norm_kind);
+  }
+  [[gnu::cold]] TransformerBlock<T, D> block(int64_t i) {
+    const LayerTraits t = c_.layer(i);
+    const std::string at = str(whole_.layers, i, '.');
+    const int64_t C = c_.hidden_size, hd = c_.head_dim;
+    const auto norm_of = [&](const char* name, int64_t size) {
+      return name ? norm(at + name, size) : NormLayer<T, D>{};
+    };
+    TransformerBlock<T, D> b;
+    b.input_norm = norm_of(t.input_norm, C);
+    b.after_mixer = norm_of(t.after_mixer, C);
+    b.mlp_norm = norm_of(t.mlp_norm, C);
+    b.after_mlp = norm_of(t.after_mlp, C);
+    b.residual_scale = t.residual_scale;
+    b.attention = attention(at, t);
+    b.attention.q_norm = norm_of(t.q_norm, hd);
+    b.attention.k_norm = norm_of(t.k_norm, hd);
+    b.mlp = mlp(at, t);
+    return b;
+  }
+
+ private:
+  Attention<T, D> attention(const std::string& at, const LayerTraits& t) {
+    const int64_t C = c_.hidden_size, hd = c_.head_dim, q = c_.num_attention_heads * hd,
+                  kv = c_.num_key_value_heads * hd;
+    Attention<T, D> a;
+    if (t.qkv) {
+      a.qkv_proj = read_.linear(at + t.qkv, q + 2 * kv, C, t.qkv_bias);
+    } else {
+      a.q_proj = read_.linear(at + t.q, q, C, t.qkv_bias);
+      a.k_proj = read_.linear(at + t.k, kv, C, t.qkv_bias);
+      a.v_proj = read_.linear(at + t.v, kv, C, t.qkv_bias);
+    }
+    a.o_proj = read_.linear(at + t.o, C, q, t.o_bias);
+    a.heads = c_.num_attention_heads;
+    a.kv_heads = c_.num_key_value_heads;
+    a.head_dim = hd;
+    a.options = {.window = t.window, .scale = t.attention_scale};
+    if (t.rope) {
+      auto& shared = rotary_[t.rope];
+      if (!shared) shared = std::make_shared<Rotary<T, D>>(*t.rope);
+      a.rotary = shared;
+    }
+    return a;
+  }
+  Mlp<T, D> mlp(const std::string& at, const LayerTraits& t) const {
+    const int64_t C = c_.hidden_size, F = c_.intermediate_size;
+    Mlp<T, D> m;
+    if (t.gate_up) {
+      m.gate_up_proj = read_.linear(at + t.gate_up, 2 * F, C, t.mlp_bias);
+    } else {
+      if (t.gate) m.gate_proj = read_.linear(at + t.gate, F, C, t.mlp_bias);
+      m.up_proj = read_.linear(at + t.up, F, C, t.mlp_bias);
+    }
+    m.down_proj = read_.linear(at + t.down, C, F, t.mlp_bias);
+    m.activation = t.activation;
+    return m;
+  }
+
+  WeightReader<T, D> read_;
+  const TransformerConfig& c_;
+  DecoderTraits whole_;
+  std::map<const RopeOptions*, std::shared_ptr<Rotary<T, D>>> rotary_;
+};
+
+template <Scalar T, Device D> class Transformer final : public Decoder<T, D, TransformerBlock<T, D>> {
+ public:
+  [[gnu::cold]] Transformer(Context<D>& ctx, AnyConfig config, Weights& weights)
+      : Decoder<T, D, TransformerBlock<T, D>>(ctx, std::move(config), weights) {
+    BlockReader<T, D> read(ctx, weights, *this->config_);
+    const float s = read.whole().embedding_scale;
+    this->embed_tokens_.scale = read.whole().rounded_scale ? static_cast<float>(T(s)) : s;
+    this->output_scale_ = 1 / read.whole().logits_divisor;
+    for (int64_t i = 0; i < this->config_->num_hidden_layers; ++i) this->blocks_.push_back(read.block(i));
+    this->norm_ = read.norm(read.whole().norm, this->config_->hidden_size);
+  }
+};
+
+}  // namespace ft::inline FTLIB_ABI
