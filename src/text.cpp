@@ -10,6 +10,8 @@
 #include <ftlib/text/scores.inl.hpp>
 #include <ftlib/text/text_encoder.inl.hpp>
 #include <ftlib/text/tokenizer.inl.hpp>
+#include <ftlib/text/tokenizer_ranks.inl.hpp>
+#include <ftlib/text/tokenizer_sentencepiece.inl.hpp>
 #include <ftlib/text/tokenizer_spec.inl.hpp>
 
 namespace ft::inline FTLIB_ABI {

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Write tests/data/tokenizer/: strings, small tokenizers, and the ids that the reference tokenizers give.
 
-    tools/make_tokenizer_fixtures.py --models FOLDER     needs tokenizers, sentencepiece, gguf, llama-cpp-python
+    tools/make_tokenizer_fixtures.py --models FOLDER     needs tokenizers, sentencepiece, tiktoken, mistral-common, gguf,
+                     llama-cpp-python
     tools/make_tokenizer_fixtures.py --only CASE... [--models FOLDER]   these cases, on the strings and small tokenizers as
-                     they are; Qwen2 is of FOLDER/qwen2-vocabulary.gguf (tools/fetch_vocabulary.py) and needs gguf
+                     they are; those of REAL, and Qwen2, are of FOLDER's files (tools/fetch_vocabulary.py)
 
-FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf and gemma-3-270m-Q4_K_M.gguf. References: Hugging Face's tokenizers for
+FOLDER holds SmolLM2-135M-Instruct.Q4_1.gguf, gemma-3-270m-Q4_K_M.gguf and what tools/fetch_vocabulary.py fetches. References: Hugging Face's tokenizers for
 tokenizer.json and for SmolLM2 (from the GGUF's tokens and merges), SentencePiece for scored vocabularies and for Gemma
-(a SentencePiece model from the GGUF's tokens, scores and types). llama.cpp's ids are compared with both and reported.
+(a SentencePiece model from the GGUF's tokens, scores and types); tiktoken, mistral-common and SentencePiece for files of
+theirs. llama.cpp's ids are compared with both and reported.
 
 Strings that are not valid UTF-8 are {"hex": ...}; the references read them as bytes.decode("utf-8", "replace").
 Ids are written as two or three base-64 digits each, most significant first, or of each string a digest.
@@ -409,16 +411,164 @@ def qwen2_real(fields):
     return made
 
 
+MODELS = {  # what SentencePiece is to train; the normalizer of the first is the one that T5 and XLM-R have, and of the second of RULES
+    "unigram": dict(model_type="unigram", vocab_size=2000, character_coverage=0.99, pad_id=3, control_symbols=["<control>"],
+                    user_defined_symbols=["[multimodal]", "\n", "<table>", "①②", "  "]),
+    "bpe": dict(model_type="bpe", vocab_size=1500, character_coverage=0.98, byte_fallback=True,
+                user_defined_symbols=["[multimodal]", "\n", "▁▁▁", "A!"]),
+    "bytes": dict(model_type="unigram", vocab_size=1500, character_coverage=0.98, byte_fallback=True, remove_extra_whitespaces=False,
+                  normalization_rule_name="identity", add_dummy_prefix=False, user_defined_symbols=["\n", "<table>"]),
+}
+RULES = ("41 30A\t61 30A\n41\t61\n2162\t56 49 49 49\n200B\t\n9\t20\n3000\t20\n1F600\t3A 29\nAC00 B098\t6B 61 6E 61\n")
+
+
+def train_models(texts):
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    with tempfile.TemporaryDirectory() as folder:
+        corpus, rules = pathlib.Path(folder, "text"), pathlib.Path(folder, "rules.tsv")
+        corpus.write_text("\n".join(t for t in texts if "\n" not in t and "\0" not in t and "▁" not in t), encoding="utf-8")
+        rules.write_text(RULES)
+        for name, options in MODELS.items():
+            more = {"normalization_rule_tsv": str(rules)} if name == "bpe" else {}
+            sentencepiece.SentencePieceTrainer.Train(input=str(corpus), model_prefix=f"{folder}/m", minloglevel=2, num_threads=1,
+                                                     hard_vocab_limit=False, **options, **more)
+            proto = sentencepiece_model_pb2.ModelProto()
+            proto.ParseFromString(pathlib.Path(folder, "m.model").read_bytes())
+            for field in ("input", "model_prefix"):
+                proto.trainer_spec.ClearField(field)
+            proto.normalizer_spec.ClearField("normalization_rule_tsv")
+            (OUT / f"{name}.model").write_bytes(proto.SerializeToString())
+
+
+def sentencepiece_case(name, path, texts, processor=None, **more):
+    """Decoded text is not compared where SentencePiece has a sign for unknown text in it."""
+    import sentencepiece
+
+    processor = processor or sentencepiece.SentencePieceProcessor(model_file=str(path))
+    ids = [processor.EncodeAsIds(t) for t in texts]
+    back = {k: None if processor.unk_id() in i else processor.DecodeIds(i) for k, i in enumerate(ids)}
+    return case(name, ids, model=path.name, as_text=True, **more,
+                decoded={k: b for k, b in back.items() if b is None or b.replace("▁", " ") != texts[k].replace("▁", " ")})
+
+
+def t5_gguf_case(name, folder, texts):
+    """The second unigram model with the BPE model's rules, in llama.cpp's form (conversion/t5.py) and in SentencePiece's."""
+    import gguf
+    import sentencepiece
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto, other = sentencepiece_model_pb2.ModelProto(), sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString((folder / "bytes.model").read_bytes())
+    other.ParseFromString((folder / "bpe.model").read_bytes())
+    proto.normalizer_spec.CopyFrom(other.normalizer_spec)
+    proto.trainer_spec.byte_fallback = False
+    for piece in [p for p in proto.pieces if p.type == 6]:
+        proto.pieces.remove(piece)
+    path = folder / "t5.gguf"
+    writer = gguf.GGUFWriter(path, "t5")
+    writer.add_tokenizer_model("t5")
+    writer.add_tokenizer_pre("default")
+    writer.add_token_list([p.piece for p in proto.pieces])
+    writer.add_token_scores([p.score for p in proto.pieces])
+    writer.add_token_types([p.type for p in proto.pieces])
+    writer.add_add_space_prefix(True)
+    writer.add_remove_extra_whitespaces(True)
+    writer.add_precompiled_charsmap(proto.normalizer_spec.precompiled_charsmap)
+    writer.add_unk_token_id(0)
+    writer.add_eos_token_id(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    processor = sentencepiece.SentencePieceProcessor(model_proto=proto.SerializeToString())
+    return sentencepiece_case(name, path, texts, processor)
+
+
+def converted_case(name, path, texts, split, pre, patch, **more):
+    """A unigram model as transformers makes a tokenizer.json of it (convert_slow_tokenizer.py)."""
+    from sentencepiece import sentencepiece_model_pb2
+
+    proto = sentencepiece_model_pb2.ModelProto()
+    proto.ParseFromString(path.read_bytes())
+    made = Tokenizer(models.Unigram([(p.piece, p.score) for p in proto.pieces], proto.trainer_spec.unk_id, proto.trainer_spec.byte_fallback))
+    made.normalizer = normalizers.Sequence([normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap)] + split)
+    made.pre_tokenizer = pre
+    made.decoder = decoders.Metaspace()
+    for piece in proto.pieces:
+        if piece.type in (2, 3, 4):
+            made.add_tokens([AddedToken(piece.piece, normalized=False, special=piece.type != 4)])
+    ids = [made.encode(t, add_special_tokens=False).ids for t in texts]
+    return case(name, ids, model=path.name, convert=patch, **more, decoded=decoded(made, texts, ids))
+
+
+def ranks_case(name, path, texts, pattern, special, nfc=False):
+    import base64
+
+    import tiktoken
+
+    ranks = {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in path.read_bytes().splitlines() if line)}
+    made = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={t: len(ranks) + i for i, t in enumerate(special)})
+    ids = [made.encode(unicodedata.normalize("NFC", t) if nfc else t, allowed_special="all") for t in texts]
+    back = [made.decode(i) for i in ids]
+    return case(name, ids, model=path.name, real=True, decoded={k: b for k, b in enumerate(back) if b != texts[k]})
+
+
+def tekken_case(name, path, texts):
+    from mistral_common.tokens.tokenizers.tekken import SpecialTokenPolicy, Tekkenizer
+
+    made = Tekkenizer.from_file(path)
+    ids = [made.encode(t, False, False) for t in texts]
+    back = [made.decode(i, SpecialTokenPolicy.KEEP) for i in ids]
+    return case(name, ids, model=path.name, real=True, as_text=True, decoded={k: b for k, b in enumerate(back) if b != texts[k]})
+
+
+def numbered(text, first, count):
+    return [text.replace("#", str(i)) for i in range(first, first + count)]
+
+
+LLAMA3_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", *numbered("<|reserved_special_token_#|>", 0, 2), "<|finetune_right_pad_id|>",
+                  "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>", "<|python_tag|>", "<|image|>",
+                  *numbered("<|reserved_special_token_#|>", 2, 244)]
+LLAMA4_SPECIAL = ["<|begin_of_text|>", "<|end_of_text|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>"]  # of 2,048
+QWEN_SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *numbered("<|extra_#|>", 0, 205)]
+METASPACE = {"type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": True}
+CASES = {  # name: of a file in tests/data/tokenizer, or where it says `real` in --models
+    **{name: lambda path, texts, name=name: sentencepiece_case(name, path / f"{name}.model", texts) for name in MODELS},
+    "t5, GGUF": lambda path, texts: t5_gguf_case("t5, GGUF", path, texts),
+    "t5": lambda path, texts: converted_case(
+        "t5", path / "unigram.model", texts, [normalizers.Strip(left=False), normalizers.Replace(Regex(" {2,}"), "▁")],
+        pre_tokenizers.Metaspace(prepend_scheme="always", split=False), {}),
+    "xlm-r": lambda path, texts: converted_case(
+        "xlm-r", path / "unigram.model", texts, [],
+        pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(prepend_scheme="always")]),
+        {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "WhitespaceSplit"}, METASPACE]}}, rules_alone=True),
+}
+REAL = {
+    "Llama 3": lambda path, texts: ranks_case("Llama 3", path / "llama3.tokenizer.model", texts, LLAMA3, LLAMA3_SPECIAL),
+    "Llama 4": lambda path, texts: ranks_case("Llama 4", path / "llama4.tokenizer.model", texts, GPT4O, LLAMA4_SPECIAL),
+    "Qwen, ranks": lambda path, texts: ranks_case("Qwen, ranks", path / "qwen.tiktoken", texts, QWEN2, QWEN_SPECIAL, nfc=True),
+    "Mistral NeMo": lambda path, texts: tekken_case("Mistral NeMo", path / "tekken_240718.json", texts),
+    "Pixtral": lambda path, texts: tekken_case("Pixtral", path / "tekken_240911.json", texts),
+    **{f"Mistral {v}": lambda path, texts, v=v: sentencepiece_case(f"Mistral {v}", path / f"mistral-{v}.model", texts, real=True)
+       for v in ("v1", "v3", "v7")},
+}
+
+
 def make_only(names, folder):
     """The named cases anew, on the strings and small tokenizers as they are."""
     texts = [data.decode("utf-8", "replace") for data in read_strings()]
     files = {path.stem: json.loads(path.read_text()) for path in OUT.glob("*.json")}
     made = list(variants(files, texts, names))
+    made += [make(OUT, texts) for name, make in CASES.items() if name in names]
+    made += [make(folder, texts) for name, make in REAL.items() if name in names]
     if "Qwen2" in names:
         path = folder / "qwen2-vocabulary.gguf"
         real = qwen2_real(gguf_fields(path))
         ids = [real.encode(t, add_special_tokens=False).ids for t in texts]
         made.append(case("Qwen2", ids, 3, gguf=path.name, decoded=decoded(real, texts, ids)))
+    if unknown := set(names) - {c["name"] for c in made}:
+        raise SystemExit(f"no such case: {', '.join(sorted(unknown))}")
     cases = {c["name"]: c for c in files["expected"]} | {c["name"]: c for c in made}
     write_cases(list(cases.values()))
 
@@ -478,6 +628,9 @@ def main():
     add("Gemma 3", ids, 3, gguf=path.name)
     compare_llama_cpp(path, raw, ids)
 
+    train_models(texts)
+    cases += [make(OUT, texts) for make in CASES.values()]
+    cases += [make(folder, texts) for make in REAL.values()]
     write_cases(cases)
     print(len(raw), "strings,", sum(len(r) for r in raw), "bytes;", sum(f.stat().st_size for f in OUT.iterdir()), "bytes in", OUT)
 

@@ -5,7 +5,7 @@
 
 Classes are what the pre-tokenizers' patterns ask for: \\p{L}, \\p{N}, \\s and \\w (UTS #18: Alphabetic, Mark,
 Decimal_Number, Connector_Punctuation, Join_Control); letters by case, and \\p{M}. NFC asks for canonical decompositions
-and combining classes.
+and combining classes; rules of a tokenizer.json that hold for a grapheme cluster ask where one ends (UAX 29).
 """
 import pathlib
 import subprocess
@@ -65,11 +65,21 @@ for c, mask in enumerate(classes):
     else:
         ranges.append([c, c, mask])
 
+KINDS = {"Extend": 1, "ZWJ": 1, "SpacingMark": 1, "Prepend": 2, "Control": 3, "CR": 3, "LF": 3}
+graphemes = []  # [first, last, kind]
+for a, b, name in sorted(properties(source / "auxiliary/GraphemeBreakProperty.txt")):
+    if kind := KINDS.get(name):
+        if graphemes and graphemes[-1][1] == a - 1 and graphemes[-1][2] == kind:
+            graphemes[-1][1] = b
+        else:
+            graphemes.append([a, b, kind])
+
 excluded = set()
 for a, b, name in properties(source / "DerivedNormalizationProps.txt"):
     if name == "Full_Composition_Exclusion":
         excluded.update(range(a, b + 1))
 rows = ",".join("{0x%x,0x%x,%d}" % tuple(item) for item in ranges)
+grapheme_rows = ",".join("{0x%x,0x%x,%d}" % tuple(item) for item in graphemes)
 combining_rows = ",".join("{0x%x,0x%x,%d}" % tuple(item) for item in combining)
 decomposition_rows = ",".join("{0x%x,0x%x,0x%x,%s}" % (*item, "false" if item[0] in excluded else "true")
                               for item in decompositions)
@@ -92,6 +102,14 @@ struct ClassRange {{
 }};
 
 inline constexpr ClassRange class_ranges[] = {{{rows}}};
+
+/// Code points first..last in a grapheme cluster: 1 belong to what is before them, 2 to what is behind, 3 stand alone.
+struct GraphemeRange {{
+  char32_t first, last;
+  std::uint8_t kind;
+}};
+
+inline constexpr GraphemeRange grapheme_ranges[] = {{{grapheme_rows}}};
 
 /// Code points first..last have this canonical combining class; all others 0.
 struct CombiningRange {{
@@ -116,5 +134,5 @@ inline constexpr Decomposition decompositions[] = {{{decomposition_rows}}};
     encoding="utf-8",
 )
 subprocess.run(["clang-format", "-i", str(target)], check=True)
-print(f"{target}: Unicode {version}, {len(ranges)} class ranges, {len(combining)} combining ranges, "
+print(f"{target}: Unicode {version}, {len(ranges)} class, {len(graphemes)} grapheme, {len(combining)} combining ranges, "
       f"{len(decompositions)} decompositions")

@@ -1,6 +1,8 @@
-// text/bpe.hpp: byte-pair merging: the vocabulary's look-up, the table of merges, and the merging of one word.
+// text/bpe.hpp: byte-pair merging: the alphabet of bytes, the vocabulary's look-up, the table of merges, and the
+// merging of one word.
 #pragma once
 #include <ftlib/core/error.hpp>
+#include <ftlib/text/unicode.hpp>
 
 #include <algorithm>    // std::copy, std::min_element
 #include <array>        // std::array
@@ -16,6 +18,56 @@
 
 namespace ft::inline FTLIB_ABI {
 namespace detail {
+
+/// GPT-2's alphabet: a printable character for each byte. Bytes that are printable in Latin-1 stand for themselves, the
+/// other 68 become U+0100, U+0101, ... in order.
+class ByteAlphabet {
+ public:
+  ByteAlphabet() {
+    char32_t next = 0x100;
+    for (std::size_t byte = 0; byte < 256; ++byte) {
+      const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
+      code_[byte] = printable ? static_cast<char32_t>(byte) : next++;
+      byte_[code_[byte]] = static_cast<std::int16_t>(byte);
+    }
+  }
+  /// The bytes that a token's spelling stands for; the spelling itself where it is not in the alphabet.
+  std::string bytes(std::string_view spelling) const {
+    std::string out;
+    if (valid_utf8_prefix(spelling) != spelling.size()) return std::string(spelling);
+    for (std::size_t at = 0; at < spelling.size();) {
+      const Utf8Char c = decode_utf8(spelling.data() + at);
+      const int byte = c.code < byte_.size() ? byte_[c.code] : -1;
+      if (byte < 0) return std::string(spelling);
+      out.push_back(static_cast<char>(static_cast<std::uint8_t>(byte)));
+      at += c.length;
+    }
+    return out;
+  }
+  std::string spelling(std::string_view bytes) const {
+    std::string out;
+    for (const char c : bytes) append_utf8(out, code_[static_cast<std::uint8_t>(c)]);
+    return out;
+  }
+
+ private:
+  struct Bytes : std::array<std::int16_t, 0x144> {
+    Bytes() { fill(-1); }
+  };
+  std::array<char32_t, 256> code_{};
+  Bytes byte_;
+};
+
+inline std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
+  std::string out;
+  for (std::size_t at = 0;;) {
+    const std::size_t found = text.find(from, at);
+    out.append(text.substr(at, found - at));
+    if (found == std::string_view::npos) return out;
+    out.append(to);
+    at = found + from.size();
+  }
+}
 
 inline std::uint64_t mix(std::uint64_t x) {
   x ^= x >> 32;

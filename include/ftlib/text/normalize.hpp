@@ -1,5 +1,7 @@
-// text/normalize.hpp: Unicode's normalisation form C, which some tokenizers put text into before they split it.
+// text/normalize.hpp: what some tokenizers do to text before they split it: Unicode's normalisation form C, and
+// SentencePiece's precompiled rules.
 #pragma once
+#include <ftlib/core/error.hpp>
 #include <ftlib/text/unicode.hpp>
 
 #include <algorithm>      // std::stable_sort, std::upper_bound
@@ -149,5 +151,118 @@ inline std::string to_nfc(std::string_view text) {
   for (std::size_t i = 0; i < kept; ++i) append_utf8(out, codes[i]);
   return out;
 }
+
+/// The bytes of the grapheme cluster that valid UTF-8, not empty, begins with. Of extended clusters' rules those for
+/// conjoining Hangul, flags, emoji sequences and Indic conjuncts are left out, whose clusters have six bytes or more.
+/// Unicode Standard Annex 29
+inline std::size_t grapheme_length(std::string_view text) {
+  const auto kind = [](char32_t c) {
+    const auto* next = std::upper_bound(std::begin(detail::grapheme_ranges), std::end(detail::grapheme_ranges), c,
+                                        [](char32_t code, const detail::GraphemeRange& r) { return code < r.first; });
+    return next != std::begin(detail::grapheme_ranges) && c <= next[-1].last ? next[-1].kind : std::uint8_t{0};
+  };
+  if (text.starts_with("\r\n")) return 2;
+  std::size_t at = 0;
+  for (std::uint8_t last = 2; at < text.size();) {
+    if (static_cast<std::uint8_t>(text[at]) < 0x80 && last != 2) break;
+    const Utf8Char c = decode_utf8(text.data() + at);
+    const std::uint8_t is = kind(c.code);
+    if (at > 0 && is != 1 && (last != 2 || is == 3)) break;
+    at += c.length;
+    last = is;
+    if (is == 3) break;
+  }
+  return at;
+}
+
+/// SentencePiece's precompiled_charsmap: what stretches of text become, as a double array (darts-clone) over their
+/// bytes and, one after the other and each ended by a zero byte, what stands in their place. Any bytes may be read: an
+/// array that leads out of itself ends a stretch there.
+class Charsmap {
+ public:
+  struct Match {
+    std::string_view text;   // what stands in place of
+    std::size_t length = 0;  // so many bytes; 0: no rule
+  };
+
+  Charsmap() = default;
+  /// Throws Error, naming `name`, for what is too short or whose texts are not UTF-8. The bytes are copied.
+  explicit Charsmap(std::string_view bytes, std::string_view name) {
+    const auto fail = [&](std::string_view what) { throw Error(str(name, ": precompiled_charsmap: ", what)); };
+    if (bytes.size() < 4) fail("less than four bytes");
+    const std::size_t size = little_endian(bytes.data());
+    if (size % 4 != 0 || size == 0 || size > bytes.size() - 4)
+      fail(str("a trie of ", size, " bytes in ", bytes.size()));
+    for (std::size_t at = 4; at < 4 + size; at += 4) units_.push_back(little_endian(bytes.data() + at));
+    texts_ = bytes.substr(4 + size);
+    if (texts_.empty() || texts_.back() != '\0') fail("its texts do not end with a zero byte");
+    if (valid_utf8_prefix(texts_) != texts_.size()) fail("its texts are not UTF-8");
+    for (int c = 0; c < 128; ++c) {  // no rule reaches over two such, and none is for one alone
+      bool rule = false;
+      walk(std::string_view(std::string(1, static_cast<char>(c))), [&](Match) { return rule = true; });
+      for (int d = 0; d < 128 && !rule; ++d) {
+        const char both[] = {static_cast<char>(c), static_cast<char>(d)};
+        std::size_t steps = 0;
+        walk(
+            std::string_view(both, 2), [](Match) { return true; }, &steps);
+        rule = steps == 2;
+      }
+      plain_[static_cast<std::size_t>(c)] = !rule;
+    }
+  }
+
+  bool empty() const { return units_.empty(); }
+  /// Whether an ASCII character that another follows stays as it is.
+  bool plain(char c) const { return static_cast<signed char>(c) >= 0 && plain_[static_cast<std::uint8_t>(c)]; }
+  /// The rule for the longest stretch at the start of `text`.
+  Match longest(std::string_view text) const {
+    Match found;
+    walk(text, [&](const Match& match) {
+      found = match;
+      return false;
+    });
+    return found;
+  }
+  /// The rule for the shortest.
+  Match shortest(std::string_view text) const {
+    Match found;
+    walk(text, [&](const Match& match) {
+      found = match;
+      return true;
+    });
+    return found;
+  }
+
+ private:
+  static std::uint32_t little_endian(const char* bytes) {
+    std::uint32_t value = 0;
+    for (int i = 3; i >= 0; --i) value = value << 8 | static_cast<std::uint8_t>(bytes[i]);
+    return value;
+  }
+  /// Calls put for the rules of longer and longer stretches until it returns true; counts the bytes that have an edge.
+  template <class Put> void walk(std::string_view text, const Put& put, std::size_t* steps = nullptr) const {
+    const auto offset = [](std::uint32_t unit) { return (unit >> 10) << ((unit & 0x200) >> 6); };
+    if (units_.empty()) return;
+    std::size_t node = offset(units_[0]);
+    for (std::size_t i = 0; i < text.size(); ++i) {
+      const auto byte = static_cast<std::uint8_t>(text[i]);
+      node ^= byte;
+      if (node >= units_.size() || (units_[node] & 0x800000ff) != byte) return;
+      const std::uint32_t unit = units_[node];
+      node ^= offset(unit);
+      if (steps) ++*steps;
+      if (!(unit >> 8 & 1) || node >= units_.size()) continue;
+      if (i + 1 < text.size() && (static_cast<std::uint8_t>(text[i + 1]) & 0xc0) == 0x80)
+        continue;  // inside a character
+      const std::size_t begin = units_[node] & 0x7fffffff;
+      if (begin >= texts_.size() || (static_cast<std::uint8_t>(texts_[begin]) & 0xc0) == 0x80) continue;
+      if (put(Match{std::string_view(texts_.data() + begin), i + 1})) return;
+    }
+  }
+
+  std::vector<std::uint32_t> units_;
+  std::string texts_;
+  std::array<bool, 128> plain_{};
+};
 
 }  // namespace ft::inline FTLIB_ABI

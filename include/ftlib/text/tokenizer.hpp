@@ -1,8 +1,10 @@
-// text/tokenizer.hpp: text to tokens and back: byte-level BPE and SentencePiece-style BPE, exact as the references.
+// text/tokenizer.hpp: text to tokens and back: byte-level BPE, SentencePiece's BPE and unigram models, exact as the
+// references.
 #pragma once
 #include <ftlib/text/tokenizer_spec.hpp>  // TokenizerSpec
 
 #include <cstdint>      // std::int32_t
+#include <filesystem>   // std::filesystem::path
 #include <memory>       // std::shared_ptr
 #include <span>         // std::span
 #include <string>       // std::string
@@ -30,9 +32,10 @@ struct TextPart {
 
 /// Encodes and decodes; immutable, cheap to copy, and safe to use from many threads at once.
 ///
-/// Encoding gives the ids of Hugging Face's tokenizers for a tokenizer.json, and of SentencePiece and llama.cpp for a
-/// GGUF (but that text is put into NFC where the model's tokenizer.json does so, which llama.cpp leaves out). Text that
-/// is not valid UTF-8 is read as Python's bytes.decode("utf-8", "replace") would read it.
+/// Encoding gives the ids of Hugging Face's tokenizers for a tokenizer.json, of tiktoken and mistral-common for ranks,
+/// of SentencePiece for its models (each stretch between control tokens is a text of its own), and of it and llama.cpp
+/// for a GGUF (but that text is put into NFC where the model's tokenizer.json does so, which llama.cpp leaves out).
+/// Text that is not valid UTF-8 is read as Python's bytes.decode("utf-8", "replace") would read it.
 class Tokenizer {
  public:
   /// Throws Error for a description that contradicts itself.
@@ -40,6 +43,8 @@ class Tokenizer {
   static Tokenizer from_json(const Json& tokenizer_json, const Json* tokenizer_config = nullptr,
                              std::string_view name = "tokenizer.json");
   static Tokenizer from_gguf(const GgufFile& file);
+  /// A file of any kind that is read; see tokenizer_spec_from_file.
+  static Tokenizer from_file(const std::filesystem::path& file);
 
   std::vector<std::int32_t> encode(std::string_view text, EncodeOptions options = {}) const;
   /// The parts as one text, of which a control token counts where it stands wholly in parts whose control tokens do. So
@@ -74,7 +79,10 @@ class Tokenizer {
   const TokenizerSpec& spec() const { return *spec_; }
 
  private:
+  friend class StreamDecoder;
   struct Data;
+  /// A token's bytes, less the space that decode drops; `strip`: whether it still may, which this takes back.
+  std::string_view next_bytes(std::int32_t id, bool& strip) const;
 
   std::shared_ptr<const TokenizerSpec> spec_;
   std::shared_ptr<const Data> data_;

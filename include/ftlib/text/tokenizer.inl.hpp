@@ -1,4 +1,4 @@
-// text/tokenizer.inl.hpp: the bodies of text/tokenizer.hpp: byte-level BPE and SentencePiece-style BPE.
+// text/tokenizer.inl.hpp: the bodies of text/tokenizer.hpp: byte-level BPE, SentencePiece-style BPE, unigram models.
 #pragma once
 #include <ftlib/text/bpe.hpp>
 #include <ftlib/text/normalize.hpp>
@@ -6,8 +6,9 @@
 #include <ftlib/text/tokenizer.hpp>
 #include <ftlib/text/tokenizer_spec.inl.hpp>  // what both call things
 #include <ftlib/text/unicode.hpp>
+#include <ftlib/text/unigram.hpp>
 
-#include <algorithm>      // std::stable_sort
+#include <algorithm>      // std::reverse, std::stable_sort
 #include <array>          // std::array
 #include <atomic>         // std::atomic
 #include <bitset>         // std::bitset
@@ -72,56 +73,6 @@ class Trie {
   std::vector<Node> nodes_{Node{}};  // node 0 is "none"
 };
 
-/// GPT-2's alphabet: a printable character for each byte. Bytes that are printable in Latin-1 stand for themselves, the
-/// other 68 become U+0100, U+0101, ... in order.
-class ByteAlphabet {
- public:
-  ByteAlphabet() {
-    char32_t next = 0x100;
-    for (std::size_t byte = 0; byte < 256; ++byte) {
-      const bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte != 173);
-      code_[byte] = printable ? static_cast<char32_t>(byte) : next++;
-      byte_[code_[byte]] = static_cast<std::int16_t>(byte);
-    }
-  }
-  /// The bytes that a token's spelling stands for; the spelling itself where it is not in the alphabet.
-  std::string bytes(std::string_view spelling) const {
-    std::string out;
-    if (valid_utf8_prefix(spelling) != spelling.size()) return std::string(spelling);
-    for (std::size_t at = 0; at < spelling.size();) {
-      const Utf8Char c = decode_utf8(spelling.data() + at);
-      const int byte = c.code < byte_.size() ? byte_[c.code] : -1;
-      if (byte < 0) return std::string(spelling);
-      out.push_back(static_cast<char>(static_cast<std::uint8_t>(byte)));
-      at += c.length;
-    }
-    return out;
-  }
-  std::string spelling(std::string_view bytes) const {
-    std::string out;
-    for (const char c : bytes) append_utf8(out, code_[static_cast<std::uint8_t>(c)]);
-    return out;
-  }
-
- private:
-  struct Bytes : std::array<std::int16_t, 0x144> {
-    Bytes() { fill(-1); }
-  };
-  std::array<char32_t, 256> code_{};
-  Bytes byte_;
-};
-
-inline std::string replace_all(std::string_view text, std::string_view from, std::string_view to) {
-  std::string out;
-  for (std::size_t at = 0;;) {
-    const std::size_t found = text.find(from, at);
-    out.append(text.substr(at, found - at));
-    if (found == std::string_view::npos) return out;
-    out.append(to);
-    at = found + from.size();
-  }
-}
-
 }  // namespace detail
 
 // Inside, tokens are bytes: byte-level ones out of their alphabet, SentencePiece's with ' ' for U+2581. The text is
@@ -133,7 +84,8 @@ struct Tokenizer::Data {
   static constexpr std::uint8_t special_flag = 1, byte_flag = 2, literal_flag = 4;
   enum : std::uint8_t { unasked, alone, parted };  // states of `whole`
 
-  bool byte_level, by_rank, byte_fallback, fuse_unk, ignore_merges, nfc, cut_before_spaces;
+  bool byte_level, unigram, by_rank, byte_fallback, fuse_unk, ignore_merges, nfc, cut_before_spaces;
+  bool sentencepiece, collapse_spaces, strip_right, split_whitespace;  // how text is normalised
   bool cut_words = false;
   Spec::SpacePrefix space_prefix;
   PreTokenizer pre_tokenizer;
@@ -141,7 +93,10 @@ struct Tokenizer::Data {
   detail::ByteAlphabet alphabet;
   detail::StringTable table;
   detail::MergeTable merges;
-  std::vector<std::uint32_t> rank;           // by score, where there are no merges
+  std::vector<std::uint32_t> rank;  // by score, where there are no merges
+  detail::Unigram segments;         // of a unigram model
+  Charsmap charsmap;
+  detail::Trie untouched;                    // user-defined tokens, which SentencePiece's normalizer leaves alone
   std::vector<std::uint8_t> flags;           // by token
   std::array<std::int32_t, 256> byte_ids;    // of single bytes, or -1
   std::bitset<256> before_space;             // last bytes of what stands before a ' ' inside a token
@@ -153,16 +108,22 @@ struct Tokenizer::Data {
 
   bool normalized_control = false;  // some control token is looked for in normalized text
 
-  bool by_score() const { return !byte_level && !by_rank; }
+  /// SentencePiece looks for its user-defined symbols where U+2581 and ' ' are one already: so a GGUF's are sought.
+  bool spaces_alike() const { return !byte_level && !by_rank && !unigram && !sentencepiece; }
 
   explicit Data(const Spec& spec)
       : byte_level(spec.model == Spec::Model::byte_level_bpe),
-        by_rank(byte_level || spec.scores.empty() || !spec.merges.empty()),
+        unigram(spec.model == Spec::Model::unigram),
+        by_rank(!unigram && (spec.scores.empty() || !spec.merges.empty())),
         byte_fallback(spec.byte_fallback),
         fuse_unk(spec.fuse_unk),
         ignore_merges(spec.ignore_merges),
         nfc(spec.nfc),
         cut_before_spaces(spec.cut_before_spaces),
+        sentencepiece(spec.sentencepiece_normalizer),
+        collapse_spaces(spec.collapse_spaces),
+        strip_right(spec.strip_right),
+        split_whitespace(spec.split_whitespace),
         space_prefix(spec.space_prefix),
         pre_tokenizer(spec.pre_tokenizer),
         bos(spec.bos),
@@ -171,6 +132,7 @@ struct Tokenizer::Data {
         unk(spec.unk),
         added(spec.added) {
     check(spec);
+    if (!spec.charsmap.empty()) charsmap = Charsmap(spec.charsmap, spec.name);
     byte_ids.fill(-1);
     flags.assign(spec.tokens.size(), 0);
     for (const AddedToken& token : added) {
@@ -178,11 +140,17 @@ struct Tokenizer::Data {
       normalized_control |= token.special && token.normalized;
     }
     add_tokens(spec);
-    if (by_rank) add_merges(spec);
+    if (unigram) add_segments(spec);
+    else if (by_rank) add_merges(spec);
     else rank_scores(spec.scores);
     for (std::size_t i = 0; i < added.size(); ++i) {
       const std::string content = sought(added[i]);
       if (valid_utf8_prefix(content) != content.size()) continue;  // would match inside a character, and part it
+      if (sentencepiece && added[i].normalized) {
+        untouched.insert(added[i].content, added[i].id);
+        // A unigram model's are segments; and the normalized text has no ' '.
+        if (unigram || added[i].content.find(' ') != std::string::npos) continue;
+      }
       (added[i].normalized ? normalized_added : raw_added).insert(content, static_cast<std::int32_t>(i));
     }
     whole = std::make_unique<std::atomic<std::uint8_t>[]>(spec.tokens.size());
@@ -210,7 +178,8 @@ struct Tokenizer::Data {
 
   /// What stands in the text for an added token.
   std::string sought(const AddedToken& token) const {
-    return token.normalized ? normalize(token.content) : token.content;
+    if (!token.normalized) return token.content;
+    return sentencepiece ? detail::replace_all(token.content, detail::sp_space, " ") : normalize(token.content);
   }
 
   /// A token's text as it is kept here.
@@ -271,6 +240,27 @@ struct Tokenizer::Data {
     }
   }
 
+  /// github.com/google/sentencepiece, src/unigram_model.cc: a user-defined token is to win against all that it could be
+  /// made of.
+  void add_segments(const Spec& spec) {
+    float lowest = std::numeric_limits<float>::max(), highest = std::numeric_limits<float>::min();
+    for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
+      if (sentencepiece && !spec.types.empty() && spec.types[i] != Spec::Type::normal) continue;
+      lowest = std::min(lowest, spec.scores[i]);
+      highest = std::max(highest, spec.scores[i]);
+    }
+    segments.set_lowest(lowest);
+    for (std::size_t i = 0; i < spec.tokens.size(); ++i) {
+      const Spec::Type type = spec.types.empty() ? Spec::Type::normal : spec.types[i];
+      const bool user = sentencepiece && type == Spec::Type::user_defined;
+      if (sentencepiece && spec.tokens[i].find(' ') != std::string::npos) continue;  // normalized text has none
+      const float bonus = static_cast<float>(spec.tokens[i].size()) * highest - 0.1f;
+      // Hugging Face's tokenizers look for byte tokens' own spellings too.
+      if (type == Spec::Type::normal || user || (type == Spec::Type::byte && !sentencepiece))
+        segments.insert(inner(spec.tokens[i]), static_cast<std::int32_t>(i), user ? bonus : spec.scores[i]);
+    }
+  }
+
   void rank_scores(const std::vector<float>& scores) {
     std::vector<std::uint32_t> order(scores.size());
     std::iota(order.begin(), order.end(), 0u);
@@ -301,12 +291,90 @@ struct Tokenizer::Data {
     return table.find(inner(token));
   }
 
-  /// A stretch of text as the model's normalizer leaves it: SentencePiece's form, or NFC where it asks for that.
+  /// A stretch of text as the model's normalizer leaves it, and with ' ' for U+2581: SentencePiece's form, or NFC where
+  /// it asks for that.
   std::string normalize(std::string_view text) const {
     if (byte_level) return nfc ? to_nfc(text) : std::string(text);
+    if (sentencepiece && (collapse_spaces || !charsmap.empty())) return sentencepiece_form(text);
+    std::string ruled;
+    if (!charsmap.empty()) text = ruled = by_grapheme(text);
+    const CharacterClasses classes;
+    while (strip_right && !text.empty()) {
+      std::size_t last = text.size() - 1;
+      while ((static_cast<std::uint8_t>(text[last]) & 0xc0) == 0x80) --last;
+      if (!(classes(decode_utf8(text.data() + last).code) & space_class)) break;
+      text = text.substr(0, last);
+    }
+    std::string collapsed;
+    if (collapse_spaces && !sentencepiece) {
+      for (const char c : text)
+        if (c != ' ' || !collapsed.ends_with(' ')) collapsed.push_back(c);
+      text = collapsed;
+    }
+    if (split_whitespace) return std::string(text);  // U+2581 is not white
     std::string out = detail::replace_all(text, detail::sp_space, " ");
     if (space_prefix == Spec::SpacePrefix::always && !out.empty()) out.insert(0, 1, ' ');
     return out;
+  }
+
+  /// The rules of charsmap, as Hugging Face's tokenizers apply them: of a grapheme cluster of less than six bytes the
+  /// first that it begins with stands for all of it, else each character for itself.
+  std::string by_grapheme(std::string_view text) const {
+    std::string out;
+    out.reserve(text.size());
+    const auto put = [&](std::string_view part, bool otherwise) {
+      const auto rule = charsmap.shortest(part);
+      if (rule.length > 0) out.append(rule.text);
+      else if (otherwise) out.append(part);
+      return rule.length > 0;
+    };
+    for (std::size_t at = 0; at < text.size();) {
+      if (charsmap.plain(text[at]) && (at + 1 == text.size() || static_cast<signed char>(text[at + 1]) >= 0)) {
+        out.push_back(text[at++]);
+        continue;
+      }
+      const std::string_view cluster = text.substr(at, grapheme_length(text.substr(at)));
+      at += cluster.size();
+      if (cluster.size() < 6 && put(cluster, false)) continue;
+      for (std::size_t i = 0, length; i < cluster.size(); i += length) {
+        length = decode_utf8(cluster.data() + i).length;
+        put(cluster.substr(i, length), true);
+      }
+    }
+    return out;
+  }
+
+  /// github.com/google/sentencepiece, src/normalizer.cc.
+  std::string sentencepiece_form(std::string_view text) const {
+    const auto rule = [&](std::string_view rest) {
+      if (untouched.may_start(rest[0]))
+        if (const auto found = untouched.longest(rest); found.id >= 0)
+          return Charsmap::Match{rest.substr(0, found.length), found.length};
+      if (const auto found = charsmap.longest(rest); found.length > 0) return found;
+      const std::size_t length = decode_utf8(rest.data()).length;
+      return Charsmap::Match{rest.substr(0, length), length};
+    };
+    std::string out;
+    out.reserve(text.size() + 1);
+    Charsmap::Match next;
+    while (collapse_spaces && !text.empty() && (next = rule(text)).text == " ") text.remove_prefix(next.length);
+    if (text.empty()) return out;
+    if (space_prefix == Spec::SpacePrefix::always) out.push_back(' ');
+    for (bool after_space = collapse_spaces; !text.empty(); text.remove_prefix(next.length)) {
+      const bool plain = charsmap.empty()
+                             ? static_cast<signed char>(text[0]) >= 0
+                             : charsmap.plain(text[0]) && text.size() > 1 && static_cast<signed char>(text[1]) >= 0;
+      if (plain && !untouched.may_start(text[0])) next = {text.substr(0, 1), 1};
+      else next = rule(text);
+      std::string_view part = next.text;
+      while (after_space && part.starts_with(' ')) part.remove_prefix(1);
+      if (part.empty()) continue;
+      out.append(part);
+      after_space = collapse_spaces && part.ends_with(' ');
+    }
+    while (collapse_spaces && (out.ends_with(' ') || out.ends_with(detail::sp_space)))
+      out.resize(out.size() - (out.ends_with(' ') ? 1 : detail::sp_space.size()));
+    return out.find(detail::sp_space) == out.npos ? out : detail::replace_all(out, detail::sp_space, " ");
   }
 
   /// Calls token(id) and stretch(text, begin) for the added tokens of a text and what is between them, in order: the
@@ -364,14 +432,14 @@ struct Tokenizer::Data {
   }
 
   void encode(std::string_view text, Special special, Ids& out, std::span<const std::size_t> outside = {}) const {
-    std::string spaced;  // SentencePiece looks for its user-defined symbols where U+2581 and ' ' are one already
-    if (by_score() && text.find(detail::sp_space) != std::string_view::npos)
+    std::string spaced;
+    if (spaces_alike() && text.find(detail::sp_space) != std::string_view::npos)
       text = spaced = detail::replace_all(text, detail::sp_space, " ");
     const auto put = [&](std::int32_t id) { out.push_back(id); };
     split(raw_added, text, special, true, outside, put, [&](std::string_view part, std::size_t begin) {
       std::string normal;
-      if (!byte_level &&
-          (space_prefix == Spec::SpacePrefix::always || part.find(detail::sp_space) != std::string_view::npos))
+      if (!byte_level && (space_prefix == Spec::SpacePrefix::always || collapse_spaces || strip_right ||
+                          !charsmap.empty() || part.find(detail::sp_space) != std::string_view::npos))
         part = normal = normalize(part);
       if (nfc && !is_surely_nfc(part)) part = normal = to_nfc(part);
       // SentencePiece's normalizer has made U+2581 of the spaces, which is not white; Metaspace has not yet.
@@ -392,23 +460,60 @@ struct Tokenizer::Data {
   }
 
   void encode_pieces(std::string_view text, bool at_start, Ids& out) const {
+    if (split_whitespace) {
+      const CharacterClasses classes;
+      const auto white = [&](std::size_t i) { return (classes(decode_utf8(text.data() + i).code) & space_class) != 0; };
+      const auto length = [&](std::size_t i) { return decode_utf8(text.data() + i).length; };
+      for (std::size_t at = 0, end; at < text.size(); at = end) {
+        for (end = at; end < text.size() && !white(end);) end += length(end);
+        if (end > at) encode_spaced(detail::replace_all(text.substr(at, end - at), detail::sp_space, " "), true, out);
+        else end += length(end);
+      }
+    } else {
+      encode_spaced(text, at_start, out);
+    }
+  }
+
+  /// What stands between white space that is no part of it, or all.
+  void encode_spaced(std::string_view text, bool at_start, Ids& out) const {
     std::string prefixed;
     const bool wants_space = space_prefix == Spec::SpacePrefix::unless_there ||
                              (space_prefix == Spec::SpacePrefix::first_unless_there && at_start);
     if (wants_space && text[0] != ' ') text = prefixed = ' ' + std::string(text);
-    // No token has these bytes before a space, so no merge reaches over: the words can be merged one by one.
+    // No token has these bytes before a space, so no merge reaches over: the words can be merged one by one. A unigram
+    // model's sums are rounded as the text grows, so it is not cut without being told.
     std::size_t begin = 0;
     for (std::size_t at = 1; at < text.size(); ++at) {
       if (text[at] != ' ') continue;
       const char last = text[at - 1];
-      if (!cut_before_spaces && (!cut_words || last == ' ' || before_space[static_cast<std::uint8_t>(last)])) continue;
+      const bool apart = !unigram && cut_words && last != ' ' && !before_space[static_cast<std::uint8_t>(last)];
+      if (!cut_before_spaces && !apart) continue;
       encode_word(text.substr(begin, at - begin), out);
       begin = at;
     }
     encode_word(text.substr(begin), out);
   }
 
+  /// The tokens of the best segmentation. SentencePiece adds scores as float, Hugging Face's tokenizers as double.
+  void encode_segments(std::string_view text, Ids& out) const {
+    const std::size_t before = out.size();
+    bool unknown = false;                                                           // what stands behind was
+    const auto put = [&](std::int32_t id, std::size_t begin, std::size_t length) {  // from the last to the first
+      const std::string_view part = text.substr(begin, length);
+      if (id < 0 && all_bytes(part)) {
+        for (std::size_t i = part.size(); i > 0; --i) out.push_back(byte_ids[static_cast<std::uint8_t>(part[i - 1])]);
+      } else if (id >= 0 || (unk >= 0 && !unknown)) {
+        out.push_back(id >= 0 ? id : unk);
+      }
+      unknown = id < 0 && !all_bytes(part);
+    };
+    if (sentencepiece) segments.segment<float>(text, put);
+    else segments.segment<double>(text, put);
+    std::reverse(out.begin() + static_cast<std::ptrdiff_t>(before), out.end());
+  }
+
   void encode_word(std::string_view word, Ids& out) const {
+    if (unigram) return encode_segments(word, out);
     const std::int32_t id = table.find(word);
     if (id < 0) return merge(word, out);
     auto& state = whole[static_cast<std::size_t>(id)];
@@ -494,6 +599,9 @@ FTLIB_INLINE Tokenizer Tokenizer::from_json(const Json& tokenizer_json, const Js
                                             std::string_view name) {
   return Tokenizer(tokenizer_spec_from_json(tokenizer_json, tokenizer_config, name));
 }
+FTLIB_INLINE Tokenizer Tokenizer::from_file(const std::filesystem::path& file) {
+  return Tokenizer(tokenizer_spec_from_file(file));
+}
 FTLIB_INLINE Tokenizer Tokenizer::from_gguf(const GgufFile& file) { return Tokenizer(tokenizer_spec_from(file)); }
 
 FTLIB_INLINE std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
@@ -522,7 +630,7 @@ FTLIB_INLINE std::vector<std::int32_t> Tokenizer::encode(std::span<const TextPar
   for (const TextPart& part : parts) {
     if (part.text.empty()) continue;
     const std::string good = replace_broken_utf8(part.text);
-    text += data_->by_score() ? detail::replace_all(good, detail::sp_space, " ") : good;
+    text += data_->spaces_alike() ? detail::replace_all(good, detail::sp_space, " ") : good;
     const bool ours = part.special == Special::parse;
     if (ours != (outside.size() % 2 != 0)) outside.push_back(text.size());
     else outside.back() = text.size();
@@ -534,9 +642,10 @@ FTLIB_INLINE std::vector<std::int32_t> Tokenizer::encode(std::span<const TextPar
 }
 FTLIB_INLINE std::string Tokenizer::decode(std::span<const std::int32_t> ids, bool skip_special) const {
   std::string out;
+  bool strip = strips_space();
   for (const std::int32_t id : ids)
-    if (!skip_special || !is_special(id)) out.append(bytes(id));
-  if (strips_space() && !out.empty() && out[0] == ' ') out.erase(0, 1);
+    if (const std::string_view text = bytes(id); !skip_special || !is_special(id))
+      out.append(strip ? next_bytes(id, strip) : text);
   return valid_utf8_prefix(out) == out.size() ? out : replace_broken_utf8(out);
 }
 FTLIB_INLINE std::string_view Tokenizer::bytes(std::int32_t id) const {
@@ -544,6 +653,16 @@ FTLIB_INLINE std::string_view Tokenizer::bytes(std::int32_t id) const {
     throw Error(str("tokenizer: token ", id, " is not in the vocabulary of ", vocab_size()),
                 "the model and the tokenizer are not of one kind, or the id is padding.");
   return data_->table[id];
+}
+FTLIB_INLINE std::string_view Tokenizer::next_bytes(std::int32_t id, bool& strip) const {
+  std::string_view text = bytes(id);
+  if (!strip || text.empty()) return text;
+  const bool prepend = spec().space_prefix == TokenizerSpec::SpacePrefix::always && !spec().sentencepiece_normalizer;
+  // Metaspace and SentencePiece drop a U+2581 that is spelled in the token, the decoder Strip and llama.cpp any space.
+  if (text[0] == ' ' && (prepend || !spec().tokens[static_cast<std::size_t>(id)].starts_with(' ')))
+    text.remove_prefix(1);
+  strip = text.empty() && spec().sentencepiece_normalizer && spec().collapse_spaces;
+  return text;
 }
 FTLIB_INLINE std::string Tokenizer::token(std::int32_t id) const { return data_->spelling(id, bytes(id)); }
 FTLIB_INLINE std::int32_t Tokenizer::id(std::string_view token) const { return data_->find(token); }
@@ -566,11 +685,7 @@ inline std::size_t unfinished(std::string_view text) {
 FTLIB_INLINE std::string StreamDecoder::put(std::int32_t id) {
   const std::string_view bytes = tokenizer_.bytes(id);
   if (skip_special_ && tokenizer_.is_special(id)) return {};
-  pending_.append(bytes);
-  if (strip_ && !pending_.empty()) {
-    if (pending_[0] == ' ') pending_.erase(0, 1);
-    strip_ = false;
-  }
+  pending_.append(strip_ ? tokenizer_.next_bytes(id, strip_) : bytes);
   // Only the last character can be unfinished, and it begins in the last three bytes.
   std::size_t keep = pending_.size() - valid_utf8_prefix(pending_);
   if (keep > 0) keep = detail::unfinished(pending_);

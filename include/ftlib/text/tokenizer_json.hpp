@@ -3,46 +3,19 @@
 #pragma once
 #include <ftlib/io/json.hpp>                  // Json
 #include <ftlib/text/pretokenize.hpp>         // split_pattern
-#include <ftlib/text/tokenizer_spec.inl.hpp>  // sp_space, TokenizerSpec
+#include <ftlib/text/tokenizer_spec.inl.hpp>  // sp_space, merges_of, TokenizerSpec
 
-#include <algorithm>      // std::stable_sort
-#include <string>         // std::string
-#include <tuple>          // std::tuple
-#include <unordered_map>  // std::unordered_map
-#include <utility>        // std::pair
-#include <vector>         // std::vector
+#include <string>   // std::string
+#include <utility>  // std::pair
+#include <vector>   // std::vector
 
 namespace ft::inline FTLIB_ABI {
-
-namespace detail {
-/// Merges for a vocabulary that has scores instead: every way to put a token together from two others, the best token
-/// first; so does transformers' conversion (convert_slow_tokenizer.py, generate_merges).
-[[gnu::cold]] inline std::vector<std::string> merges_from_scores(const TokenizerSpec& spec) {
-  std::unordered_map<std::string_view, std::size_t> ids;
-  for (std::size_t i = 0; i < spec.tokens.size(); ++i)
-    if (spec.types.empty() || spec.types[i] == TokenizerSpec::Type::normal) ids.emplace(spec.tokens[i], i);
-  std::vector<std::tuple<float, std::size_t, std::size_t, std::string_view, std::string_view>> found;
-  for (const auto& [token, id] : ids)
-    for (std::size_t cut = 1; cut < token.size(); ++cut) {
-      const auto left = ids.find(token.substr(0, cut)), right = ids.find(token.substr(cut));
-      if (left != ids.end() && right != ids.end())
-        found.emplace_back(-spec.scores[id], left->second, right->second, left->first, right->first);
-    }
-  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
-    return std::tie(std::get<0>(a), std::get<1>(a), std::get<2>(a)) <
-           std::tie(std::get<0>(b), std::get<1>(b), std::get<2>(b));
-  });
-  std::vector<std::string> merges;
-  merges.reserve(found.size());
-  for (const auto& m : found) merges.push_back(str(std::get<3>(m), ' ', std::get<4>(m)));
-  return merges;
-}
-}  // namespace detail
 
 /// tokenizer.json and tokenizer_config.json.
 [[gnu::cold]] inline std::pair<Json, Json> tokenizer_json(const TokenizerSpec& spec) {
   using Type = TokenizerSpec::Type;
   const bool bytes = spec.model == TokenizerSpec::Model::byte_level_bpe;
+  const bool unigram = spec.model == TokenizerSpec::Model::unigram;
   const std::string space(detail::sp_space);
   const auto type = [&](std::size_t i) { return spec.types.empty() ? Type::normal : spec.types[i]; };
   const auto name = [&](int32_t id) { return id >= 0 ? Json(spec.tokens[static_cast<std::size_t>(id)]) : Json(); };
@@ -61,20 +34,24 @@ namespace detail {
                          {"special", type(i) != Type::user_defined}});
   } else {
     for (const AddedToken& t : spec.added)
-      added.push_back({{"id", t.id},
-                       {"content", t.content},
-                       {"single_word", t.single_word},
-                       {"lstrip", t.lstrip},
-                       {"rstrip", t.rstrip},
-                       {"normalized", t.normalized},
-                       {"special", t.special}});
+      added.push_back(
+          {{"id", t.id},
+           {"content", t.content},
+           {"single_word", t.single_word},
+           {"lstrip", t.lstrip},
+           {"rstrip", t.rstrip},
+           {"normalized", t.normalized && !spec.sentencepiece_normalizer},  // whose symbols are sought in raw text
+           {"special", t.special}});
   }
   Json merges = Json::array();
-  for (const std::string& merge :
-       spec.merges.empty() && !spec.scores.empty() ? detail::merges_from_scores(spec) : spec.merges) {
+  for (const std::string& merge : merges_of(spec)) {
     const std::size_t at = merge.find(' ');
     merges.push_back({merge.substr(0, at), merge.substr(at + 1)});
   }
+
+  const Json back{{"type", "Replace"}, {"pattern", {{"String", space}}}, {"content", " "}};
+  Json decoders = Json::array({back, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
+  if (spec.strip_space) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
 
   Json tokenizer{{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", std::move(added)}};
   if (bytes) {
@@ -96,11 +73,31 @@ namespace detail {
     tokenizer["pre_tokenizer"] = steps.size() == 1 ? steps[0] : Json{{"type", "Sequence"}, {"pretokenizers", steps}};
     tokenizer["decoder"] = {
         {"type", "ByteLevel"}, {"add_prefix_space", true}, {"trim_offsets", true}, {"use_regex", true}};
+  } else if (unigram || !spec.charsmap.empty() || spec.collapse_spaces) {  // as transformers' conversion writes them
+    Json before = Json::array();
+    if (!spec.charsmap.empty())
+      before.push_back({{"type", "Precompiled"}, {"precompiled_charsmap", detail::to_base64(spec.charsmap)}});
+    if (spec.strip_right || (spec.sentencepiece_normalizer && spec.collapse_spaces))
+      before.push_back({{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}});
+    if (spec.collapse_spaces)
+      before.push_back({{"type", "Replace"},
+                        {"pattern", {{"Regex", " {2,}"}}},
+                        {"content", spec.split_whitespace ? std::string(" ") : space}});
+    const Json metaspace{
+        {"type", "Metaspace"},
+        {"replacement", space},
+        {"prepend_scheme", spec.space_prefix == TokenizerSpec::SpacePrefix::never                ? "never"
+                           : spec.space_prefix == TokenizerSpec::SpacePrefix::first_unless_there ? "first"
+                                                                                                 : "always"},
+        {"split", spec.cut_before_spaces}};
+    tokenizer["normalizer"] = before.empty() ? Json() : Json{{"type", "Sequence"}, {"normalizers", before}};
+    tokenizer["pre_tokenizer"] =
+        spec.split_whitespace
+            ? Json{{"type", "Sequence"}, {"pretokenizers", Json::array({{{"type", "WhitespaceSplit"}}, metaspace})}}
+            : metaspace;
+    tokenizer["decoder"] = spec.byte_fallback ? Json{{"type", "Sequence"}, {"decoders", decoders}} : metaspace;
   } else {
     const Json replace{{"type", "Replace"}, {"pattern", {{"String", " "}}}, {"content", space}};
-    const Json back{{"type", "Replace"}, {"pattern", {{"String", space}}}, {"content", " "}};
-    Json decoders = Json::array({back, {{"type", "ByteFallback"}}, {{"type", "Fuse"}}});
-    if (spec.strip_space) decoders.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
     tokenizer["normalizer"] =
         spec.space_prefix == TokenizerSpec::SpacePrefix::never
             ? replace
@@ -134,6 +131,15 @@ namespace detail {
                         {"ignore_merges", spec.ignore_merges},
                         {"vocab", std::move(vocab)},
                         {"merges", std::move(merges)}};
+  if (unigram) {
+    vocab = Json::array();
+    for (std::size_t i = 0; i < spec.tokens.size(); ++i)
+      vocab.push_back({spec.tokens[i], static_cast<double>(spec.scores[i])});
+    tokenizer["model"] = {{"type", "Unigram"},
+                          {"unk_id", spec.unk >= 0 ? Json(spec.unk) : Json()},
+                          {"vocab", std::move(vocab)},
+                          {"byte_fallback", spec.byte_fallback}};
+  }
 
   Json config{{"tokenizer_class", "PreTrainedTokenizerFast"},
               {"add_bos_token", spec.add_bos},

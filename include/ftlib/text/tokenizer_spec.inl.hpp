@@ -3,12 +3,16 @@
 #include <ftlib/io/gguf.hpp>
 #include <ftlib/io/json.hpp>
 #include <ftlib/text/pretokenize.hpp>
+#include <ftlib/text/tokenizer_ranks.inl.hpp>
+#include <ftlib/text/tokenizer_sentencepiece.inl.hpp>
 #include <ftlib/text/tokenizer_spec.hpp>
 
-#include <algorithm>      // std::find, std::max
+#include <algorithm>      // std::find, std::max, std::sort
+#include <charconv>       // std::from_chars
 #include <cstdint>        // std::int32_t
 #include <string>         // std::string
 #include <string_view>    // std::string_view
+#include <tuple>          // std::tuple
 #include <unordered_map>  // std::unordered_map
 #include <utility>        // std::move
 #include <vector>         // std::vector
@@ -28,6 +32,81 @@ namespace detail {
 
 inline constexpr std::string_view sp_space = "\xE2\x96\x81";  // U+2581, SentencePiece's space
 
+[[gnu::cold]] inline std::int32_t named_token(const TokenizerSpec& spec, const std::string& content) {
+  for (const AddedToken& token : spec.added)
+    if (token.content == content) return token.id;
+  const auto found = std::find(spec.tokens.begin(), spec.tokens.end(), content);
+  if (found == spec.tokens.end())
+    throw Error(str(spec.name, ": token ", quote(content), " is named but not in the vocabulary"));
+  return static_cast<std::int32_t>(found - spec.tokens.begin());
+}
+
+/// What tokenizer_config.json says of bos, eos, pad, whether they are added, and the chat template.
+[[gnu::cold]] inline void apply_tokenizer_config(TokenizerSpec& spec, const Json& config, const std::string& where) {
+  const auto token = [&](std::string_view key, std::int32_t& id) {
+    const Json* value = json_find(config, key, where);
+    const std::string content = !value               ? std::string()
+                                : value->is_object() ? at<std::string>(*value, "content", where)
+                                : value->is_string() ? value->get<std::string>()
+                                                     : std::string();
+    if (!content.empty()) id = named_token(spec, content);
+  };
+  token("bos_token", spec.bos);
+  token("eos_token", spec.eos);
+  token("pad_token", spec.pad);
+  spec.add_bos = value_or<bool>(config, "add_bos_token", spec.add_bos, where);
+  spec.add_eos = value_or<bool>(config, "add_eos_token", spec.add_eos, where);
+  const Json* chat = json_find(config, "chat_template", where);
+  if (chat && chat->is_string()) spec.chat_template = chat->get<std::string>();
+  if (chat && chat->is_array()) {
+    std::vector<std::string> others;
+    for (const Json& item : *chat) {
+      const auto name = at<std::string>(item, "name", where);
+      if (name == "default") spec.chat_template = at<std::string>(item, "template", where);
+      else others.push_back(name);
+    }
+    note_templates(spec, others);
+  }
+}
+
+inline AddedToken added_token(const Json& item, std::int32_t id, const std::string& where) {
+  const auto flag = [&](const char* key) { return value_or<bool>(item, key, false, where); };
+  AddedToken token{at<std::string>(item, "content", where), id};
+  token.special = flag("special");
+  token.single_word = flag("single_word");
+  token.lstrip = flag("lstrip");
+  token.rstrip = flag("rstrip");
+  token.normalized = value_or<bool>(item, "normalized", !token.special, where);
+  return token;
+}
+
+/// The tokens that tokenizer_config.json's added_tokens_decoder has beyond a vocabulary that is no tokenizer.json.
+[[gnu::cold]] inline void add_config_tokens(TokenizerSpec& spec, const Json& config, const std::string& where) {
+  const Json* list = json_find(config, "added_tokens_decoder", where);
+  if (!list || !list->is_object()) return;
+  for (const auto& [key, item] : list->items()) {
+    std::uint32_t id = 0;
+    const auto [stop, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    AddedToken token = added_token(item, static_cast<std::int32_t>(id), where);
+    if (error != std::errc() || stop != key.data() + key.size() || id > spec.tokens.size() + 65536)
+      throw Error(str(where, ": added_tokens_decoder gives ", quote(token.content), " the id ", quote(key),
+                      " beside a vocabulary of ", spec.tokens.size()));
+    if (id < spec.tokens.size() && spec.tokens[id] == token.content) continue;
+    if (id >= spec.tokens.size()) {
+      spec.tokens.resize(id + 1);
+      spec.types.resize(id + 1, TokenizerSpec::Type::unused);
+      if (!spec.scores.empty()) spec.scores.resize(id + 1);
+    } else if (spec.types[id] == TokenizerSpec::Type::normal) {
+      throw Error(str(where, ": added_tokens_decoder gives ", quote(token.content), " the id ", id, ", which is ",
+                      quote(spec.tokens[id]), "'s"));
+    }
+    std::erase_if(spec.added, [&](const AddedToken& other) { return other.id == token.id; });
+    spec.tokens[id] = token.content;
+    spec.types[id] = token.special ? TokenizerSpec::Type::control : TokenizerSpec::Type::user_defined;
+    spec.added.push_back(std::move(token));
+  }
+}
+
 /// Reads tokenizer.json. One member function a section.
 class TokenizerJson {
  public:
@@ -37,17 +116,22 @@ class TokenizerJson {
 
   [[gnu::cold]] TokenizerSpec read() {
     const Json model = section(json_, "model");
-    if (type(model) != "BPE") throw unsupported("model of type " + quote(type(model)), "");
+    const bool unigram = type(model) == "Unigram";
+    if (!unigram && type(model) != "BPE") throw unsupported("model of type " + quote(type(model)), "");
     for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix"})
       if (!value_or<std::string>(model, key, "", spec_.name).empty()) throw unsupported("model with", key);
     read_pre_tokenizer(find(json_, "pre_tokenizer"));
-    spec_.model = byte_level_ ? TokenizerSpec::Model::byte_level_bpe : TokenizerSpec::Model::sentencepiece_bpe;
+    spec_.model = unigram       ? TokenizerSpec::Model::unigram
+                  : byte_level_ ? TokenizerSpec::Model::byte_level_bpe
+                                : TokenizerSpec::Model::sentencepiece_bpe;
+    if (unigram && byte_level_)
+      throw unsupported("Unigram model with pre_tokenizer", dump(find(json_, "pre_tokenizer")));
     read_normalizer(find(json_, "normalizer"));
     if (!byte_level_ && !spaces_replaced_) throw unsupported("pre_tokenizer", dump(find(json_, "pre_tokenizer")));
     read_model(model);
     read_decoder(find(json_, "decoder"));
     read_post_processor(find(json_, "post_processor"));
-    if (config_) read_config();
+    if (config_) apply_tokenizer_config(spec_, *config_, spec_.name);
     return std::move(spec_);
   }
 
@@ -72,8 +156,8 @@ class TokenizerJson {
   Error unsupported(std::string_view what, std::string_view quote) const {
     return Error(
         str(spec_.name, ": ", what, quote.empty() ? "" : " ", quote, " is not known to this library"),
-        "byte-level BPE with the pre-tokenizers of GPT-2, SmolLM2, Llama 3, Qwen2, Qwen3.5, GPT-4o and Tekken, and "
-        "SentencePiece-style BPE (Llama 2, Gemma) are read.");
+        "byte-level BPE with the pre-tokenizers of GPT-2, SmolLM2, Llama 3, Qwen2, Qwen3.5, GPT-4o and Tekken, "
+        "SentencePiece-style BPE (Llama 2, Gemma) and Unigram (T5, XLM-R) are read.");
   }
   /// The steps of a Sequence, or the one step, or none for null.
   std::vector<const Json*> steps(const Json& json, std::string_view list) const {
@@ -117,11 +201,15 @@ class TokenizerJson {
         if (pre.pattern == Pattern::none) throw unsupported("pre_tokenizer", dump(json));
       } else if (kind == "Split" && split == Json{{"String", " "}} && all.size() == 1) {
         // Gemma: the normalizer leaves no space to split at; read_normalizer makes sure of that.
-      } else if (kind == "Metaspace" && all.size() == 1 &&
+      } else if (kind == "WhitespaceSplit" && i == 0 && all.size() == 2) {
+        spec_.split_whitespace = true;
+      } else if (kind == "Metaspace" && all.size() == (spec_.split_whitespace ? 2 : 1) &&
                  at<std::string>(step, "replacement", spec_.name) == sp_space) {
-        const auto scheme = value_or<std::string>(step, "prepend_scheme", "always", spec_.name);
+        const bool prefix = value_or<bool>(step, "add_prefix_space", true, spec_.name);  // in older files
+        const auto scheme = value_or<std::string>(step, "prepend_scheme", prefix ? "always" : "never", spec_.name);
         if (scheme == "always") spec_.space_prefix = TokenizerSpec::SpacePrefix::unless_there;
-        else if (scheme == "first") spec_.space_prefix = TokenizerSpec::SpacePrefix::first_unless_there;
+        else if (scheme == "first" && !spec_.split_whitespace)
+          spec_.space_prefix = TokenizerSpec::SpacePrefix::first_unless_there;
         else if (scheme != "never") throw unsupported("pre_tokenizer", dump(json));
         spec_.cut_before_spaces = value_or<bool>(step, "split", true, spec_.name);
         spaces_replaced_ = metaspace_ = true;
@@ -130,44 +218,74 @@ class TokenizerJson {
       }
     }
     if (pre.add_prefix_space && all.size() > 1) throw unsupported("pre_tokenizer", dump(json));
+    if (spec_.split_whitespace && !metaspace_) throw unsupported("pre_tokenizer", dump(json));
     if (byte_level_ && pre.pattern == Pattern::none) throw unsupported("pre_tokenizer", dump(json));
     if (!byte_level_ && (pre.pattern != Pattern::none || pre.digits != Digits::in_pattern))
       throw unsupported("pre_tokenizer", dump(json));
   }
 
   [[gnu::cold]] void read_normalizer(const Json& json) {
+    bool spaces = false;  // a step has been that Precompiled is not read after
     for (const Json* step : steps(json, "normalizers")) {
       const std::string kind = type(*step);
+      const Json& pattern = find(*step, "pattern");
+      const auto content = [&] { return at<std::string>(*step, "content", spec_.name); };
       if (!byte_level_ && !metaspace_ && kind == "Prepend" &&
           at<std::string>(*step, "prepend", spec_.name) == sp_space) {
         spec_.space_prefix = TokenizerSpec::SpacePrefix::always;
-      } else if (!byte_level_ && kind == "Replace" && find(*step, "pattern") == Json{{"String", " "}} &&
-                 at<std::string>(*step, "content", spec_.name) == sp_space) {
+      } else if (!byte_level_ && kind == "Replace" && pattern == Json{{"String", " "}} && content() == sp_space) {
         spaces_replaced_ = true;
       } else if (byte_level_ && kind == "NFC") {
         spec_.nfc = true;
+        continue;
+      } else if (!byte_level_ && kind == "Precompiled" && !spaces) {
+        const auto map = from_base64(at<std::string>(*step, "precompiled_charsmap", spec_.name));
+        if (!map) throw Error(spec_.name + ": key 'precompiled_charsmap' is not base64");
+        spec_.charsmap = *map;
+      } else if (!byte_level_ && kind == "Strip" && !spaces && !value_or<bool>(*step, "strip_left", true, spec_.name) &&
+                 value_or<bool>(*step, "strip_right", true, spec_.name)) {
+        spec_.strip_right = true;
+        continue;
+      } else if (!byte_level_ && kind == "Replace" && !spaces && pattern == Json{{"Regex", " {2,}"}} &&
+                 content() == (spec_.split_whitespace ? " "
+                               : content() == " "     ? " "
+                                                      : sp_space)) {
+        spec_.collapse_spaces = true;
       } else {
         throw unsupported("normalizer", dump(json));
       }
+      spaces = kind != "Precompiled";
     }
   }
 
   [[gnu::cold]] void read_model(const Json& model) {
-    const Json& vocab = section(model, "vocab");
+    const bool unigram = spec_.model == TokenizerSpec::Model::unigram;
+    const Json& vocab = unigram ? find(model, "vocab") : section(model, "vocab");
     const Json& added = find(json_, "added_tokens");
     std::vector<std::pair<std::string, std::int32_t>> entries;
-    for (const auto& [token, id] : vocab.items())
-      entries.emplace_back(token, json_as<std::int32_t>(id, token, spec_.name));
+    if (unigram) {
+      if (!vocab.is_array()) throw Error(str(spec_.name, ": key 'vocab' is missing, or no array"));
+      std::size_t rounded = 0;
+      for (const Json& item : vocab) {
+        if (!item.is_array() || item.size() != 2 || !item[0].is_string() || !item[1].is_number())
+          throw Error(str(spec_.name, ": ", dump(item), " is not a token and its score"));
+        const double score = item[1].get<double>();
+        rounded += static_cast<double>(static_cast<float>(score)) != score;
+        entries.emplace_back(item[0].get<std::string>(), static_cast<std::int32_t>(entries.size()));
+        spec_.scores.push_back(static_cast<float>(score));
+      }
+      if (rounded > 0)
+        spec_.notes.push_back(str(rounded, " of ", entries.size(),
+                                  " scores are not single precision, and are rounded to it: where two segmentations of "
+                                  "a text are nearly as good, tokenizers may take the other"));
+    } else {
+      for (const auto& [token, id] : vocab.items())
+        entries.emplace_back(token, json_as<std::int32_t>(id, token, spec_.name));
+    }
     const std::size_t in_vocab = entries.size();
     if (!added.is_null() && !added.is_array()) throw Error(str(spec_.name, ": key 'added_tokens' is no array"));
     for (const Json& item : added) {
-      const auto flag = [&](const char* key) { return value_or<bool>(item, key, false, spec_.name); };
-      AddedToken token{at<std::string>(item, "content", spec_.name), at<std::int32_t>(item, "id", spec_.name)};
-      token.special = flag("special");
-      token.single_word = flag("single_word");
-      token.lstrip = flag("lstrip");
-      token.rstrip = flag("rstrip");
-      token.normalized = value_or<bool>(item, "normalized", !token.special, spec_.name);
+      AddedToken token = added_token(item, at<std::int32_t>(item, "id", spec_.name), spec_.name);
       entries.emplace_back(token.content, token.id);
       spec_.added.push_back(std::move(token));
     }
@@ -191,7 +309,11 @@ class TokenizerJson {
       }
       spec_.tokens[id] = std::move(entries[i].first);
     }
+    std::unordered_map<std::string_view, std::int32_t> by_name;  // of the unigram model's
+    for (std::size_t i = 0; unigram && spec_.byte_fallback && i < in_vocab; ++i)
+      by_name.emplace(spec_.tokens[i], static_cast<std::int32_t>(i));
     const auto id_of = [&](const std::string& token) -> std::int32_t {
+      if (unigram) return by_name.contains(token) ? by_name[token] : -1;
       const Json* found = json_find(vocab, token, spec_.name);
       return found ? found->get<std::int32_t>() : -1;
     };
@@ -200,6 +322,12 @@ class TokenizerJson {
         const std::int32_t id = id_of(byte_token(static_cast<std::uint8_t>(byte)));
         if (id >= 0) spec_.types[static_cast<std::size_t>(id)] = TokenizerSpec::Type::byte;
       }
+    }
+    if (unigram) {
+      spec_.scores.resize(spec_.tokens.size());
+      spec_.unk = value_or<std::int32_t>(model, "unk_id", -1, spec_.name);
+      spec_.fuse_unk = true;
+      return;
     }
     if (const auto unk = value_or<std::string>(model, "unk_token", "", spec_.name); !unk.empty()) {
       spec_.unk = id_of(unk);
@@ -245,40 +373,7 @@ class TokenizerJson {
     }
   }
 
-  [[gnu::cold]] void read_config() {
-    const auto token = [&](std::string_view key, std::int32_t& id) {
-      const Json& value = find(*config_, key);
-      const std::string content = value.is_object()   ? at<std::string>(value, "content", spec_.name)
-                                  : value.is_string() ? value.get<std::string>()
-                                                      : std::string();
-      if (!content.empty()) id = token_id(content);
-    };
-    token("bos_token", spec_.bos);
-    token("eos_token", spec_.eos);
-    token("pad_token", spec_.pad);
-    spec_.add_bos = value_or<bool>(*config_, "add_bos_token", spec_.add_bos, spec_.name);
-    spec_.add_eos = value_or<bool>(*config_, "add_eos_token", spec_.add_eos, spec_.name);
-    const Json& chat = find(*config_, "chat_template");
-    if (chat.is_string()) spec_.chat_template = chat.get<std::string>();
-    if (chat.is_array()) {
-      std::vector<std::string> others;
-      for (const Json& item : chat) {
-        const auto name = at<std::string>(item, "name", spec_.name);
-        if (name == "default") spec_.chat_template = at<std::string>(item, "template", spec_.name);
-        else others.push_back(name);
-      }
-      note_templates(spec_, others);
-    }
-  }
-
-  std::int32_t token_id(const std::string& content) const {
-    for (const AddedToken& token : spec_.added)
-      if (token.content == content) return token.id;
-    const auto found = std::find(spec_.tokens.begin(), spec_.tokens.end(), content);
-    if (found == spec_.tokens.end())
-      throw Error(str(spec_.name, ": token ", quote(content), " is named but not in the vocabulary"));
-    return static_cast<std::int32_t>(found - spec_.tokens.begin());
-  }
+  std::int32_t token_id(const std::string& content) const { return named_token(spec_, content); }
 
  public:
   static std::string byte_token(std::uint8_t byte) {
@@ -302,13 +397,32 @@ class TokenizerJson {
 
 [[gnu::cold]] FTLIB_INLINE std::optional<TokenizerSpec> tokenizer_spec_from_folder(
     const std::filesystem::path& folder) {
-  const auto file = folder / "tokenizer.json";
+  auto file = folder / "tokenizer.json";
+  for (const char* name :
+       {"tekken.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "tiktoken.model"})
+    if (!path_exists(file)) file = folder / name;
+  if (!path_exists(file) && is_folder(folder))
+    for (const auto& path : files_in(folder))
+      if (path.extension() == ".tiktoken") file = path;
   if (!path_exists(file)) return {};
   const auto optional_json = [&](const char* name) {
     return path_exists(folder / name) ? read_json(folder / name) : Json();
   };
   const Json config = optional_json("tokenizer_config.json"), generation = optional_json("generation_config.json");
-  TokenizerSpec spec = tokenizer_spec_from_json(read_json(file), config.is_null() ? nullptr : &config, file.string());
+  TokenizerSpec spec;
+  if (file.filename() == "tokenizer.json") {
+    spec = tokenizer_spec_from_json(read_json(file), config.is_null() ? nullptr : &config, file.string());
+  } else {
+    spec = tokenizer_spec_from_file(file);
+    spec.notes.push_back(str("the folder has no tokenizer.json: ", file.filename().string(), " is taken"));
+    const std::string where = (folder / "tokenizer_config.json").string();
+    if (path_exists(folder / "added_tokens.json"))
+      spec.notes.push_back("added_tokens.json is not read; tokenizer_config.json's added_tokens_decoder is");
+    if (!config.is_null()) {
+      detail::add_config_tokens(spec, config, where);
+      detail::apply_tokenizer_config(spec, config, where);
+    }
+  }
   const auto own_file = [&](const char* name, std::string text) {
     if (!spec.chat_template.empty() && spec.chat_template != text)
       spec.notes.push_back(
@@ -331,7 +445,7 @@ class TokenizerJson {
     if (found->is_array()) return detail::json_as<std::vector<std::int32_t>>(*found, key, where);
     return std::vector<std::int32_t>{detail::json_as<std::int32_t>(*found, key, where)};
   };
-  spec.ends = ids(generation, "generation_config.json", "eos_token_id");
+  if (auto ends = ids(generation, "generation_config.json", "eos_token_id"); !ends.empty()) spec.ends = std::move(ends);
   const Json model = optional_json("config.json");
   const auto take = [&](std::int32_t& id, const char* key, const char* what) {
     for (const auto& [from, of] : {std::pair{&generation, "generation_config.json"}, std::pair{&model, "config.json"}})
@@ -348,6 +462,22 @@ class TokenizerJson {
     throw Error(str(spec.name, ": every text is to begin with a bos_token (add_bos_token), and no file names it"),
                 "name it in tokenizer_config.json.");
   return spec;
+}
+
+[[gnu::cold]] FTLIB_INLINE TokenizerSpec tokenizer_spec_from_file(const std::filesystem::path& file) {
+  const std::string name = file.string();
+  if (file.extension() == ".gguf") return tokenizer_spec_from(GgufFile::open(file));
+  const std::string bytes = read_file(file, max_json_bytes);
+  const std::string_view start = std::string_view(bytes).substr(0, 256);
+  if (const std::size_t first = start.find_first_not_of(" \t\r\n"); first != start.npos && start[first] == '{') {
+    const Json json = parse_json(bytes, name);
+    return json.contains("config") && !json.contains("model") ? tokenizer_spec_from_tekken(json, name)
+                                                              : tokenizer_spec_from_json(json, nullptr, name);
+  }
+  const std::size_t space = start.find(' ');
+  const bool ranks = space != start.npos && detail::from_base64(start.substr(0, space)) && space + 1 < start.size() &&
+                     start[space + 1] >= '0' && start[space + 1] <= '9';
+  return ranks ? tokenizer_spec_from_tiktoken(bytes, name) : tokenizer_spec_from_sentencepiece(bytes, name);
 }
 
 namespace detail {
@@ -395,20 +525,58 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
     spec.add_bos = file.get_or<bool>(key("add_bos_token"), true);
     spec.strip_space = file.get_or<bool>(key("add_space_prefix"), true);
     if (spec.strip_space) spec.space_prefix = TokenizerSpec::SpacePrefix::always;
+  } else if (model == "t5") {
+    spec.model = TokenizerSpec::Model::unigram;
+    spec.scores = file.get<std::vector<float>>(key("scores"));
+    spec.unk = file.get_or<std::int32_t>(key("unknown_token_id"), 2);
+    spec.sentencepiece_normalizer = spec.fuse_unk = true;
+    spec.byte_fallback = false;
+    for (const auto byte : file.get_or<std::vector<std::int32_t>>(key("precompiled_charsmap"), {}))
+      spec.charsmap.push_back(static_cast<char>(byte));
+    spec.collapse_spaces = file.get_or<bool>(key("remove_extra_whitespaces"), false);
+    const bool prefix = file.get_or<bool>(key("add_space_prefix"), true);
+    if (prefix) spec.space_prefix = TokenizerSpec::SpacePrefix::always;
+    spec.strip_space = prefix || spec.collapse_spaces;
+    spec.add_bos = file.get_or<bool>(key("add_bos_token"), false);
   } else {
     throw Error(str(spec.name, ": tokenizer.ggml.model is ", quote(model), ", which this library does not know"),
-                "gpt2 (byte-level BPE) and llama (SentencePiece BPE) are known.");
+                "gpt2 (byte-level BPE), llama (SentencePiece BPE) and t5 (unigram) are known.");
   }
-  spec.add_eos = file.get_or<bool>(key("add_eos_token"), false);
+  spec.add_eos = file.get_or<bool>(key("add_eos_token"), model == "t5");
   spec.chat_template = file.get_or<std::string>("tokenizer.chat_template", "");
   detail::note_templates(spec, file.get_or<std::vector<std::string>>("tokenizer.chat_templates", {}));
   for (std::size_t i = 0; i < spec.types.size() && i < spec.tokens.size(); ++i) {
     const auto type = spec.types[i];
     const bool user = type == TokenizerSpec::Type::user_defined;
     if (user || type == TokenizerSpec::Type::control || type == TokenizerSpec::Type::unknown)
-      spec.added.push_back({.content = spec.tokens[i], .id = static_cast<std::int32_t>(i), .special = !user});
+      spec.added.push_back({.content = spec.tokens[i],
+                            .id = static_cast<std::int32_t>(i),
+                            .special = !user,
+                            .normalized = user && spec.sentencepiece_normalizer});
   }
   return spec;
+}
+
+[[gnu::cold]] FTLIB_INLINE std::vector<std::string> merges_of(const TokenizerSpec& spec) {
+  if (!spec.merges.empty() || spec.scores.empty() || spec.model == TokenizerSpec::Model::unigram) return spec.merges;
+  std::unordered_map<std::string_view, std::size_t> ids;
+  for (std::size_t i = 0; i < spec.tokens.size(); ++i)
+    if (spec.types.empty() || spec.types[i] == TokenizerSpec::Type::normal) ids.emplace(spec.tokens[i], i);
+  std::vector<std::tuple<float, std::size_t, std::size_t, std::string_view, std::string_view>> found;
+  for (const auto& [token, id] : ids)
+    for (std::size_t cut = 1; cut < token.size(); ++cut) {
+      const auto left = ids.find(token.substr(0, cut)), right = ids.find(token.substr(cut));
+      if (left != ids.end() && right != ids.end())
+        found.emplace_back(-spec.scores[id], left->second, right->second, left->first, right->first);
+    }
+  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) {
+    return std::tie(std::get<0>(a), std::get<1>(a), std::get<2>(a)) <
+           std::tie(std::get<0>(b), std::get<1>(b), std::get<2>(b));
+  });
+  std::vector<std::string> merges;
+  merges.reserve(found.size());
+  for (const auto& m : found) merges.push_back(str(std::get<3>(m), ' ', std::get<4>(m)));
+  return merges;
 }
 
 }  // namespace ft::inline FTLIB_ABI
