@@ -29,6 +29,7 @@ using namespace runtime_detail;
 
 #include <ftlib/ops/activation.cpu.hpp>
 #include <ftlib/ops/attention.cpu.hpp>
+#include <ftlib/ops/causal_conv.cpu.hpp>
 #include <ftlib/ops/cross_entropy.cpu.hpp>
 #include <ftlib/ops/dropout.cpu.hpp>
 #include <ftlib/ops/embedding.cpu.hpp>

@@ -23,7 +23,7 @@ using D = Cpu;
 
 template class LanguageModel<T, D>;
 template Error not_finite(Context<D>&, LanguageModel<T, D>&, const std::string&);
-template Placement<D> place(Context<D>&, const PackedTokens&, const ForwardOptions<T, D>&);
+template Placement<D> place(Context<D>&, const PackedTokens&, const ForwardOptions<T, D>&, int64_t);
 template std::unique_ptr<LanguageModel<T, D>> make_transformer(Context<D>&, AnyConfig, Weights&);
 template std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>&, const Checkpoint&);
 template void register_architecture(Architecture<T, D>);

@@ -6,7 +6,7 @@
     make_model_fixtures.py --check                remakes them in a temporary folder and compares, within 2e-5
     make_model_fixtures.py --real MODEL.gguf OUT.json   the same for a real file, which is not committed
 
-Hugging Face folders (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny) hold
+Hugging Face folders hold
     config.json, *.safetensors       the model, as transformers 5 writes it; config.v4.json: the same as 4.x wrote it
     adapter_initial, adapter_trained peft folders (README.md left out): LoRA before and after the ten steps
     expected.json                    ids, masks, losses, norms, generated ids, checksums
@@ -37,6 +37,15 @@ Traps these fixtures are made to catch:
  - qwen2's and qwen3's q and k rows are not permuted in GGUF.
  - llama's q and k rows are permuted in GGUF, by their own head counts (kv heads for k).
  - llama_untied's rope (llama3): factor 8, original length 32, so that all three bands of frequencies occur.
+ - mistral_tiny: a window on all layers, shards; no window is null in config.json, and a missing key is 4096.
+ - smollm3_tiny: the layer without positions is the second, not the fourth, and it alone has the window; yarn with a ramp.
+ - granite: attention_multiplier stands in place of 1 / sqrt(head size); the embedding's factor is an integer.
+ - granite4_tiny: no positions at all; intermediate_size is not the width of its feed-forward part.
+ - phi3_tiny: 6 of a head's 8 elements turn; texts become longer than longrope's 16 while they are generated.
+ - gpt2's matrices are (in, out) in its folder alone; its positions are rows that are learned; a LayerNorm has a bias.
+ - lfm2's last norm is called embedding_norm, token_embd_norm in GGUF; config.json's width of the feed-forward part is
+   not the one that is built; which layers are attention is said by name, by number (older files), or by heads (GGUF).
+ - smollm3's and granite's q and k rows are permuted in GGUF as llama's are, phi3's in one matrix are not.
  - GGUF scalars are float32: eps is 9.99999974e-06 there, 1e-5 in config.json.
 """
 import argparse
@@ -51,7 +60,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
-from reference_gguf import (BLOCKS, chosen_nll, formula_lora, gguf, need, np, open_model,
+from reference_gguf import (BLOCKS, PERMUTED, TOP, TOPS, chosen_nll, formula_lora, gguf, need, np, open_model,
                             open_tokenizer, permute, torch, transformers)
 
 peft, safetensors_torch = need("peft", "safetensors.torch")
@@ -99,7 +108,7 @@ def randomise(model, embedding_std):
             elif p.dim() == 1:
                 p.uniform_(-0.5, 0.6) if gemma else p.uniform_(0.5, 1.6)
             else:
-                p.normal_(0, embedding_std if "embed" in name or "lm_head" in name else 1.5 / math.sqrt(p.shape[1]))
+                p.normal_(0, 1 if "conv.conv" in name else embedding_std if any(w in name for w in ("embed", "wte", "lm_head")) else 1.5 / math.sqrt(p.shape[1]))
     return model.float().eval()
 
 
@@ -156,7 +165,77 @@ def gemma3_tiny():
     return randomise(transformers.Gemma3ForCausalLM(c), 0.25), old, "10GB"
 
 
-FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny)}
+def mistral_tiny():
+    c = transformers.MistralConfig(
+        vocab_size=97, hidden_size=20, intermediate_size=36, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=6, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        sliding_window=8, rope_parameters={"rope_type": "default", "rope_theta": 1e6}, attn_implementation="eager")
+    return randomise(transformers.MistralForCausalLM(c), 0.6), {"rope_theta": 1e6, "rope_scaling": None}, "24KB"
+
+
+def smollm3_tiny():
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    c = transformers.SmolLM3Config(
+        vocab_size=97, hidden_size=32, intermediate_size=36, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        no_rope_layers=[1, 0, 1], use_sliding_window=True, sliding_window=8, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, rope_parameters={**yarn, "rope_theta": 5e4}, attn_implementation="eager")
+    old = {"rope_theta": 5e4, "rope_scaling": yarn, "layer_types": None}
+    return randomise(transformers.SmolLM3ForCausalLM(c), 0.35), old, "10GB"
+
+
+GRANITE = dict(vocab_size=97, hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
+               max_position_embeddings=256, rms_norm_eps=1e-5, embedding_multiplier=12, residual_multiplier=0.22,
+               attention_multiplier=0.25, rope_parameters={"rope_type": "default", "rope_theta": 1e5},
+               attn_implementation="eager")
+
+
+def granite_tiny():
+    c = transformers.GraniteConfig(**GRANITE, intermediate_size=40, logits_scaling=1.5, tie_word_embeddings=False)
+    return randomise(transformers.GraniteForCausalLM(c), 0.3), {"rope_theta": 1e5, "rope_scaling": None}, "10GB"
+
+
+def granite4_tiny():
+    c = transformers.GraniteMoeHybridConfig(
+        **GRANITE, intermediate_size=44, shared_intermediate_size=36, logits_scaling=4, tie_word_embeddings=True,
+        num_local_experts=0, num_experts_per_tok=0, layer_types=["full_attention"] * 2, mamba_n_heads=6,
+        mamba_d_head=8, position_embedding_type=None)
+    old = {"rope_theta": 1e5, "rope_scaling": None, "layer_types": ["attention"] * 2, "position_embedding_type": "nope"}
+    return randomise(transformers.GraniteMoeHybridForCausalLM(c), 0.3), old, "10GB"
+
+
+def phi3_tiny():
+    factors = {"short_factor": [1.0, 1.1, 1.3], "long_factor": [1.0, 2.0, 4.0]}
+    c = transformers.Phi3Config(
+        vocab_size=97, hidden_size=24, intermediate_size=36, num_hidden_layers=2, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=256, original_max_position_embeddings=16, rms_norm_eps=1e-5,
+        tie_word_embeddings=False, sliding_window=12, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75, **factors},
+        attn_implementation="eager")
+    old = {"rope_theta": 1e4, "rope_scaling": {"type": "longrope", **factors}, "partial_rotary_factor": 0.75}
+    return randomise(transformers.Phi3ForCausalLM(c), 0.5), old, "10GB"
+
+
+def gpt2_tiny():
+    c = transformers.GPT2Config(
+        vocab_size=97, n_embd=24, n_inner=40, n_layer=2, n_head=3, n_positions=64, layer_norm_epsilon=1e-5,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2, attn_implementation="eager")
+    return randomise(transformers.GPT2LMHeadModel(c), 0.35), {}, "10GB"
+
+
+def lfm2_tiny():
+    c = transformers.Lfm2Config(
+        vocab_size=97, hidden_size=24, intermediate_size=60, num_hidden_layers=3, num_attention_heads=3,
+        num_key_value_heads=1, max_position_embeddings=256, norm_eps=1e-5, conv_L_cache=3, block_multiple_of=8,
+        layer_types=["conv", "full_attention", "conv"], tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, attn_implementation="eager")
+    old = {"rope_theta": 1e6, "rope_scaling": None, "layer_types": None, "full_attn_idxs": [1], "block_ff_dim": 60}
+    return randomise(transformers.Lfm2ForCausalLM(c), 0.35), old, "10GB"
+
+
+FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny, mistral_tiny, smollm3_tiny,
+                                   granite_tiny, granite4_tiny, phi3_tiny, gpt2_tiny,
+                                   lfm2_tiny)}
 
 
 # ---- what transformers says ------------------------------------------------------------------------------------------
@@ -172,19 +251,25 @@ def logits_of(model, tokens):
 
 def hidden_states(model, tokens):
     """Embedding's and each layer's output, then the last norm's, by hooks: what each module truly returned."""
-    inner, found, hooks = model.model, {}, []
+    inner, found, hooks = model.base_model, {}, []
 
     def keep(name):
         return lambda module, inputs, output: found.__setitem__(
             name, (output[0] if isinstance(output, tuple) else output)[0].detach().clone())
-    modules = [("hidden.0", inner.embed_tokens), ("hidden.norm", inner.norm)]
-    modules += [(f"hidden.{i + 1}", layer) for i, layer in enumerate(inner.layers)]
+    if model.config.model_type == "gpt2":  # drop is behind the sum of both embeddings
+        first, last, layers = inner.drop, inner.ln_f, inner.h
+    elif model.config.model_type == "lfm2":
+        first, last, layers = inner.embed_tokens, inner.embedding_norm, inner.layers
+    else:
+        first, last, layers = inner.embed_tokens, inner.norm, inner.layers
+    modules = [("hidden.0", first), ("hidden.norm", last), *((f"hidden.{i + 1}", l) for i, l in enumerate(layers))]
     for name, module in modules:
         hooks.append(module.register_forward_hook(keep(name)))
     with torch.no_grad():
         logits_of(model, tokens)
     for hook in hooks:
         hook.remove()
+    found["hidden.0"] *= getattr(inner, "embedding_multiplier", 1)  # Granite's is outside its embedding
     return found
 
 
@@ -391,13 +476,13 @@ def random_blocks(shape, kind, std):
 def tensor_kinds(name, architecture):
     """Which type each tensor gets: all of those that ftlib reads, over the two files."""
     T = gguf.GGMLQuantizationType
-    if "norm" in name:
+    if "norm" in name or "shortconv.conv" in name:
         return T.F32
     if name.endswith(".bias"):
         return T.F32
     if architecture != "gemma3":
-        if name.startswith(("token_embd", "output")):
-            return T.Q8_0
+        if name.startswith(("token_embd", "output", "position_embd")):
+            return T.F32 if name.startswith("position_embd") else T.Q8_0
         return T.Q4_0 if name in ("blk.1.attn_v.weight", "blk.1.ffn_up.weight") else T.Q4_1
     if name.startswith("token_embd"):
         return T.Q8_0
@@ -417,22 +502,45 @@ def write_gguf(path, model, architecture):
     w.add_context_length(c.max_position_embeddings)
     w.add_embedding_length(c.hidden_size)
     w.add_block_count(c.num_hidden_layers)
-    w.add_feed_forward_length(c.intermediate_size)
+    w.add_feed_forward_length(c.n_inner if architecture == "gpt2" else c.intermediate_size)
     w.add_head_count(c.num_attention_heads)
-    w.add_head_count_kv(c.num_key_value_heads)
-    w.add_layer_norm_rms_eps(c.rms_norm_eps)
+    if architecture == "gpt2":
+        w.add_layer_norm_eps(c.layer_norm_epsilon)
+    elif architecture == "lfm2":
+        w.add_head_count_kv([c.num_key_value_heads * (kind != "conv") for kind in c.layer_types])
+        w.add_layer_norm_rms_eps(c.norm_eps)
+        w.add_shortconv_l_cache(c.conv_L_cache)
+    else:
+        w.add_head_count_kv(c.num_key_value_heads)
+        w.add_layer_norm_rms_eps(c.rms_norm_eps)
     symbols = byte_symbols()
     if architecture != "gemma3":
         w.add_vocab_size(c.vocab_size)
-        if architecture == "llama":
-            w.add_rope_dimension_count(c.head_dim)
+        head_dim = getattr(c, "head_dim", c.hidden_size // c.num_attention_heads)
+        if architecture in PERMUTED or architecture == "phi3":
+            w.add_rope_dimension_count(int(head_dim * c.rope_parameters.get("partial_rotary_factor", 1)))
+        if architecture == "granite":
+            w.add_attention_scale(c.attention_multiplier)
+            w.add_embedding_scale(c.embedding_multiplier)
+            w.add_residual_scale(c.residual_multiplier)
+            w.add_logit_scale(c.logits_scaling)
+        if architecture == "phi3":
+            w.add_sliding_window(c.sliding_window or 0)
+            original = c.original_max_position_embeddings
+            w.add_rope_scaling_orig_ctx_len(original)
+            w.add_rope_scaling_attn_factors(
+                math.sqrt(1 + math.log(c.max_position_embeddings / original) / math.log(original)))
+            for length in ("long", "short"):
+                w.add_tensor(f"rope_factors_{length}.weight",
+                             np.array(c.rope_parameters[f"{length}_factor"], dtype=np.float32))
         if architecture == "qwen3":
             w.add_key_length(c.head_dim)
             w.add_value_length(c.head_dim)
-        w.add_rope_freq_base(c.rope_parameters["rope_theta"])
+        if architecture != "gpt2":
+            w.add_rope_freq_base(c.rope_parameters["rope_theta"])
         merged = ["th", "the", "Ġthe", "in", "ing"]
         w.add_tokenizer_model("gpt2")
-        w.add_tokenizer_pre("smollm" if architecture == "llama" else "qwen2")
+        w.add_tokenizer_pre("smollm" if architecture in PERMUTED else "qwen2")
         w.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *symbols, *merged])
         w.add_token_types([3, 3, 3] + [1] * (256 + len(merged)))
         w.add_token_merges(["t h", "th e", "Ġ the", "i n", "in g"])
@@ -458,16 +566,20 @@ def write_gguf(path, model, architecture):
     w.add_quantization_version(2)
 
     state = {k: v.detach().numpy() for k, v in model.state_dict().items() if k != "lm_head.weight" or not c.tie_word_embeddings}
-    top = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    top = {v: k for k, v in TOPS.get(architecture, TOP).items()}
     block = {v: k for k, v in BLOCKS[architecture].items()}
     for name, value in state.items():
         stem, kind = name.rsplit(".", 1)
         ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
         ours += f".{kind}"
         kind = tensor_kinds(ours, architecture)
-        if architecture == "llama" and ".attn_q." in ours:
+        if architecture == "gpt2" and value.ndim == 2 and ours.startswith("blk."):
+            value = value.T
+        if architecture == "lfm2" and value.ndim == 3:
+            value = value[:, 0]
+        if architecture in PERMUTED and ".attn_q." in ours:
             value = permute(value, c.num_attention_heads)
-        if architecture == "llama" and ".attn_k." in ours:
+        if architecture in PERMUTED and ".attn_k." in ours:
             value = permute(value, c.num_key_value_heads)
         if architecture == "gemma3" and value.ndim == 1:
             value = value + np.float32(1)
@@ -516,7 +628,50 @@ def gemma3_q4_k():
     return randomise(transformers.Gemma3ForCausalLM(c), 0.05), "gemma3"
 
 
-GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k)}
+def smollm3_q4_1():
+    c = transformers.SmolLM3Config(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=4, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=True,
+        pad_token_id=2, bos_token_id=1, eos_token_id=2, rope_parameters={"rope_type": "default", "rope_theta": 5e6})
+    return randomise(transformers.SmolLM3ForCausalLM(c), 0.2), "smollm3"
+
+
+def granite_q4_1():
+    c = transformers.GraniteConfig(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=True,
+        embedding_multiplier=12.0, attention_multiplier=0.125, residual_multiplier=0.25, logits_scaling=8.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e7})
+    return randomise(transformers.GraniteForCausalLM(c), 0.3), "granite"
+
+
+def gpt2_q4_1():
+    c = transformers.GPT2Config(vocab_size=264, n_embd=64, n_inner=96, n_layer=2, n_head=4, n_positions=256,
+                                resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=1, eos_token_id=2)
+    return randomise(transformers.GPT2LMHeadModel(c), 0.2), "gpt2"
+
+
+def lfm2_q4_1():
+    c = transformers.Lfm2Config(
+        vocab_size=264, hidden_size=64, intermediate_size=96, block_auto_adjust_ff_dim=False, num_hidden_layers=3,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, norm_eps=1e-5,
+        layer_types=["conv", "full_attention", "conv"], tie_word_embeddings=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    return randomise(transformers.Lfm2ForCausalLM(c), 0.2), "lfm2"
+
+
+def phi3_q4_1():
+    factors = {"short_factor": [1.0, 1.0, 1.25, 1.5, 1.75, 2.0], "long_factor": [1.0, 1.25, 1.5, 2.0, 3.0, 4.0]}
+    c = transformers.Phi3Config(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, original_max_position_embeddings=16, rms_norm_eps=1e-5,
+        tie_word_embeddings=True, pad_token_id=2, bos_token_id=1, eos_token_id=2,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 1e4, "partial_rotary_factor": 0.75, **factors})
+    return randomise(transformers.Phi3ForCausalLM(c), 0.2), "phi3"
+
+
+GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
+                                 gpt2_q4_1, lfm2_q4_1)}
 
 
 def make_gguf(name, out):

@@ -33,15 +33,30 @@ GEMMA3_BLOCK = BLOCK | {
     "attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm",
     "post_attention_norm": "post_attention_layernorm", "ffn_norm": "pre_feedforward_layernorm",
     "post_ffw_norm": "post_feedforward_layernorm"}
-BLOCKS = {"llama": LLAMA_BLOCK, "qwen2": QWEN_BLOCK, "qwen3": QWEN_BLOCK, "gemma3": GEMMA3_BLOCK}
+PHI3_BLOCK = LLAMA_BLOCK | {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
+BLOCKS = {"llama": LLAMA_BLOCK, "qwen2": QWEN_BLOCK, "qwen3": QWEN_BLOCK, "gemma3": GEMMA3_BLOCK, "smollm3": LLAMA_BLOCK,
+          "granite": LLAMA_BLOCK, "phi3": PHI3_BLOCK}
+GPT2_BLOCK = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
+              "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+BLOCKS["gpt2"] = GPT2_BLOCK
+BLOCKS["lfm2"] = QWEN_BLOCK | {
+    "attn_norm": "operator_norm", "ffn_norm": "ffn_norm", "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm", "ffn_gate": "feed_forward.w1",
+    "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2", "shortconv.in_proj": "conv.in_proj",
+    "shortconv.conv": "conv.conv", "shortconv.out_proj": "conv.out_proj"}
+TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+TOPS = {"gpt2": {"token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
+                 "output": "lm_head"},
+        "lfm2": {"token_embd": "model.embed_tokens", "token_embd_norm": "model.embedding_norm"}}
+PERMUTED = ("llama", "smollm3", "granite")  # whose rows of q and k are
 
 
-def transformers_name(name, block):
-    top = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
+def transformers_name(name, architecture):
     *parts, kind = name.split(".")  # kind: weight or bias
     if parts[0] == "blk":
-        return f"model.layers.{parts[1]}.{block[parts[2]]}.{kind}"
-    return f"{top[parts[0]]}.{kind}"
+        layers = "transformer.h" if architecture == "gpt2" else "model.layers"
+        return f"{layers}.{parts[1]}.{BLOCKS[architecture]['.'.join(parts[2:])]}.{kind}"
+    return f"{TOPS.get(architecture, TOP)[parts[0]]}.{kind}"
 
 
 def permute(w, heads):
@@ -54,20 +69,23 @@ def unpermute(w, heads):
 
 
 def state_dict(reader, architecture, heads, kv_heads):
-    block = BLOCKS[architecture]
     state = {}
     for tensor in reader.tensors:
-        if tensor.name == "rope_freqs.weight":  # Llama 3's scaling as a table; not a weight of the checkpoint
+        if tensor.name.startswith("rope_f"):  # divisors of frequencies; not weights of the checkpoint
             continue
         w = np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), dtype=np.float32)
         w = w.reshape([int(n) for n in reversed(tensor.shape)])
-        if architecture == "llama" and ".attn_q." in tensor.name:
+        if architecture == "gpt2" and w.ndim == 2 and tensor.name.startswith("blk."):
+            w = w.T
+        if tensor.name.endswith("shortconv.conv.weight"):
+            w = w[:, None]
+        if architecture in PERMUTED and ".attn_q." in tensor.name:
             w = unpermute(w, heads)
-        if architecture == "llama" and ".attn_k." in tensor.name:
+        if architecture in PERMUTED and ".attn_k." in tensor.name:
             w = unpermute(w, kv_heads)
         if architecture == "gemma3" and tensor.name.endswith("norm.weight"):
             w = w - np.float32(1)
-        state[transformers_name(tensor.name, block)] = torch.from_numpy(np.ascontiguousarray(w))
+        state[transformers_name(tensor.name, architecture)] = torch.from_numpy(np.ascontiguousarray(w))
     return state
 
 
@@ -83,12 +101,25 @@ def config(reader, architecture):
         vocab_size=len(get("tokenizer.ggml.tokens")), hidden_size=width, intermediate_size=get("feed_forward_length"),
         num_hidden_layers=get("block_count"), num_attention_heads=heads,
         num_key_value_heads=get("attention.head_count_kv", heads),
-        head_dim=get("attention.key_length", get("rope.dimension_count", width // heads)),
+        head_dim=get("attention.key_length", width // heads),
         max_position_embeddings=get("context_length"), rms_norm_eps=get("attention.layer_norm_rms_epsilon"),
         tie_word_embeddings=all(t.name != "output.weight" for t in reader.tensors),
         bos_token_id=get("tokenizer.ggml.bos_token_id"), eos_token_id=get("tokenizer.ggml.eos_token_id"),
         pad_token_id=get("tokenizer.ggml.padding_token_id"), attn_implementation="eager")
+    if architecture == "gpt2":
+        return transformers.GPT2Config(
+            n_inner=common["intermediate_size"], layer_norm_epsilon=get("attention.layer_norm_epsilon"), n_embd=width,
+            n_head=heads, n_layer=common["num_hidden_layers"], n_positions=common["max_position_embeddings"],
+            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+            **{k: common[k] for k in ("vocab_size", "bos_token_id", "eos_token_id", "tie_word_embeddings")},
+            attn_implementation="eager")
     theta = get("rope.freq_base", 10000.0)
+    if architecture == "lfm2":
+        kv_heads = common.pop("num_key_value_heads")
+        return transformers.Lfm2Config(
+            norm_eps=common.pop("rms_norm_eps"), conv_L_cache=get("shortconv.l_cache"), block_auto_adjust_ff_dim=False,
+            layer_types=["full_attention" if n else "conv" for n in kv_heads], num_key_value_heads=max(kv_heads),
+            rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
     if architecture == "llama":
         return transformers.LlamaConfig(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
     if architecture == "gemma3":  # the file names neither the pattern (6) nor the local theta (1e4): llama.cpp knows them
@@ -96,6 +127,22 @@ def config(reader, architecture):
             query_pre_attn_scalar=common["head_dim"], sliding_window=get("attention.sliding_window"),
             rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": theta},
                              "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0}}, **common)
+    if architecture == "smollm3":
+        return transformers.SmolLM3Config(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
+    if architecture == "granite":
+        return transformers.GraniteConfig(
+            attention_multiplier=get("attention.scale"), embedding_multiplier=get("embedding_scale"),
+            residual_multiplier=get("residual_scale"), logits_scaling=get("logit_scale"),
+            rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
+    if architecture == "phi3":
+        factors = {t.name[len("rope_factors_"):-len(".weight")] + "_factor": t.data.tolist()
+                   for t in reader.tensors if t.name.startswith("rope_factors_")}
+        rope = {"rope_type": "longrope", "attention_factor": get("rope.scaling.attn_factor")} if factors else {}
+        return transformers.Phi3Config(
+            original_max_position_embeddings=get("rope.scaling.original_context_length"),
+            sliding_window=get("attention.sliding_window") or None,
+            rope_parameters={"rope_type": "default", "rope_theta": theta, **rope, **factors,
+                             "partial_rotary_factor": get("rope.dimension_count") / common["head_dim"]}, **common)
     if architecture in ("qwen2", "qwen3"):
         kind = transformers.Qwen2Config if architecture == "qwen2" else transformers.Qwen3Config
         return kind(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
@@ -109,11 +156,10 @@ def open_model(path):
     reader = gguf.GGUFReader(path)
     architecture = reader.fields["general.architecture"].contents()
     c = config(reader, architecture)
-    state = state_dict(reader, architecture, c.num_attention_heads, c.num_key_value_heads)
+    state = state_dict(reader, architecture, c.num_attention_heads, getattr(c, "num_key_value_heads", 0))
     if c.tie_word_embeddings:
-        state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    kind = {"llama": transformers.LlamaForCausalLM, "qwen2": transformers.Qwen2ForCausalLM,
-            "qwen3": transformers.Qwen3ForCausalLM, "gemma3": transformers.Gemma3ForCausalLM}[architecture]
+        state["lm_head.weight"] = state[TOPS.get(architecture, TOP)["token_embd"] + ".weight"]
+    kind = transformers.AutoModelForCausalLM.from_config
     model = kind(c).float().eval()
     model.load_state_dict(state, strict=True)
     model.tie_weights()

@@ -37,6 +37,8 @@
     const std::vector<Segment>&, const AttentionOptions&)                                                             \
   X(, dropout_mask, View<T>, In<T>, float, uint64_t, uint64_t)                                                        \
   X(, rope_turn, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T)                                           \
+  X(, causal_conv_apply, View<T>, In<T>, In<T>, const std::vector<int32_t>&, const std::vector<int32_t>&, int64_t)    \
+  X(, causal_conv_weights, View<T>, In<T>, In<T>, const std::vector<int32_t>&)                                        \
   X(, embedding_forward, View<T>, const Stored<Cpu>&, const std::vector<int32_t>&, float)                             \
   X(, embedding_backward, View<T>, In<T>, const std::vector<int32_t>&, float)                                         \
   X(, linear_combination, View<T>, In<T>, In<T>, T, T)                                                                \

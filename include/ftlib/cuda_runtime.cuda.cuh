@@ -67,6 +67,10 @@
                             const StoredOperand&, accumulate_t<T>, const T*);                                          \
   EXTERN template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, T*, int64_t, const DenseOperand<T>&,     \
                             const DenseOperand<T>&, accumulate_t<T>, const T*);                                        \
+  EXTERN template void causal_conv_apply<T>(Context<Cuda>&, View<T>, In<T>, In<T>, const std::vector<int32_t>&,        \
+                                            const std::vector<int32_t>&, int64_t);                                     \
+  EXTERN template void causal_conv_weights<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, In<T>,             \
+                                              const std::vector<int32_t>&);                                            \
   EXTERN template void take_rows_forward<T>(Context<Cuda>&, View<T>, In<T>, int64_t, const std::vector<int32_t>&);     \
   EXTERN template void take_rows_backward<T>(Context<Cuda>&, Write, View<T>, In<T>, int64_t,                           \
                                              const std::vector<int32_t>&);                                             \

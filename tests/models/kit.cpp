@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <tuple>
 
 using namespace ft;
 using ft::test::Scratch;
@@ -104,16 +105,19 @@ TEST_CASE("models/kit: a GGUF's tensors under Hugging Face's names and back are 
     const TensorMap map = config.tensors();
     if (checkpoint.gguf) {
       Tensors gguf;
-      for (const auto& name : checkpoint.gguf->names()) gguf.emplace(name, checkpoint.gguf->tensor(name));
+      for (const auto& name : checkpoint.gguf->names())
+        if (!name.starts_with("rope_"))
+          gguf.emplace(name, checkpoint.gguf->tensor(name));  // those are numbers of the configuration
       check_equal(to_gguf(map, to_hf(map, gguf)), gguf);
     } else {
       const auto file = SafetensorsModel::open(checkpoint.path);
       Tensors hf;
-      for (const auto& name : file.names()) hf.emplace(name, file.tensor(name));
+      for (const auto& name : file.names()) hf.emplace(name, map.across_folder(name, file.tensor(name)));
       const Tensors gguf = to_gguf(map, hf);
       for (const auto& [name, tensor] : gguf)
         CHECK((name.starts_with("blk.") || name == "token_embd.weight" || name == "output_norm.weight" ||
-               name == "output.weight"));
+               name == "output.weight" || name == "output_norm.bias" || name == "position_embd.weight" ||
+               name == "token_embd_norm.weight"));
       check_equal(to_hf(map, gguf), hf, checkpoint.architecture == "gemma3_text");
     }
   };
@@ -127,24 +131,32 @@ TEST_CASE("models/kit: a GGUF's tensors under Hugging Face's names and back are 
 }
 
 TEST_CASE("models/kit: each transform, both ways") {
-  const TensorMap map(1, {{"a.{}.t", "b.{}.t", Transform::transpose},
+  const TensorMap map(2, {{"a.{}.t", "b.{}.t", Transform::transpose},  // between a folder and memory
                           {"a.{}.q", "b.{}.q", Transform::permute_heads, 2},
                           {.hf = "a.{}.n", .gguf = "b.{}.n", .transform = Transform::shift, .shift = 1},
                           {.hf = "a.{}.up", .gguf = "b.{}.gate", .transform = Transform::split, .begin = 0, .end = 1},
                           {.hf = "a.{}.up", .gguf = "b.{}.up", .transform = Transform::split, .begin = 1, .end = 3},
-                          {.hf = "a.{}.e.{e}.w", .gguf = "b.{}.exps", .transform = Transform::stack, .experts = 2}});
+                          {.hf = "a.{}.e.{e}.w", .gguf = "b.{}.exps", .transform = Transform::stack, .experts = 2},
+                          {"a.{}.c", "b.{}.c", Transform::squeeze}});
   const Tensors hf{{"a.0.t.weight", numbered({2, 3})},     {"a.0.t.bias", numbered({3})},
                    {"a.0.q.weight", numbered({8, 1})},     {"a.0.q.bias", numbered({8})},
                    {"a.0.n.weight", numbered({2}, 0.5f)},  {"a.0.up.weight", numbered({3, 2})},
                    {"a.0.e.0.w.weight", numbered({2, 2})}, {"a.0.e.1.w.weight", numbered({2, 2}, 10)},
-                   {"a.0.e.0.w.bias", numbered({2})},      {"a.0.e.1.w.bias", numbered({2}, 7)}};
+                   {"a.0.e.0.w.bias", numbered({2})},      {"a.0.e.1.w.bias", numbered({2}, 7)},
+                   {"a.0.c.weight", numbered({2, 1, 3})},  {"a.1.up.weight", numbered({3, 2}, 4)}};
   const Tensors gguf = to_gguf(map, hf);
-  CHECK(gguf.at("b.0.t.weight").shape == Shape{3, 2});
-  CHECK(values_of(gguf.at("b.0.t.weight")) == std::vector<float>{0, 3, 1, 4, 2, 5});
+  CHECK(gguf.at("b.0.t.weight").shape == Shape{2, 3});
+  const auto turned = map.across_folder("a.0.t.weight", hf.at("a.0.t.weight"));
+  CHECK(turned.shape == Shape{3, 2});
+  CHECK(values_of(turned) == std::vector<float>{0, 3, 1, 4, 2, 5});
+  CHECK(values_of(map.across_folder("a.0.t.weight", turned)) == values_of(hf.at("a.0.t.weight")));
+  CHECK(map.across_folder("a.0.q.weight", hf.at("a.0.q.weight")).data == hf.at("a.0.q.weight").data);
   CHECK(values_of(gguf.at("b.0.q.weight")) == std::vector<float>{0, 2, 1, 3, 4, 6, 5, 7});
   CHECK(values_of(gguf.at("b.0.n.weight")) == std::vector<float>{1.5f, 2.5f});
   CHECK(values_of(gguf.at("b.0.gate.weight")) == std::vector<float>{0, 1});
   CHECK(values_of(gguf.at("b.0.up.weight")) == std::vector<float>{2, 3, 4, 5});
+  CHECK(values_of(gguf.at("b.1.up.weight")) == std::vector<float>{6, 7, 8, 9});
+  CHECK(gguf.at("b.0.c.weight").shape == Shape{2, 3});
   CHECK(gguf.at("b.0.exps.weight").shape == Shape{2, 2, 2});
   CHECK(values_of(gguf.at("b.0.exps.bias")) == std::vector<float>{0, 1, 7, 8});
   check_equal(to_hf(map, gguf), hf);
@@ -192,11 +204,12 @@ TEST_CASE("models/kit: Llama 3's scaling as GGUF's table of divisors goes into c
   for (std::size_t i = 0; i < plain.size(); ++i) rope.divisors.push_back(plain[i] / wanted[i]);
   Json json;
   ft::detail::ConfigWriter writer(json);
-  writer.rope(rope, 64, 10000, nullptr);
+  writer.rope(rope, 64, 10000, nullptr, false);
   CHECK(json["rope_scaling"]["factor"] == 32.0);
   CHECK(json["rope_theta"] == 500000.0);
   rope.divisors[3] = 7;
-  CHECK_THROWS_WITH_AS(writer.rope(rope, 64, 10000, nullptr), doctest::Contains("no word for another table"), Error);
+  CHECK_THROWS_WITH_AS(writer.rope(rope, 64, 10000, nullptr, false), doctest::Contains("no word for another table"),
+                       Error);
 }
 
 TEST_CASE("models/kit: keys of config.json that change the result are computed or refused by name, others are noted") {
@@ -228,13 +241,17 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
     CAPTURE(key);
     CHECK(message_of(with(llama, key, value)) == "opened");
   }
-  for (const auto& [type, more] : {std::pair<const char*, Json>{"yarn", {{"factor", 4.0}}},
-                                   {"longrope", {{"factor", 4.0}}},
-                                   {"dynamic", {{"factor", 4.0}}}}) {
-    Json rope{{"rope_type", type}, {"rope_theta", 10000.0}};
-    rope.update(more);
-    CHECK(message_of(with(llama, "rope_parameters", rope)).find(str("rope type '", type, "'")) != std::string::npos);
+  CHECK(message_of(with(llama, "rope_parameters", {{"rope_type", "dynamic"}, {"factor", 4.0}}))
+            .find("rope type 'dynamic'") != std::string::npos);
+  for (const auto& [rope, fault] :
+       {std::pair<Json, const char*>{{{"rope_type", "yarn"}, {"factor", 4.0}, {"mscale", 0.7}}, "mscale"},
+        {{{"rope_type", "yarn"}, {"factor", -1.0}}, "yarn scaling with factor -1"},
+        {{{"rope_type", "longrope"}, {"short_factor", {1.0}}}, "long_factor"},
+        {{{"rope_type", "longrope"}, {"short_factor", {1.0}}, {"long_factor", {1.0}}}, "1 factors for 4"}}) {
+    const std::string message = message_of(with(llama, "rope_parameters", rope));
+    CHECK_MESSAGE(message.find(fault) != std::string::npos, message);
   }
+  CHECK(message_of(with(llama, "rope_parameters", {{"rope_type", "yarn"}, {"factor", 4.0}})) == "opened");
   CHECK(message_of(with(llama, "rope_parameters", {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}}))
             .find("partial_rotary_factor") != std::string::npos);
   const auto qwen = message_of(with(config_of("qwen2_tiny"), "attention_bias", true), "qwen2_tiny");
@@ -242,6 +259,28 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
   const auto gemma = message_of(with(config_of("gemma3_tiny"), "attn_logit_softcapping", 50.0), "gemma3_tiny");
   CHECK_MESSAGE(gemma.find("attn_logit_softcapping") != std::string::npos, gemma);
   CHECK(message_of(with(config_of("gemma3_tiny"), "use_bidirectional_attention", true), "gemma3_tiny") != "opened");
+
+  const std::tuple<const char*, const char*, Json> variants[] = {
+      {"granite4_tiny", "num_local_experts", 8},
+      {"granite4_tiny", "layer_types", {"attention", "mamba"}},
+      {"granite4_tiny", "position_embedding_type", "learned"},
+      {"granite_tiny", "residual_multiplier", -1.0},
+      {"smollm3_tiny", "no_rope_layers", {1, 0}},
+      {"phi3_tiny", "partial_rotary_factor", 2.0},
+      {"gpt2_tiny", "scale_attn_weights", false},
+      {"gpt2_tiny", "scale_attn_by_inverse_layer_idx", true},
+      {"gpt2_tiny", "add_cross_attention", true},
+      {"gpt2_tiny", "activation_function", "relu"},
+      {"lfm2_tiny", "conv_bias", true},
+      {"lfm2_tiny", "layer_types", {"conv", "linear_attention", "conv"}}};
+  for (const auto& [name, key, value] : variants) {
+    CAPTURE(name);
+    Json json = with(config_of(name), key, value);
+    if (std::string_view(key) == "partial_rotary_factor") json["rope_parameters"].erase(key);
+    const std::string message = message_of(json, name);
+    const char* said = std::string_view(key) == "residual_multiplier" ? "a multiplier is -1" : key;
+    CHECK_MESSAGE(message.find(said) != std::string::npos, message);
+  }
 
   Checkpoint checkpoint = Checkpoint::open(kit_models / "llama_tiny");
   checkpoint.json["flavour"] = "vanilla";
@@ -274,7 +313,7 @@ TEST_CASE("models/kit: GGUF's keys that change the result are computed or refuse
   CHECK(message("general.name", std::string("x")) == "opened");
   const auto plain = last;
   for (const auto& [key, value] : {std::pair<const char*, GgufValue>{"llama.rope.dimension_count", uint32_t{8}},
-                                   {"llama.rope.scaling.type", std::string("yarn")},
+                                   {"llama.rope.scaling.type", std::string("dynamic")},
                                    {"llama.attention.value_length", uint32_t{8}},
                                    {"llama.attention.sliding_window", uint32_t{4}},
                                    {"llama.attention.scale", 0.25f},

@@ -141,7 +141,7 @@ template <Scalar T, Device D>
     for (auto it = unmatched.begin(); it != unmatched.end();)
       it = Targets{*it}.match(module) ? unmatched.erase(it) : std::next(it);
     if (!detail::is_matrix(*w))
-      throw Error(str("lora: '", w->name, "' is an embedding; only matrices of linear layers are adapted"));
+      throw Error(str("lora: '", w->name, "' is no linear layer's; only matrices of those are adapted"));
     on = make_adapter(ctx, *w, config, &random);
     ++adapted;
   }

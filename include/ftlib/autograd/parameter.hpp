@@ -9,7 +9,8 @@
 namespace ft::inline FTLIB_ABI {
 
 /// What a weight is used for; adapters and weight decay go by it.
-enum class WeightKind { vector, linear, embedding, head };
+/// `other`: what adapters leave alone, a convolution's kernel or a router's matrix.
+enum class WeightKind { vector, linear, embedding, head, other };
 
 /// A named weight. Either `value` holds it in the compute type, or `stored` in the type of its file; a stored weight is
 /// frozen. Gradients are added to `grad`, which is empty until the first one.

@@ -21,9 +21,8 @@ struct LlamaConfig : TransformerConfig {
   LayerTraits layer(int64_t) const override {
     return {.qkv_bias = attention_bias, .o_bias = attention_bias, .mlp_bias = mlp_bias, .rope = &rope};
   }
-  void take_constants(Weights& weights) override {
-    if (weights.has("rope_freqs.weight")) rope.divisors = weights.numbers("rope_freqs.weight", head_dim / 2);
-    for (int64_t i = 0; i < num_hidden_layers; ++i)  // old checkpoints carry it
+  void prepare(Weights& weights) const override {
+    for (int64_t i = 0; i < num_hidden_layers; ++i)  // a constant that old checkpoints carry
       weights.ignore(str("model.layers.", i, ".self_attn.rotary_emb.inv_freq"));
   }
 
@@ -36,7 +35,6 @@ struct LlamaConfig : TransformerConfig {
     rules.push_back(
         {"model.layers.{}.self_attn.k_proj", "blk.{}.attn_k", Transform::permute_heads, num_key_value_heads});
     rules.push_back({"model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"});
-    rules.push_back({"rope_freqs", "rope_freqs"});  // Llama 3's scaling as divisors; Hugging Face has it in config.json
     return rules;
   }
 };

@@ -7,9 +7,10 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// What a layer keeps of a token: `heads` keys and as many values of `head_dim` elements.
+/// What a layer keeps of a token: `heads` keys and as many values of `head_dim` elements; or keys alone.
 struct KvShape {
   int64_t heads, head_dim;
+  bool values = true;
 };
 
 /// The keys and values of tokens that were read before: one (slots * capacity, KV, hd) pair a layer.
@@ -21,9 +22,10 @@ template <Scalar T, Device D> class KvCache {
   /// Room for `slots` sequences of at most `capacity` tokens each. Layers may differ.
   KvCache(Context<D>& ctx, const std::vector<KvShape>& layers, int64_t slots, int64_t capacity)
       : capacity_(capacity), lengths_(static_cast<std::size_t>(slots), 0) {
-    for (const KvShape& of : layers)
-      layers_.push_back({Tensor<T, D>(ctx, {slots * capacity, of.heads, of.head_dim}),
-                         Tensor<T, D>(ctx, {slots * capacity, of.heads, of.head_dim})});
+    for (const KvShape& of : layers) {
+      const Shape shape{slots * capacity, of.heads, of.head_dim};
+      layers_.push_back({Tensor<T, D>(ctx, shape), of.values ? Tensor<T, D>(ctx, shape) : Tensor<T, D>()});
+    }
   }
   Layer& layer(int64_t i) { return layers_[static_cast<std::size_t>(i)]; }
   int64_t capacity() const { return capacity_; }

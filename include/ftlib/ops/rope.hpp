@@ -12,11 +12,12 @@
 #include <ftlib/ops/rope.cuda.cuh>
 #endif
 
-#include <cmath>     // std::cos, std::sin, std::pow
-#include <mutex>     // std::mutex
-#include <numbers>   // std::numbers::pi
-#include <optional>  // std::optional
-#include <vector>    // std::vector
+#include <algorithm>  // std::clamp
+#include <cmath>      // std::cos, std::sin, std::pow
+#include <mutex>      // std::mutex
+#include <numbers>    // std::numbers::pi
+#include <optional>   // std::optional
+#include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -28,6 +29,22 @@ struct Llama3Scaling {
   int64_t original_max_position_embeddings = 8192;
 };
 
+/// "yarn": short waves stay, long ones are stretched by `factor`, with a ramp between the pairs that turn beta_fast and
+/// beta_slow times over the original length.                                                         arXiv:2309.00071
+struct YarnScaling {
+  float factor = 1;
+  int64_t original_max_position_embeddings = 0;
+  float beta_fast = 32, beta_slow = 1;
+  bool truncate = true;  // the ramp's ends to whole pairs
+};
+
+/// "longrope": divisors of each frequency, (R / 2), for sequences up to the original length and for longer ones.
+///                                                                                                   arXiv:2402.13753
+struct LongRopeScaling {
+  std::vector<float> short_factor = {}, long_factor = {};
+  int64_t original_max_position_embeddings = 0;
+};
+
 /// In the words of a Hugging Face config.
 struct RopeOptions {
   int64_t head_size = 0;
@@ -35,13 +52,17 @@ struct RopeOptions {
   int64_t rotary_size = 0;                   // the first so many elements of a head turn; 0: all
   float factor = 1;                          // "linear" scaling: positions are divided by it
   std::optional<Llama3Scaling> llama3 = {};  // "llama3" scaling
+  std::optional<YarnScaling> yarn = {};
+  std::optional<LongRopeScaling> longrope = {};
+  float attention_factor = 1;        // of cosines and sines, with yarn and longrope
   std::vector<float> divisors = {};  // of each frequency, (R / 2), as GGUF's rope_freqs.weight holds; empty: none
 };
 
 /// Angle per position of each pair of elements, (R / 2), in float32 arithmetic as transformers computes them
 /// (modeling_rope_utils.py), because at position 8,000 the rounding of a frequency shows in the fourth digit.
-/// Throws Error where the sizes or factors make no sense.                              arXiv:2104.09864, 2407.21783
-inline std::vector<float> rope_frequencies(const RopeOptions& o) {
+/// `long_text`: of sequences longer than longrope's original length. Throws Error where the sizes or factors make no
+/// sense.                                                                              arXiv:2104.09864, 2407.21783
+inline std::vector<float> rope_frequencies(const RopeOptions& o, bool long_text = false) {
   const int64_t rotary = o.rotary_size ? o.rotary_size : o.head_size;
   if (o.head_size < 1 || rotary < 2 || rotary > o.head_size || rotary % 2)
     throw Error(str("rope: rotary size ", rotary, " of a head of ", o.head_size),
@@ -56,6 +77,31 @@ inline std::vector<float> rope_frequencies(const RopeOptions& o) {
                 "factors must be above 0, and high_freq_factor above low_freq_factor.");
   if (!o.divisors.empty() && static_cast<int64_t>(o.divisors.size()) != rotary / 2)
     throw Error(str("rope: ", o.divisors.size(), " divisors for ", rotary / 2, " frequencies"));
+  if (!(o.attention_factor > 0)) throw Error(str("rope: attention_factor ", o.attention_factor, " must be above 0"));
+  float ramp_begin = 0, ramp_end = 0;  // in pairs
+  if (o.yarn) {
+    const YarnScaling& y = *o.yarn;
+    if (!(y.factor > 0) || !(y.beta_fast > y.beta_slow) || !(y.beta_slow > 0) || y.original_max_position_embeddings < 1)
+      throw Error(str("rope: yarn scaling with factor ", y.factor, ", beta_fast ", y.beta_fast, ", beta_slow ",
+                      y.beta_slow, ", original_max_position_embeddings ", y.original_max_position_embeddings),
+                  "all must be above 0, and beta_fast above beta_slow.");
+    const auto pair_that_turns = [&](double times) {
+      return static_cast<double>(rotary) *
+             std::log(static_cast<double>(y.original_max_position_embeddings) / (times * 2 * std::numbers::pi)) /
+             (2 * std::log(double{o.theta}));
+    };
+    const double low = pair_that_turns(y.beta_fast), high = pair_that_turns(y.beta_slow);
+    ramp_begin = static_cast<float>(std::max(0.0, y.truncate ? std::floor(low) : low));
+    ramp_end = static_cast<float>(std::min(static_cast<double>(rotary - 1), y.truncate ? std::ceil(high) : high));
+    if (ramp_begin == ramp_end) ramp_end += 0.001f;
+  }
+  if (o.longrope)
+    for (const auto& factors : {o.longrope->short_factor, o.longrope->long_factor}) {
+      if (static_cast<int64_t>(factors.size()) != rotary / 2)
+        throw Error(str("rope: longrope has ", factors.size(), " factors for ", rotary / 2, " frequencies"));
+      for (const float f : factors)
+        if (!(f > 0)) throw Error(str("rope: longrope's factor ", f, " must be above 0"));
+    }
   std::vector<float> frequencies;
   for (int64_t i = 0; i < rotary / 2; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(rotary);
@@ -71,19 +117,27 @@ inline std::vector<float> rope_frequencies(const RopeOptions& o) {
         f = (1 - smooth) * f / s.factor + smooth * f;
       }
     }
+    if (o.yarn) {
+      const float stretched = std::clamp((static_cast<float>(i) - ramp_begin) / (ramp_end - ramp_begin), 0.0f, 1.0f);
+      f = f / o.yarn->factor * stretched + f * (1 - stretched);
+    }
+    if (o.longrope) f /= (long_text ? o.longrope->long_factor : o.longrope->short_factor)[static_cast<std::size_t>(i)];
     if (!o.divisors.empty()) f /= o.divisors[static_cast<std::size_t>(i)];
     frequencies.push_back(f / o.factor);
   }
   return frequencies;
 }
 
-/// Angle of each pair at text positions 0, 1, ..., (positions, R / 2).
+/// Angle of each pair at text positions 0, 1, ..., (positions, R / 2). With longrope, position p of a sequence that is
+/// longer than the original length has row original + p; rows below are of shorter sequences.
 inline std::vector<float> text_angles(const RopeOptions& o, int64_t positions) {
-  const auto frequencies = rope_frequencies(o);
+  const int64_t first_long = o.longrope ? o.longrope->original_max_position_embeddings : positions;
+  const auto short_frequencies = rope_frequencies(o), long_frequencies = rope_frequencies(o, /*long_text=*/true);
   std::vector<float> angles;
-  angles.reserve(static_cast<std::size_t>(positions) * frequencies.size());
-  for (int64_t p = 0; p < positions; ++p)
-    for (const float f : frequencies) angles.push_back(static_cast<float>(p) * f);
+  angles.reserve(static_cast<std::size_t>(positions) * short_frequencies.size());
+  for (int64_t row = 0; row < positions; ++row)
+    for (const float f : row < first_long ? short_frequencies : long_frequencies)
+      angles.push_back(static_cast<float>(row < first_long ? row : row - first_long) * f);
   return angles;
 }
 
@@ -108,14 +162,14 @@ template <Scalar T, Device D> struct RopeTable {
 
   RopeTable() = default;
   RopeTable(Tensor<T, D> cos_, Tensor<T, D> sin_) : cos(std::move(cos_)), sin(std::move(sin_)) {}
-  /// From the angles of `pairs` pairs at each place, (P, pairs).
-  RopeTable(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles) {
+  /// From the angles of `pairs` pairs at each place, (P, pairs); `factor` is of both.
+  RopeTable(Context<D>& ctx, int64_t pairs, const std::vector<float>& angles, float factor = 1) {
     std::vector<T> c, s;
     c.reserve(angles.size());
     s.reserve(angles.size());
     for (const float angle : angles) {
-      c.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::cos(double{angle}))));
-      s.push_back(static_cast<T>(static_cast<accumulate_t<T>>(std::sin(double{angle}))));
+      c.push_back(static_cast<T>(static_cast<accumulate_t<T>>(factor * std::cos(double{angle}))));
+      s.push_back(static_cast<T>(static_cast<accumulate_t<T>>(factor * std::sin(double{angle}))));
     }
     const Shape shape{static_cast<int64_t>(angles.size()) / pairs, pairs};
     cos = Tensor<T, D>(ctx, shape, c);
@@ -139,7 +193,7 @@ template <Scalar T, Device D> class Rotary {
       const int64_t before = tables_.empty() ? 0 : tables_.back().positions();
       const int64_t rows = std::max<int64_t>({count, 2 * before, 64});
       const auto angles = text_angles(options_, rows);
-      tables_.emplace_back(ctx, static_cast<int64_t>(angles.size()) / rows, angles);
+      tables_.emplace_back(ctx, static_cast<int64_t>(angles.size()) / rows, angles, options_.attention_factor);
       ctx.synchronize();  // another session's stream may read it next
     }
     return tables_.back();

@@ -5,6 +5,7 @@
 #include <ftlib/io/atomic_file.hpp>       // AtomicFolder
 #include <ftlib/io/safetensors.hpp>       // write_safetensors_sharded
 #include <ftlib/models/kit/registry.hpp>  // Checkpoint, make_language_model
+#include <ftlib/ops/shape.hpp>            // transpose
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/generate.hpp>          // TokenGenerator
 #include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
@@ -125,8 +126,10 @@ template <Scalar T, Device D>
   std::vector<TensorEntry> entries;
   std::vector<std::vector<T>> host;
   for (const Parameter<T, D>* w : this->base_parameters()) {
-    host.push_back((w->value ? w->value : dense(ctx, *w)).to_host(ctx));
-    entries.push_back({w->name, dtype_of<T>, w->shape(), host.back().data()});
+    const Tensor<T, D> value = w->value ? w->value : dense(ctx, *w);
+    const Tensor<T, D> written = model_->transposed_in_folder(*w) ? transpose(ctx, value) : value;
+    host.push_back(contiguous(ctx, written).to_host(ctx));
+    entries.push_back({w->name, dtype_of<T>, written.shape(), host.back().data()});
   }
   AtomicFolder out(folder);
   Json config = model_->config();

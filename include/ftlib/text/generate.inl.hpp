@@ -39,6 +39,8 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
   std::vector<int32_t> last;  // the row whose logits are asked, for each prompt
   for (const int64_t i : active_) {
     const auto& text = texts_[static_cast<std::size_t>(i)];
+    if (const int64_t limit = model_.long_from(); limit > 0 && cache_.length(i) <= limit)
+      if (static_cast<int64_t>(text.size()) > limit) cache_.length(i) = 0;  // all its positions change: read again
     const auto first = text.begin() + cache_.length(i);
     batch.ids.insert(batch.ids.end(), first, text.end());
     batch.starts.push_back(batch.tokens());

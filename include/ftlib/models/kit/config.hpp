@@ -11,7 +11,7 @@
 #include <ftlib/ops/rope.hpp>                   // RopeOptions
 
 #include <algorithm>  // std::find
-#include <cmath>      // std::abs
+#include <cmath>      // std::abs, std::log, std::sqrt
 #include <concepts>   // std::derived_from
 #include <cstdio>     // std::snprintf
 #include <cstdlib>    // std::strtod
@@ -37,18 +37,40 @@ class ConfigFields {
   /// Rows of the embedding.
   virtual void vocabulary(int64_t& rows) = 0;
   virtual void tied(bool& value, bool fallback) = 0;
-  /// Rotary positions, of the layers of one type where there are several ("full_attention").
-  virtual void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type = nullptr) = 0;
+  /// Rotary positions, of the layers of one type where there are several ("full_attention"). `partial`: the file may
+  /// say that only a part of each head turns. Call it after common().
+  virtual void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type = nullptr,
+                    bool partial = false) = 0;
   /// Theta of the layers with a window, which know no other kind.
   virtual void local_rope(RopeOptions& rope, int64_t head_dim, float theta) = 0;
   /// Which layers attend to the window alone; `otherwise` where the file does not say.
   virtual void sliding(std::vector<bool>& layers, int64_t count, const std::vector<bool>& otherwise) = 0;
+  /// How many keys a token sees; 0: all, which config.json says by null. `missing`: where it has no such key.
+  virtual void window(const char* gguf, int64_t& keys, int64_t missing) = 0;
+  /// A number or a word for each layer (count -1: a list of any length); `otherwise` where the file does not say, and
+  /// in GGUF without a key for it.
+  virtual void each_layer(const char* hf, const char* gguf, std::vector<int64_t>& values, int64_t count,
+                          const std::vector<int64_t>& otherwise) = 0;
+  virtual void each_layer(const char* hf, std::vector<std::string>& words, int64_t count,
+                          const std::vector<std::string>& otherwise) = 0;
+  virtual void word(const char* hf, std::string& value, const char* fallback) = 0;
+  /// Keys with this beginning, of config.json or of GGUF behind the architecture, say nothing that is computed here.
+  void pass_over(std::string beginning) { passed_.push_back(std::move(beginning)); }
   /// Whoever says something else is a variant that is not computed here.
   virtual void expect(const char* hf, const char* known) = 0;
   virtual bool is_gguf() const { return false; }
 
   /// Throws Error of the file.
   [[noreturn]] virtual void fail(const std::string& what) const = 0;
+
+ protected:
+  bool passed(std::string_view key) const {
+    return std::any_of(passed_.begin(), passed_.end(),
+                       [&](const auto& beginning) { return key.starts_with(beginning); });
+  }
+
+ private:
+  std::vector<std::string> passed_;
 };
 
 /// What all decoders have; architectures derive and describe more. Field names are config.json's.
@@ -64,14 +86,17 @@ struct TransformerConfig : ModelInfo {
   virtual TensorMap tensors() const = 0;
   virtual LayerTraits layer(int64_t i) const = 0;
   virtual DecoderTraits decoder() const { return {}; }
-  /// Takes constants that a file keeps among its tensors, before parameters are read.
-  virtual void take_constants(Weights&) {}
+  /// The original length of its longrope; 0: none.
+  virtual int64_t long_from() const { return 0; }
+  /// Forgets tensors that hold nothing a model reads, and mends names, before parameters are taken.
+  virtual void prepare(Weights&) const {}
   /// config.json. Throws Error where it cannot be said there.
   Json to_json();
 
  protected:
   /// The common part; call it first. `default_head_dim` 0: the width over the heads.
-  void common(ConfigFields& f, bool tied, int64_t default_head_dim = 0, int64_t default_positions = 2048) {
+  void common(ConfigFields& f, bool tied, int64_t default_head_dim = 0, int64_t default_positions = 2048,
+              float default_eps = 1e-6f) {
     f.vocabulary(vocab_size);
     f.size("hidden_size", "embedding_length", hidden_size);
     f.size("intermediate_size", "feed_forward_length", intermediate_size);
@@ -83,11 +108,14 @@ struct TransformerConfig : ModelInfo {
     f.size("head_dim", "attention.key_length", head_dim,
            by_width ? std::max<int64_t>(1, hidden_size / num_attention_heads) : default_head_dim);
     f.size("max_position_embeddings", "context_length", max_position_embeddings, default_positions);
-    f.number("rms_norm_eps", "attention.layer_norm_rms_epsilon", rms_norm_eps, 1e-6f);
+    f.number("rms_norm_eps", "attention.layer_norm_rms_epsilon", rms_norm_eps, default_eps);
     f.tied(tie_word_embeddings, tied);
     if (num_attention_heads % num_key_value_heads)
       f.fail(str("num_key_value_heads ", num_key_value_heads, " does not divide num_attention_heads ",
                  num_attention_heads));
+  }
+  static int64_t long_from_of(const RopeOptions& rope) {
+    return rope.longrope ? rope.longrope->original_max_position_embeddings : 0;
   }
   /// The names that nearly all decoders share.
   static std::vector<TensorRule> common_tensors() {
@@ -208,6 +236,15 @@ inline bool harmless_gguf(std::string_view key, const GgufValue& value, std::str
          (key.starts_with(tokenizer) && ggml.count(key.substr(tokenizer.size())) != 0);
 }
 
+/// What cosines and sines are multiplied by where a file does not say.                  transformers'
+/// modeling_rope_utils
+inline float yarn_attention_factor(float factor) { return factor <= 1 ? 1 : 0.1f * std::log(factor) + 1; }
+inline float longrope_attention_factor(float factor, const LongRopeScaling& l) {
+  return factor <= 1
+             ? 1
+             : std::sqrt(1 + std::log(factor) / std::log(static_cast<float>(l.original_max_position_embeddings)));
+}
+
 /// config.json. Keys are ticked off as they are read; finish() looks at the rest.
 class JsonConfig final : public ConfigFields {
  public:
@@ -228,7 +265,8 @@ class JsonConfig final : public ConfigFields {
 
   /// `rope_parameters` (transformers 5; by layer type where there are several) or `rope_theta` with `rope_scaling`
   /// (before).
-  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type) override {
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type,
+                          bool partial) override {
     rope = {.head_size = head_dim, .theta = theta};
     number("rope_theta", nullptr, rope.theta, theta);
     const Json* p = object(json_, "rope_parameters");
@@ -236,10 +274,32 @@ class JsonConfig final : public ConfigFields {
     if (p && layer_type && object(*p, layer_type)) p = object(*p, layer_type);
     if (p) rope.theta = value_or<float>(*p, "rope_theta", rope.theta, file_);
     else p = old;
+    if (partial) {
+      float part = 1;
+      number("partial_rotary_factor", nullptr, part, 1);
+      if (p) part = value_or<float>(*p, "partial_rotary_factor", part, file_);
+      if (!(part > 0 && part <= 1)) fail(str("partial_rotary_factor ", part, " makes no sense"));
+      if (part < 1) rope.rotary_size = static_cast<int64_t>(static_cast<float>(head_dim) * part);
+    }
     if (!p) return;
     const auto type =
         value_or<std::string>(*p, "rope_type", value_or<std::string>(*p, "type", "default", file_), file_);
     std::set<std::string> known{"rope_type", "type", "rope_theta"};
+    if (partial) known.insert("partial_rotary_factor");
+    // The length that the model was trained with, and by how much it is to read more.
+    const auto longest = [&] { return static_cast<float>(at<int64_t>(json_, "max_position_embeddings", file_)); };
+    const auto original = [&] {
+      known.insert({"original_max_position_embeddings", "factor", "attention_factor"});
+      const Json* top = find("original_max_position_embeddings");
+      const auto length =
+          top ? json_as<int64_t>(*top, "original_max_position_embeddings", file_)
+              : value_or<int64_t>(*p, "original_max_position_embeddings", static_cast<int64_t>(longest()), file_);
+      if (length < 2) fail(str("original_max_position_embeddings ", length, " makes no sense"));
+      return length;
+    };
+    const auto factor_or_ratio = [&](int64_t length) {
+      return value_or<float>(*p, "factor", longest() / static_cast<float>(length), file_);
+    };
     const auto number_of = [&](const char* key) {
       known.insert(key);
       return at<float>(*p, key, file_);
@@ -253,8 +313,26 @@ class JsonConfig final : public ConfigFields {
                         .low_freq_factor = number_of("low_freq_factor"),
                         .high_freq_factor = number_of("high_freq_factor"),
                         .original_max_position_embeddings = at<int64_t>(*p, "original_max_position_embeddings", file_)};
+    } else if (type == "yarn") {
+      YarnScaling y{.original_max_position_embeddings = original()};
+      known.insert({"beta_fast", "beta_slow", "truncate"});
+      y.factor = factor_or_ratio(y.original_max_position_embeddings);
+      y.beta_fast = value_or<float>(*p, "beta_fast", y.beta_fast, file_);
+      y.beta_slow = value_or<float>(*p, "beta_slow", y.beta_slow, file_);
+      y.truncate = value_or<bool>(*p, "truncate", true, file_);
+      rope.attention_factor = value_or<float>(*p, "attention_factor", yarn_attention_factor(y.factor), file_);
+      rope.yarn = y;
+    } else if (type == "longrope" || type == "su") {
+      LongRopeScaling l{.original_max_position_embeddings = original()};
+      known.insert({"short_factor", "long_factor"});
+      l.short_factor = at<std::vector<float>>(*p, "short_factor", file_);
+      l.long_factor = at<std::vector<float>>(*p, "long_factor", file_);
+      const float s = factor_or_ratio(l.original_max_position_embeddings);
+      rope.attention_factor = value_or<float>(*p, "attention_factor", longrope_attention_factor(s, l), file_);
+      rope.longrope = std::move(l);
     } else if (type != "default") {
-      throw Error(str(file_, ": rope type '", type, "' is not known"), "known are default, linear and llama3.");
+      throw Error(str(file_, ": rope type '", type, "' is not known"),
+                  "known are default, linear, llama3, yarn and longrope.");
     }
     for (const auto& [key, value] : p->items())
       if (!known.count(key) && !value.is_null() && !(key == "partial_rotary_factor" && value == 1.0))
@@ -293,6 +371,26 @@ class JsonConfig final : public ConfigFields {
         return;
       }
   }
+  void window(const char*, int64_t& keys, int64_t missing) override {
+    read_.insert("sliding_window");
+    const auto found = json_.find("sliding_window");
+    keys = missing;
+    if (found == json_.end()) return;
+    keys = found->is_null() ? 0 : json_as<int64_t>(*found, "sliding_window", file_);
+    if (keys < 0 || keys > largest_size) fail(str("sliding_window ", keys, " makes no sense"));
+  }
+  void each_layer(const char* hf, const char*, std::vector<int64_t>& values, int64_t count,
+                  const std::vector<int64_t>& otherwise) override {
+    if (hf) list(hf, values, count, otherwise);
+    else values = otherwise;
+  }
+  void each_layer(const char* hf, std::vector<std::string>& words, int64_t count,
+                  const std::vector<std::string>& otherwise) override {
+    list(hf, words, count, otherwise);
+  }
+  void word(const char* hf, std::string& value, const char* fallback) override {
+    value = get<std::string>(hf, std::optional<std::string>(fallback));
+  }
   void expect(const char* hf, const char* known) override {
     const auto got = get<std::string>(hf, std::optional<std::string>(known));
     if (got != known) fail(str(hf, " is '", got, "'; ftlib knows '", known, "' for this architecture"));
@@ -304,7 +402,7 @@ class JsonConfig final : public ConfigFields {
     std::string unknown;
     for (const auto& [key, value] : json_.items()) {
       if (read_.count(key)) continue;
-      if (harmless(key)) {
+      if (harmless(key) || passed(key)) {
         config.others[key] = value;
         continue;
       }
@@ -334,6 +432,12 @@ class JsonConfig final : public ConfigFields {
     if (found) return json_as<V>(*found, key, file_);
     if (!fallback) throw Error(str(file_, ": key ", quote(key), " is missing"));
     return *fallback;
+  }
+  template <class V> void list(const char* hf, std::vector<V>& values, int64_t count, const std::vector<V>& otherwise) {
+    const Json* found = find(hf);
+    values = found ? json_as<std::vector<V>>(*found, hf, file_) : otherwise;
+    if (count >= 0 && static_cast<int64_t>(values.size()) != count)
+      fail(str(hf, " has ", values.size(), " entries for ", count, " layers"));
   }
   const Json* object(const Json& from, const char* key) {
     if (&from == &json_) read_.insert(key);
@@ -365,25 +469,44 @@ class GgufConfig final : public ConfigFields {
   }
   void vocabulary(int64_t& rows) override { rows = gguf_.info("token_embd.weight").shape[0]; }
   void tied(bool& value, bool) override { value = !gguf_.contains("output.weight"); }
-  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float theta, const char*) override {
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float theta, const char*, bool partial) override {
     rope = {.head_size = head_dim, .theta = get<float>("rope.freq_base", std::optional(theta))};
-    if (const auto turned = get<int64_t>("rope.dimension_count", std::optional(head_dim)); turned != head_dim)
-      fail(str(prefix_, "rope.dimension_count is ", turned, " of heads of ", head_dim,
-               ": partial rotary positions are not computed for this architecture"));
+    if (const auto turned = get<int64_t>("rope.dimension_count", std::optional(head_dim)); turned != head_dim) {
+      if (!partial || turned < 2 || turned > head_dim)
+        fail(str(prefix_, "rope.dimension_count is ", turned, " of heads of ", head_dim,
+                 ": partial rotary positions are not computed for this architecture"));
+      rope.rotary_size = turned;
+    }
+    const int64_t pairs = (rope.rotary_size ? rope.rotary_size : head_dim) / 2;
+    rope.divisors = table("rope_freqs.weight", pairs);
     // llama.cpp's rules: a factor without a type is linear, with the type none it is not used, and 0 is none.
     const auto type = get<std::string>("rope.scaling.type", std::optional<std::string>("linear"));
     const auto factor = get<float>("rope.scaling.factor", get_or<float>("rope.scale_linear", 1.0f));
+    const auto original = get_or<int64_t>("rope.scaling.original_context_length", get_or<int64_t>("context_length", 0));
+    const auto attention_factor = get_or<float>("rope.scaling.attn_factor", 1.0f);
     read_.insert(prefix_ + "rope.scaling.finetuned");
-    if (type == "linear" || type == "none") {
+    if (type == "yarn" && factor != 0 && factor != 1) {
+      rope.yarn = YarnScaling{.factor = factor,
+                              .original_max_position_embeddings = original,
+                              .beta_fast = get_or<float>("rope.scaling.yarn_beta_fast", 32.0f),
+                              .beta_slow = get_or<float>("rope.scaling.yarn_beta_slow", 1.0f)};
+      rope.attention_factor = attention_factor * yarn_attention_factor(factor);
+    } else if (type == "linear" || type == "none" || type == "longrope" || type == "yarn") {
       rope.factor = factor == 0 || type == "none" ? 1 : factor;
       if (type == "none" && factor != 1 && factor != 0)
         notes_.push_back(str(gguf_.file_name(), ": ", prefix_, "rope.scaling.factor ", factor,
                              " is not used, for rope.scaling.type is none"));
       if (!(rope.factor > 0)) fail(str(prefix_, "rope.scaling.factor ", factor, " makes no sense"));
-      read_.insert(prefix_ + "rope.scaling.original_context_length");
+      rope.attention_factor = attention_factor;
     } else {
       throw Error(str(gguf_.file_name(), ": ", prefix_, "rope.scaling.type is '", type, "', which is not known"),
-                  "known are none and linear, and Llama 3's table in rope_freqs.weight.");
+                  "known are none, linear and yarn, and tables in rope_freqs.weight, rope_factors_long.weight and "
+                  "rope_factors_short.weight.");
+    }
+    if (auto longer = table("rope_factors_long.weight", pairs); !longer.empty()) {
+      rope.longrope = LongRopeScaling{table("rope_factors_short.weight", pairs), std::move(longer), original};
+      if (rope.longrope->short_factor.empty() || original < 2)
+        fail(str("rope_factors_long.weight is there without rope_factors_short.weight, or for a length of ", original));
     }
   }
   void local_rope(RopeOptions& rope, int64_t head_dim, float theta) override {
@@ -405,6 +528,28 @@ class GgufConfig final : public ConfigFields {
       for (int64_t i = 0; i < count; ++i) layers[static_cast<std::size_t>(i)] = (i + 1) % pattern != 0;
     }
   }
+  void window(const char* key, int64_t& keys, int64_t) override {
+    keys = get<int64_t>(key, std::optional<int64_t>(0));
+    if (keys < 0 || keys > largest_size) fail(str(prefix_, key ? key : "", ' ', keys, " makes no sense"));
+  }
+  void each_layer(const char*, const char* key, std::vector<int64_t>& values, int64_t count,
+                  const std::vector<int64_t>& otherwise) override {
+    values = otherwise;
+    if (!key) return;
+    const std::string name = prefix_ + key;
+    read_.insert(name);
+    const GgufValue* value = gguf_.find(name);
+    if (!value) return;
+    if (std::holds_alternative<GgufArray>(*value)) values = gguf_.get<std::vector<int64_t>>(name);
+    else values.assign(static_cast<std::size_t>(count), gguf_.get<int64_t>(name));
+    if (static_cast<int64_t>(values.size()) != count)
+      fail(str(name, " has ", values.size(), " entries for ", count, " layers"));
+  }
+  void each_layer(const char*, std::vector<std::string>& words, int64_t,
+                  const std::vector<std::string>& otherwise) override {
+    words = otherwise;
+  }
+  void word(const char*, std::string& value, const char* fallback) override { value = fallback; }
   void expect(const char*, const char*) override {}  // the architecture's name says it
   [[noreturn]] void fail(const std::string& what) const override { throw Error(str(gguf_.file_name(), ": ", what)); }
 
@@ -418,6 +563,7 @@ class GgufConfig final : public ConfigFields {
     std::string unknown;
     for (const auto& [key, value] : gguf_.metadata()) {
       if (read_.count(key) || harmless_gguf(key, value, prefix_) || neutral(key, value)) continue;
+      if (key.starts_with(prefix_) && passed(std::string_view(key).substr(prefix_.size()))) continue;
       const bool rope = key.find("rope.") != key.npos || key.starts_with("adapter.") || key.starts_with("clip.");
       if (key.starts_with(prefix_) || rope)
         throw Error(str(gguf_.file_name(), ": ", key, " is set, which ftlib does not compute for this architecture"),
@@ -445,10 +591,28 @@ class GgufConfig final : public ConfigFields {
         value);
   }
   template <class V> V get_or(const char* key, V fallback) { return get<V>(key, std::optional(fallback)); }
+  /// Numbers that GGUF keeps among the tensors; empty where there are none.
+  std::vector<float> table(const std::string& name, int64_t count) const {
+    if (!gguf_.contains(name)) return {};
+    const Stored<Cpu> tensor = gguf_.tensor(name);
+    if (tensor.shape != Shape{count}) fail(str("tensor '", name, "' has shape ", tensor.shape, ", not (", count, ")"));
+    std::vector<float> values(static_cast<std::size_t>(count));
+    dequantise_row(tensor.type, tensor.data, 0, count, values.data());
+    return values;
+  }
   template <class V> V get(const char* key, const std::optional<V>& fallback) {
     if (!key) return fallback.value();
     const std::string name = prefix_ + key;
     read_.insert(name);
+    if constexpr (std::same_as<V, int64_t>)
+      if (const GgufValue* value = gguf_.find(name); value && std::holds_alternative<GgufArray>(*value)) {
+        const auto each = gguf_.get<std::vector<int64_t>>(name);
+        for (const int64_t one : each)
+          if (one != each.front())
+            fail(str(name, " is ", each.front(), " in one layer and ", one,
+                     " in another, which is not computed for this architecture"));
+        if (!each.empty()) return each.front();
+      }
     return fallback ? gguf_.get_or<V>(name, *fallback) : gguf_.get<V>(name);
   }
 
@@ -480,9 +644,11 @@ class ConfigWriter final : public ConfigFields {
   void flag(const char* hf, const char*, bool& value, bool) override { put(hf, value); }
   void vocabulary(int64_t& rows) override { json_["vocab_size"] = rows; }
   void tied(bool& value, bool) override { json_["tie_word_embeddings"] = value; }
-  [[gnu::cold]] void rope(RopeOptions& rope, int64_t, float, const char*) override {
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float, const char*, bool) override {
     json_["rope_theta"] = decimal(rope.theta);
-    json_["rope_scaling"] = nullptr;
+    Json& scaling = json_["rope_scaling"] = nullptr;
+    if (rope.rotary_size)
+      json_["partial_rotary_factor"] = decimal(static_cast<float>(rope.rotary_size) / static_cast<float>(head_dim));
     auto llama3 = rope.llama3;
     if (!rope.divisors.empty()) {
       llama3 = llama3_of(rope);
@@ -490,19 +656,55 @@ class ConfigWriter final : public ConfigFields {
         fail(
             "rope_freqs.weight is not Llama 3's scaling with 1, 4 and 8192; config.json has no word for another table");
     }
-    if (llama3)
-      json_["rope_scaling"] = {{"rope_type", "llama3"},
-                               {"factor", decimal(llama3->factor)},
-                               {"low_freq_factor", decimal(llama3->low_freq_factor)},
-                               {"high_freq_factor", decimal(llama3->high_freq_factor)},
-                               {"original_max_position_embeddings", llama3->original_max_position_embeddings}};
-    else if (rope.factor != 1) json_["rope_scaling"] = {{"rope_type", "linear"}, {"factor", decimal(rope.factor)}};
+    float usual = 1;  // attention_factor, where it is not said
+    if (llama3) {
+      scaling = {{"rope_type", "llama3"},
+                 {"factor", decimal(llama3->factor)},
+                 {"low_freq_factor", decimal(llama3->low_freq_factor)},
+                 {"high_freq_factor", decimal(llama3->high_freq_factor)},
+                 {"original_max_position_embeddings", llama3->original_max_position_embeddings}};
+    } else if (rope.yarn) {
+      usual = yarn_attention_factor(rope.yarn->factor);
+      scaling = {{"rope_type", "yarn"},
+                 {"factor", decimal(rope.yarn->factor)},
+                 {"beta_fast", decimal(rope.yarn->beta_fast)},
+                 {"beta_slow", decimal(rope.yarn->beta_slow)},
+                 {"original_max_position_embeddings", rope.yarn->original_max_position_embeddings}};
+      if (!rope.yarn->truncate) scaling["truncate"] = false;
+    } else if (rope.longrope) {  // three fields, and the length beside them: older versions read no others
+      const auto& l = *rope.longrope;
+      json_["original_max_position_embeddings"] = l.original_max_position_embeddings;
+      usual = longrope_attention_factor(
+          json_.at("max_position_embeddings").get<float>() / static_cast<float>(l.original_max_position_embeddings), l);
+      scaling = {{"type", "longrope"}};
+      for (const auto& [key, factors] :
+           {std::pair{"short_factor", &l.short_factor}, std::pair{"long_factor", &l.long_factor}}) {
+        scaling[key] = Json::array();
+        for (const float f : *factors) scaling[key].push_back(decimal(f));
+      }
+    } else if (rope.factor != 1) {
+      scaling = {{"rope_type", "linear"}, {"factor", decimal(rope.factor)}};
+    }
+    if (std::abs(rope.attention_factor - usual) > 1e-6f * usual) {
+      if (!rope.yarn && !rope.longrope)
+        fail("config.json has no word for an attention_factor without yarn or longrope");
+      scaling["attention_factor"] = decimal(rope.attention_factor);
+    }
   }
   void local_rope(RopeOptions& rope, int64_t, float) override { json_["rope_local_base_freq"] = decimal(rope.theta); }
   void sliding(std::vector<bool>& layers, int64_t, const std::vector<bool>&) override {
     json_["layer_types"] = Json::array();
     for (const bool window : layers) json_["layer_types"].push_back(window ? "sliding_attention" : "full_attention");
   }
+  void window(const char*, int64_t& keys, int64_t) override { json_["sliding_window"] = keys ? Json(keys) : Json(); }
+  void each_layer(const char* hf, const char*, std::vector<int64_t>& values, int64_t,
+                  const std::vector<int64_t>&) override {
+    if (hf) json_[hf] = values;
+  }
+  void each_layer(const char* hf, std::vector<std::string>& words, int64_t, const std::vector<std::string>&) override {
+    json_[hf] = words;
+  }
+  void word(const char* hf, std::string& value, const char*) override { json_[hf] = value; }
   void expect(const char* hf, const char* known) override { json_[hf] = known; }
   [[noreturn]] void fail(const std::string& what) const override { throw Error("config.json: " + what); }
 

@@ -8,7 +8,7 @@
 #include <ftlib/nn/embedding.hpp>               // Embedding
 #include <ftlib/nn/linear.hpp>                  // Linear
 #include <ftlib/nn/norm.hpp>                    // NormLayer
-#include <ftlib/ops/elementwise.hpp>            // scale
+#include <ftlib/ops/elementwise.hpp>            // add, scale
 
 #include <algorithm>  // std::max_element
 #include <string>     // std::string
@@ -49,10 +49,11 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
  public:
   Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) final {
     const ContextGuard guard(ctx);
-    const Placement<D> at = place(ctx, batch, options);
+    const Placement<D> at = place(ctx, batch, options, long_from());
     int64_t last = config_->num_hidden_layers;
     if (options.taps) last = *std::max_element(options.taps->after.begin(), options.taps->after.end());
     auto x = embed_tokens_(ctx, batch.ids);  // (N, C)
+    if (positions_.weight) x = add(ctx, x, positions_(ctx, learned_positions(at)));
     tap(options, 0, x);
     for (int64_t i = 0; i < last; ++i) {
       Block& b = blocks_[static_cast<std::size_t>(i)];
@@ -68,6 +69,7 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
   Parameter<T, D>& head() final { return lm_head_ ? lm_head_ : embed_tokens_.weight; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) final {
     f(embed_tokens_.weight);
+    if (positions_.weight) f(positions_.weight);
     for (Block& b : blocks_) b.visit(f);
     norm_.visit(f);
     if (lm_head_) f(lm_head_);
@@ -77,6 +79,10 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
     for (const Block& b : blocks_) layers.push_back(b.kept());
     return {ctx, layers, slots, capacity};
   }
+  bool transposed_in_folder(const Parameter<T, D>& w) const final {
+    return config_->decoder().transposed && w.kind == WeightKind::linear;
+  }
+  int64_t long_from() const final { return config_->long_from(); }
   const ModelInfo& info() const final { return *config_; }
   Json config() const final { return config_.to_json(); }
 
@@ -86,18 +92,34 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
     const Shape shape{config_->vocab_size, config_->hidden_size};
     embed_tokens_.weight =
         weights.template matrix<T>(ctx, str(config_->decoder().embedding, ".weight"), shape, WeightKind::embedding);
+    if (const char* name = config_->decoder().positions)
+      positions_.weight = weights.template matrix<T>(
+          ctx, str(name, ".weight"), {config_->max_position_embeddings, config_->hidden_size}, WeightKind::embedding);
     if (config_->tie_word_embeddings) weights.ignore("lm_head.weight");  // where it is there, it is the embedding again
     else lm_head_ = weights.template matrix<T>(ctx, "lm_head.weight", shape, WeightKind::head);
   }
 
   AnyConfig config_;
   Embedding<T, D> embed_tokens_;
+  Embedding<T, D> positions_;  // learned ones (P, C), or empty
   NormLayer<T, D> norm_;
   float output_scale_ = 1;   // of what the head reads
   Parameter<T, D> lm_head_;  // empty where it is tied
   std::vector<Block> blocks_;
 
  private:
+  /// The row of each token. Throws Error beyond the last that was learned.
+  std::vector<int32_t> learned_positions(const Placement<D>& at) const {
+    std::vector<int32_t> rows;
+    for (const Segment& s : at.segments)
+      for (int64_t p = s.k_end - s.k_begin - (s.q_end - s.q_begin); p < s.k_end - s.k_begin; ++p)
+        rows.push_back(static_cast<int32_t>(p));
+    if (at.length > config_->max_position_embeddings)
+      throw Error(str("positions: a text of ", at.length, " tokens; the model has learned ",
+                      config_->max_position_embeddings, " positions"),
+                  "shorten it.");
+    return rows;
+  }
   static void tap(const ForwardOptions<T, D>& options, int64_t done, const Tensor<T, D>& x) {
     if (!options.taps) return;
     for (std::size_t i = 0; i < options.taps->after.size(); ++i)

@@ -2,14 +2,21 @@
 // list.
 #pragma once
 #include <ftlib/models/gemma3.hpp>
+#include <ftlib/models/gpt2.hpp>
+#include <ftlib/models/granite.hpp>
+#include <ftlib/models/lfm2.hpp>
 #include <ftlib/models/llama.hpp>
+#include <ftlib/models/mistral.hpp>
+#include <ftlib/models/phi3.hpp>
 #include <ftlib/models/qwen2.hpp>
 #include <ftlib/models/qwen3.hpp>
+#include <ftlib/models/smollm3.hpp>
 
 namespace ft::inline FTLIB_ABI::detail {
 
 template <class... Config> struct ConfigList {};
 /// Of several with one name in GGUF, the first reads such files.
-using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config>;
+using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, MistralConfig, SmolLM3Config,
+                                GraniteConfig, GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config>;
 
 }  // namespace ft::inline FTLIB_ABI::detail

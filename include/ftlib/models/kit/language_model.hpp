@@ -50,9 +50,11 @@ template <Scalar T, Device D> struct ForwardOptions {
   Taps<T, D>* taps = nullptr;       // nothing is computed behind the last of them: ask LanguageModel::hidden_after
 };
 
-/// Lays out a packed batch; with a cache, makes room in it. Throws Error where a sequence does not fit.
+/// Lays out a packed batch; with a cache, makes room in it. Positions of sequences longer than `long_from` begin there
+/// (text_angles, of longrope); 0: none do. Throws Error where a sequence does not fit.
 template <Scalar T, Device D>
-Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options);
+Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options,
+                   int64_t long_from = 0);
 
 /// The sum over targets of -log softmax(h W^T)[target], through what the session has in use on the head W (V, C).
 /// Logits live in chunks of at most `chunk_bytes`; an adapted head's are computed again in backward.
@@ -84,6 +86,11 @@ template <Scalar T, Device D> class LanguageModel {
   virtual Json config() const = 0;
 
   int64_t context_length() const { return info().max_position_embeddings; }
+  /// Whether a Hugging Face folder has a weight of its as (in, out), where it is (out, in) here.
+  virtual bool transposed_in_folder(const Parameter<T, D>&) const { return false; }
+  /// A text that grows beyond so many tokens has other positions from the first on (longrope), so that what a cache
+  /// holds of it must be read again; 0: none.
+  virtual int64_t long_from() const { return 0; }
   /// The hidden states after so many blocks each (0: the embedding), before the last norm: (N, C) each. Blocks behind
   /// the last of them are not run. Throws Error for a number that the model has not.
   std::vector<Tensor<T, D>> hidden_after(Context<D>& ctx, const PackedTokens& batch, const std::vector<int64_t>& blocks,

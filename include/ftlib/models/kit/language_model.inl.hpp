@@ -32,28 +32,32 @@ FTLIB_INLINE int64_t PackedTokens::target_count() const {
 }
 
 template <Scalar T, Device D>
-Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) {
+Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options, int64_t long_from) {
   Placement<D> p;
   std::vector<int32_t> positions, cache_rows;
   for (int64_t i = 0; i < batch.sequences(); ++i) {
     const int64_t begin = batch.starts[static_cast<std::size_t>(i)],
                   end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
+    int64_t before = 0;  // tokens that the cache holds
     if (!options.cache) {
-      for (int64_t j = 0; j < n; ++j) positions.push_back(static_cast<int32_t>(j));
       p.segments.push_back({begin, end, begin, end});
-      continue;
+    } else {
+      const int64_t slot = options.slots.empty() ? i : options.slots[static_cast<std::size_t>(i)];
+      const int64_t base = slot * options.cache->capacity();
+      before = options.cache->length(slot);
+      if (before + n > options.cache->capacity())
+        throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()),
+                    "ask for fewer new tokens, or a larger context.");
+      for (int64_t j = 0; j < n; ++j) cache_rows.push_back(static_cast<int32_t>(base + before + j));
+      p.segments.push_back({begin, end, base, base + before + n});
+      options.cache->length(slot) += n;
     }
-    const int64_t slot = options.slots.empty() ? i : options.slots[static_cast<std::size_t>(i)];
-    const int64_t before = options.cache->length(slot), base = slot * options.cache->capacity();
-    if (before + n > options.cache->capacity())
-      throw Error(str("generate: ", before, " + ", n, " tokens do not fit a cache of ", options.cache->capacity()),
-                  "ask for fewer new tokens, or a larger context.");
-    for (int64_t j = 0; j < n; ++j) {
-      positions.push_back(static_cast<int32_t>(before + j));
-      cache_rows.push_back(static_cast<int32_t>(base + before + j));
-    }
-    p.segments.push_back({begin, end, base, base + before + n});
-    options.cache->length(slot) += n;
+    const bool is_long = long_from > 0 && before + n > long_from;
+    if (is_long && before > 0 && before <= long_from)
+      throw Error(str("generate: a text of ", before, " tokens in the cache grows to ", before + n, ", longer than ",
+                      long_from, ", where its positions become others"),
+                  "set the cache's length of it to 0 and give all its tokens again.");
+    for (int64_t j = 0; j < n; ++j) positions.push_back(static_cast<int32_t>((is_long ? long_from : 0) + before + j));
   }
   for (const int32_t position : positions) p.length = std::max<int64_t>(p.length, position + 1);
   p.positions = Tensor<int32_t, D>(ctx, {batch.tokens()}, positions);

@@ -30,7 +30,8 @@ struct Checkpoint {
 
   /// The configuration as an architecture reads it. Throws Error for a variant that it does not compute.
   template <class Config> Config config() const;
-  /// All tensors, under Hugging Face's names. Throws Error for one of a GGUF that the architecture has no name for.
+  /// All tensors as a model in memory has them, under Hugging Face's names. Throws Error for one of a GGUF that the
+  /// architecture has no name for.
   Weights weights(const TensorMap& map) const;
 };
 
@@ -77,7 +78,7 @@ template <std::derived_from<TransformerConfig> Config, Scalar T, Device D> Archi
   return {Config::name, Config::gguf_name, [](Context<D>& ctx, const Checkpoint& checkpoint) {
             auto config = checkpoint.config<Config>();
             Weights weights = checkpoint.weights(config.tensors());
-            config.take_constants(weights);
+            config.prepare(weights);
             auto model = make_transformer<T>(ctx, AnyConfig(std::move(config)), weights);
             weights.finish();
             return model;

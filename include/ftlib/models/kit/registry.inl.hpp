@@ -39,10 +39,14 @@ namespace ft::inline FTLIB_ABI {
   Weights weights(name());
   if (!gguf) {
     const auto tensors = SafetensorsModel::open(path);
-    for (const std::string& tensor : tensors.names()) weights.put(tensor, tensors.tensor(tensor));
+    for (const std::string& tensor : tensors.names())
+      weights.put(tensor, map.across_folder(tensor, tensors.tensor(tensor)));
   } else {
+    auto names = gguf->names();
+    std::erase_if(names,
+                  [](const std::string& n) { return n.starts_with("rope_"); });  // GgufConfig::rope has read them
     map.to_hf(
-        gguf->names(), [&](const std::string& tensor) { return gguf->tensor(tensor); },
+        names, [&](const std::string& tensor) { return gguf->tensor(tensor); },
         [&](const std::string& tensor, Stored<Cpu> w) { weights.put(tensor, std::move(w)); }, name());
   }
   return weights;

@@ -17,8 +17,9 @@ namespace ft::inline FTLIB_ABI {
 /// From Hugging Face's form of a tensor to GGUF's; each has its way back.
 enum class Transform {
   none,
-  transpose,      ///< (in, out) becomes (out, in): GPT-2's Conv1D
+  transpose,      ///< Hugging Face's files have (in, out); GGUF, and a model in memory, (out, in): GPT-2's Conv1D
   permute_heads,  ///< rows of each head from halves, p hd/2 + j, to pairs, 2 j + p: Llama's q and k
+  squeeze,        ///< (C, 1, L) becomes (C, L): a depthwise convolution
   shift,          ///< a number is added to each value: Gemma's norms, which GGUF holds as 1 + w
   split,          ///< rows [begin, end) of one tensor are a tensor of their own: fused projections
   stack           ///< tensors of many names are one with an axis more in front: experts
@@ -56,14 +57,12 @@ inline Stored<Cpu> rows_of(const Stored<Cpu>& w, int64_t begin, int64_t end) {
 }
 inline Stored<Cpu> transposed(const Stored<Cpu>& w) {
   if (w.shape.rank() != 2) return w;  // a bias
-  const int64_t rows = w.shape[0], cols = w.shape[1];
-  std::vector<float> row(static_cast<std::size_t>(cols));
-  auto [out, bytes] = new_stored(DType::f32, {cols, rows});
-  auto* const to = reinterpret_cast<float*>(bytes);
-  for (int64_t i = 0; i < rows; ++i) {
-    dequantise_row(w.type, w.data + i * w.row_bytes(), 0, cols, row.data());
-    for (int64_t j = 0; j < cols; ++j) to[j * rows + i] = row[static_cast<std::size_t>(j)];
-  }
+  if (is_quantised(w.type))
+    throw Error(str("a matrix ", w.shape, ' ', w.type, " of quantised blocks is not transposed"));
+  const int64_t rows = w.shape[0], cols = w.shape[1], size = storage_bytes(w.type, 1);
+  auto [out, to] = new_stored(w.type, {cols, rows});
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) std::copy_n(w.data + (i * cols + j) * size, size, to + (j * rows + i) * size);
   return out;
 }
 /// Rows of quantised blocks move whole.
@@ -129,8 +128,9 @@ class TensorMap {
   TensorMap() = default;
   /// Of two rules for one tensor the later counts.
   TensorMap(int64_t layers, const std::vector<TensorRule>& rules) {
-    for (const TensorRule& rule : rules)
-      for (int64_t i = 0; i < (rule.hf.find("{}") == std::string::npos ? 1 : layers); ++i) {
+    for (int64_t i = 0; i < std::max<int64_t>(1, layers); ++i)  // so that parts of one tensor follow one another
+      for (const TensorRule& rule : rules) {
+        if (rule.hf.find("{}") == std::string::npos ? i > 0 : i >= layers) continue;
         TensorRule one = rule;
         one.hf = filled(one.hf, "{}", i);
         one.gguf = filled(one.gguf, "{}", i);
@@ -144,8 +144,15 @@ class TensorMap {
       }
   }
 
-  /// Puts the Hugging Face tensors that a GGUF's tensors `names` are. `file` is for messages. Throws Error for a name
-  /// that is not in the map.
+  /// A tensor of a Hugging Face folder as a model in memory has it, or the other way.
+  Stored<Cpu> across_folder(const std::string& name, const Stored<Cpu>& w) const {
+    const auto found = from_hf_.find(parted(name).first);
+    return found != from_hf_.end() && rules_[found->second].transform == Transform::transpose ? detail::transposed(w)
+                                                                                              : w;
+  }
+
+  /// Puts the Hugging Face tensors, as a model in memory has them, that a GGUF's tensors `names` are. `file` is for
+  /// messages. Throws Error for a name that is not in the map.
   [[gnu::cold]] void to_hf(const std::vector<std::string>& names, const Get& get, const Put& put,
                            const std::string& file) const {
     for (const std::string& name : names) {
@@ -229,10 +236,14 @@ class TensorMap {
   }
   static Stored<Cpu> changed(const TensorRule& rule, const Stored<Cpu>& w, bool to_gguf) {
     switch (rule.transform) {
-      case Transform::transpose:
-        return detail::transposed(w);
       case Transform::permute_heads:
         return detail::heads_permuted(w, rule.heads, to_gguf);
+      case Transform::squeeze: {
+        Stored<Cpu> other = w;
+        if (to_gguf && w.shape.rank() == 3) other.shape = {w.shape[0], w.shape[2]};
+        if (!to_gguf && w.shape.rank() == 2) other.shape = {w.shape[0], 1, w.shape[1]};
+        return other;
+      }
       case Transform::shift:
         return detail::shifted(w, to_gguf ? rule.shift : -rule.shift);
       default:

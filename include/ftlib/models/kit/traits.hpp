@@ -17,6 +17,8 @@ struct LayerTraits {
   const char *after_mixer = nullptr, *after_mlp = nullptr;  // norms of what is added to x
   const char* mlp_norm = "post_attention_layernorm";
   const char *gate = "mlp.gate_proj", *up = "mlp.up_proj", *down = "mlp.down_proj";  // no gate: down(f(up(x)))
+  const char* conv = nullptr;     // a gated short convolution in place of attention: in_proj, conv, out_proj below it
+  int64_t conv_length = 0;        // tokens that it sees, its own included
   const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
   const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table
@@ -29,8 +31,10 @@ struct LayerTraits {
 /// What is around the layers.
 struct DecoderTraits {
   const char *embedding = "model.embed_tokens", *layers = "model.layers.", *norm = "model.norm";
-  float embedding_scale = 1;   // of what is looked up
-  bool rounded_scale = false;  // to the compute type first: bf16 makes 25.298 into 25.25
+  const char* positions = nullptr;  // learned ones, added to the embedding
+  bool transposed = false;          // a folder has matrices of layers as (in, out)
+  float embedding_scale = 1;        // of what is looked up
+  bool rounded_scale = false;       // to the compute type first: bf16 makes 25.298 into 25.25
   float logits_divisor = 1;
   NormKind norm_kind = NormKind::rms;  // of all norms
   float norm_offset = 0;               // 1 where weights are kept about zero

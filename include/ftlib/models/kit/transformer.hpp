@@ -4,6 +4,7 @@
 #include <ftlib/models/kit/decoder.hpp>  // Decoder, WeightReader
 #include <ftlib/nn/attention.hpp>        // Attention
 #include <ftlib/nn/mlp.hpp>              // Mlp
+#include <ftlib/nn/short_conv.hpp>       // ShortConv
 #include <ftlib/ops/elementwise.hpp>     // add, add_scaled
 
 #include <map>     // std::map
@@ -13,17 +14,20 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// y = x + s attention(norm(x)), z = y + s mlp(norm(y)), (N, C) -> (N, C); with norms of what is added, or without.
+/// y = x + s mixer(norm(x)), the mixer being attention or a convolution, z = y + s mlp(norm(y)), (N, C) -> (N, C); with
+/// norms of what is added, or without.
 template <Scalar T, Device D> struct TransformerBlock {
   NormLayer<T, D> input_norm = {}, after_mixer = {}, mlp_norm = {},
                   after_mlp = {};  // (C) each; the after_ ones may be empty
   Attention<T, D> attention = {};
+  ShortConv<T, D> conv = {};
   Mlp<T, D> mlp = {};
   float residual_scale = 1;  // s
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
                           typename KvCache<T, D>::Layer* cache) {
-    auto a = attention(ctx, input_norm(ctx, x), at, cache);
+    const auto in = input_norm(ctx, x);
+    auto a = conv ? conv(ctx, in, at, cache) : attention(ctx, in, at, cache);
     if (after_mixer) a = after_mixer(ctx, a);
     Tensor<T, D> y, h;
     if (residual_scale == 1) {
@@ -36,9 +40,10 @@ template <Scalar T, Device D> struct TransformerBlock {
     if (after_mlp) m = after_mlp(ctx, m);
     return add_scaled(ctx, y, m, residual_scale);
   }
-  KvShape kept() const { return attention.kept(); }
+  KvShape kept() const { return conv ? conv.kept() : attention.kept(); }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     attention.visit(f);
+    conv.visit(f);
     mlp.visit(f);
     for (auto* n : {&input_norm, &after_mixer, &mlp_norm, &after_mlp}) n->visit(f);
   }
@@ -67,9 +72,17 @@ template <Scalar T, Device D> class BlockReader {
     b.mlp_norm = norm_of(t.mlp_norm, C);
     b.after_mlp = norm_of(t.after_mlp, C);
     b.residual_scale = t.residual_scale;
-    b.attention = attention(at, t);
-    b.attention.q_norm = norm_of(t.q_norm, hd);
-    b.attention.k_norm = norm_of(t.k_norm, hd);
+    if (t.conv) {
+      const std::string name = at + t.conv;
+      b.conv.in_proj = read_.linear(name + "in_proj", 3 * C, C);
+      b.conv.kernel =
+          read_.weights.template dense<T>(read_.ctx, name + "conv.weight", {C, 1, t.conv_length}, WeightKind::other);
+      b.conv.out_proj = read_.linear(name + "out_proj", C, C);
+    } else {
+      b.attention = attention(at, t);
+      b.attention.q_norm = norm_of(t.q_norm, hd);
+      b.attention.k_norm = norm_of(t.k_norm, hd);
+    }
     b.mlp = mlp(at, t);
     return b;
   }

@@ -42,19 +42,29 @@ class Weights {
     w.stored = on_device<T>(ctx, take(name, shape));
     return w;
   }
-  /// A norm's weight or a bias, in the compute type.
-  template <Scalar T, Device D> Parameter<T, D> vector(Context<D>& ctx, const std::string& name, int64_t size) {
-    const Stored<Cpu> tensor = take(name, {size});
-    std::vector<T> values(static_cast<std::size_t>(size));
-    dequantise_row(tensor.type, tensor.data, 0, size, values.data());
-    return Parameter<T, D>(name, Tensor<T, D>(ctx, {size}, values), false);
+  /// What no product reads, in the compute type: a norm's weight, a bias, a convolution's kernel.
+  template <Scalar T, Device D>
+  Parameter<T, D> dense(Context<D>& ctx, const std::string& name, const Shape& shape,
+                        WeightKind kind = WeightKind::vector) {
+    const Stored<Cpu> tensor = take(name, shape);
+    std::vector<T> values(static_cast<std::size_t>(shape.count()));
+    const int64_t cols = shape.back();
+    for (int64_t i = 0; i < shape.count() / cols; ++i)
+      dequantise_row(tensor.type, tensor.data + i * tensor.row_bytes(), 0, cols, values.data() + i * cols);
+    Parameter<T, D> w(name, Tensor<T, D>(ctx, shape, values), false);
+    w.kind = kind;
+    return w;
   }
-  /// A vector of constants, as numbers.
-  std::vector<float> numbers(const std::string& name, int64_t size) {
-    const Stored<Cpu> tensor = take(name, {size});
-    std::vector<float> values(static_cast<std::size_t>(size));
-    dequantise_row(tensor.type, tensor.data, 0, size, values.data());
-    return values;
+  template <Scalar T, Device D> Parameter<T, D> vector(Context<D>& ctx, const std::string& name, int64_t size) {
+    return dense<T>(ctx, name, {size});
+  }
+  /// Names become `prefix` + name, but for those that begin with it or with `except`.
+  void put_below(const std::string& prefix, const std::string& except) {
+    std::map<std::string, Stored<Cpu>> renamed;
+    for (auto& [name, tensor] : tensors_)
+      renamed.insert_or_assign(name.starts_with(prefix) || name.starts_with(except) ? name : prefix + name,
+                               std::move(tensor));
+    tensors_ = std::move(renamed);
   }
   /// Forgets tensors that hold nothing a model reads.
   void ignore(const std::string& name) { tensors_.erase(name); }
