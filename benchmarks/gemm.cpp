@@ -4,7 +4,7 @@
 //   bench_gemm --ratio [SECONDS]     ours over OpenBLAS, in turns of 40 ms, the best of each; and the geometric
 //   mean
 #include <ftlib/ops/gemm.cpu.hpp>
-#include <ftlib/tensor/quantised.hpp>
+#include <ftlib/tensor/quantise.hpp>
 
 #include <benchmark/benchmark.h>
 #include <cblas.h>

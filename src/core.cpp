@@ -3,3 +3,4 @@
 #include <ftlib/core/parallel.inl.hpp>
 #include <ftlib/tensor/context.cpu.inl.hpp>
 #include <ftlib/tensor/device.inl.hpp>
+#include <ftlib/tensor/quantise.inl.hpp>

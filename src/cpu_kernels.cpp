@@ -44,6 +44,7 @@ using namespace runtime_detail;
 #include <ftlib/optim/clip.cpu.hpp>
 #include <ftlib/optim/ema.cpu.hpp>
 #include <ftlib/optim/lion.cpu.hpp>
+#include <ftlib/tensor/quantise.cpu.hpp>
 #include <ftlib/tensor/stored.cpu.hpp>
 
 namespace ft::inline FTLIB_ABI {

@@ -5,8 +5,9 @@
 
 <type>.blocks  random bytes as blocks, the scales' exponents kept finite
 <type>.f32     their values by gguf.quants.dequantize
-values.f32     numbers to quantise; values.<type> is gguf.quants.quantize of them
+values.f32     numbers to quantise; values.<type> is what llama.cpp's ggml_quantize_chunk makes of them
 """
+import ctypes
 import pathlib
 import sys
 
@@ -19,6 +20,16 @@ SCALES = {  # byte offsets of a block's float16 fields
     Type.Q8_0: [0], Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2],
     Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
 }
+
+
+def ggml_quantize_chunk():
+    """llama.cpp's quantisers, without importance weights."""
+    import llama_cpp
+    chunk = ctypes.CDLL(str(next((pathlib.Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.so*")))).ggml_quantize_chunk
+    chunk.argtypes = [ctypes.c_int, ctypes.POINTER(ctypes.c_float), ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64,
+                      ctypes.c_int64, ctypes.POINTER(ctypes.c_float)]
+    chunk.restype = ctypes.c_size_t
+    return chunk
 
 
 def main(folder: pathlib.Path) -> None:
@@ -42,8 +53,13 @@ def main(folder: pathlib.Path) -> None:
     values[64:96] = np.arange(-16, 16) * 0.5  # many ties
     values[96] = 300.0
     (folder / "values.f32").write_bytes(values.astype("<f4").tobytes())
-    for kind in (Type.Q8_0, Type.Q4_0, Type.Q4_1):
-        (folder / f"values.{kind.name.lower()}").write_bytes(quants.quantize(values, kind).tobytes())
+    chunk = ggml_quantize_chunk()
+    floats = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    for kind in SCALES:
+        block, size = GGML_QUANT_SIZES[kind]
+        out = ctypes.create_string_buffer(ELEMENTS // block * size)
+        assert chunk(int(kind), floats, out, 0, 1, ELEMENTS, None) == len(out)
+        (folder / f"values.{kind.name.lower()}").write_bytes(out.raw)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,8 @@
 /// Those of float alone.
 #define FTLIB_CPU_FLOAT_LAUNCHERS(X, T)                                                               \
   X(, choose_tokens, View<int32_t>, View<T>, const detail::SamplingRule&, const std::vector<double>&, \
-    const std::vector<int32_t>&, const std::vector<int64_t>&)
+    const std::vector<int32_t>&, const std::vector<int64_t>&)                                         \
+  X(, quantise, std::byte*, DType, View<const T>, const float*)
 
 namespace ft::inline FTLIB_ABI {
 

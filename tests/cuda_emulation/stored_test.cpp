@@ -1,5 +1,6 @@
 // tests/cuda_emulation/stored_test.cpp: stored weights of every type on the GPU beside the CPU, to the bit.
 #include <ftlib/ops/embedding.hpp>
+#include <ftlib/tensor/quantise.hpp>
 #include <ftlib/tensor/stored.cpu.hpp>
 
 #include <cstring>

@@ -1,6 +1,6 @@
 // tests/ops/gemm.cpp: the matrix product against a plain triple loop in double: sizes, strides, types, threads.
-#include <ftlib/ops/linear.hpp>        // gemm
-#include <ftlib/tensor/quantised.hpp>  // quantise_row
+#include <ftlib/ops/linear.hpp>       // gemm
+#include <ftlib/tensor/quantise.hpp>  // quantise_row
 
 #include <doctest/doctest.h>
 

@@ -2,7 +2,7 @@
 #include "../op_suite.hpp"
 
 #include <ftlib/adapters/lora.hpp>
-#include <ftlib/tensor/quantised.hpp>
+#include <ftlib/tensor/quantise.hpp>
 
 using namespace ft;
 using namespace ft::test;

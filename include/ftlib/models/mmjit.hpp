@@ -15,6 +15,7 @@
 #include <ftlib/ops/rope.hpp>             // rope
 #include <ftlib/ops/rows.hpp>             // take_rows, mean_rows
 #include <ftlib/ops/shape.hpp>            // reshape, split, concat
+#include <ftlib/tensor/quantise.hpp>      // quantise_row
 
 #include <algorithm>   // std::max
 #include <cmath>       // std::sqrt, std::exp

@@ -1,9 +1,8 @@
-// tensor/quantised.hpp: ggml's quantised blocks: how they lie in memory, what they stand for, and how they are made.
+// tensor/quantised.hpp: ggml's quantised blocks: how they lie in memory and what they stand for.
 #pragma once
 #include <ftlib/core/dtype.hpp>  // DType, half, bfloat16
 
-#include <algorithm>  // std::min, std::max
-#include <cmath>      // std::round, std::isfinite
+#include <algorithm>  // std::min
 #include <cstring>    // std::memcpy
 
 // On a function that host and device code may both call.
@@ -171,61 +170,6 @@ template <Scalar T> void dequantise_row(DType type, const std::byte* row, int64_
       for (int64_t j = begin; j < end; ++j)
         *out++ = static_cast<T>(static_cast<accumulate_t<T>>(dequantise(block, static_cast<int>(j))));
       i += end - begin;
-    }
-  });
-}
-
-namespace detail {
-/// x y rounded to float, never fused with an addition that follows: ggml's and gguf-py's rounding depends on it.
-inline float product(float x, float y) { return static_cast<float>(static_cast<double>(x) * y); }
-inline uint8_t clip_nibble(float x) { return static_cast<uint8_t>(std::min(15.0f, std::max(0.0f, x))); }
-
-inline void quantise(const float* x, BlockQ8_0& b) {
-  float largest = 0;
-  for (int i = 0; i < 32; ++i) largest = std::max(largest, std::abs(x[i]));
-  const float d = largest / 127, inverse = d != 0 ? 1 / d : 0;
-  b.d = half(d);
-  for (int i = 0; i < 32; ++i)
-    b.q[i] = static_cast<int8_t>(std::min(127.0f, std::max(-128.0f, std::round(product(x[i], inverse)))));
-}
-inline void quantise(const float* x, BlockQ4_0& b) {
-  float extreme = 0;  // of largest magnitude, with its sign: it becomes -8
-  for (int i = 0; i < 32; ++i)
-    if (std::abs(x[i]) > std::abs(extreme)) extreme = x[i];
-  const float d = extreme / -8, inverse = d != 0 ? 1 / d : 0;
-  b.d = half(d);
-  for (int i = 0; i < 16; ++i)
-    b.q[i] = static_cast<uint8_t>(clip_nibble(product(x[i], inverse) + 8.5f) |
-                                  (clip_nibble(product(x[i + 16], inverse) + 8.5f) << 4));
-}
-inline void quantise(const float* x, BlockQ4_1& b) {
-  const auto [low, high] = std::minmax_element(x, x + 32);
-  const float m = *low, d = (*high - m) / 15, inverse = d != 0 ? 1 / d : 0;
-  b.d = half(d);
-  b.m = half(m);
-  for (int i = 0; i < 16; ++i)
-    b.q[i] = static_cast<uint8_t>(clip_nibble(product(x[i] - m, inverse) + 0.5f) |
-                                  (clip_nibble(product(x[i + 16] - m, inverse) + 0.5f) << 4));
-}
-}  // namespace detail
-
-/// Stores count values as `type` (f32, f64, f16, bf16, Q8_0, Q4_0 or Q4_1), rounded as ggml's reference does it.
-/// Throws Error for another type, for a count that is not whole blocks, and for a value that is not finite.
-inline void quantise_row(DType type, const float* x, int64_t count, std::byte* row) {
-  if (count % info(type).block != 0)
-    throw Error(str("quantise_row: ", count, " values are not whole ", type, " blocks of ", info(type).block));
-  detail::with_dtype(type, [&]<DType D>() {
-    using Block = typename detail::BlockOf<D>::Block;
-    constexpr int64_t size = info(D).block;
-    for (int64_t i = 0; i < count; i += size, row += sizeof(Block)) {
-      Block block{};
-      if constexpr (size == 1) block = static_cast<Block>(x[i]);
-      else if constexpr (requires { detail::quantise(x, block); }) {
-        for (int64_t j = i; j < i + size; ++j)
-          if (!std::isfinite(x[j])) throw Error(str("quantise_row: value ", j, " is ", x[j]));
-        detail::quantise(x + i, block);
-      } else throw Error(str("quantise_row: ", type, " can be read, not written"), "use Q8_0, Q4_0 or Q4_1.");
-      std::memcpy(row, &block, sizeof block);
     }
   });
 }
