@@ -213,7 +213,9 @@ class Charsmap {
 
   bool empty() const { return units_.empty(); }
   /// Whether an ASCII character that another follows stays as it is.
-  bool plain(char c) const { return static_cast<signed char>(c) >= 0 && plain_[static_cast<std::uint8_t>(c)]; }
+  bool plain(char c) const {
+    return static_cast<signed char>(c) >= 0 && (empty() || plain_[static_cast<std::uint8_t>(c)]);
+  }
   /// The rule for the longest stretch at the start of `text`.
   Match longest(std::string_view text) const {
     Match found;

@@ -178,7 +178,7 @@ inline constexpr SplitPattern split_patterns[] = {
     {PreTokenizer::Pattern::llama3,
      R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
      &Words::llama3},
-    {PreTokenizer::Pattern::llama3,  // cl100k, as Granite 4.1 has it
+    {PreTokenizer::Pattern::llama3,  // as GPT-4 spells it (cl100k)
      R"('(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+)",
      &Words::llama3},
     {PreTokenizer::Pattern::qwen2,

@@ -361,11 +361,11 @@ struct Tokenizer::Data {
     if (text.empty()) return out;
     if (space_prefix == Spec::SpacePrefix::always) out.push_back(' ');
     for (bool after_space = collapse_spaces; !text.empty(); text.remove_prefix(next.length)) {
-      const bool plain = charsmap.empty()
-                             ? static_cast<signed char>(text[0]) >= 0
-                             : charsmap.plain(text[0]) && text.size() > 1 && static_cast<signed char>(text[1]) >= 0;
-      if (plain && !untouched.may_start(text[0])) next = {text.substr(0, 1), 1};
-      else next = rule(text);
+      std::size_t plain = 0;  // a run that stays as it is
+      while (plain + 1 < text.size() && text[plain] != ' ' && !untouched.may_start(text[plain]) &&
+             charsmap.plain(text[plain]) && static_cast<signed char>(text[plain + 1]) >= 0)
+        ++plain;
+      next = plain > 0 ? Charsmap::Match{text.substr(0, plain), plain} : rule(text);
       std::string_view part = next.text;
       while (after_space && part.starts_with(' ')) part.remove_prefix(1);
       if (part.empty()) continue;

@@ -84,11 +84,12 @@ inline AddedToken added_token(const Json& item, std::int32_t id, const std::stri
 [[gnu::cold]] inline void add_config_tokens(TokenizerSpec& spec, const Json& config, const std::string& where) {
   const Json* list = json_find(config, "added_tokens_decoder", where);
   if (!list || !list->is_object()) return;
+  const std::size_t limit = spec.tokens.size() + 65536;
   for (const auto& [key, item] : list->items()) {
     std::uint32_t id = 0;
     const auto [stop, error] = std::from_chars(key.data(), key.data() + key.size(), id);
     AddedToken token = added_token(item, static_cast<std::int32_t>(id), where);
-    if (error != std::errc() || stop != key.data() + key.size() || id > spec.tokens.size() + 65536)
+    if (error != std::errc() || stop != key.data() + key.size() || id >= limit)
       throw Error(str(where, ": added_tokens_decoder gives ", quote(token.content), " the id ", quote(key),
                       " beside a vocabulary of ", spec.tokens.size()));
     if (id < spec.tokens.size() && spec.tokens[id] == token.content) continue;
@@ -557,8 +558,8 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
   return spec;
 }
 
-[[gnu::cold]] FTLIB_INLINE std::vector<std::string> merges_of(const TokenizerSpec& spec) {
-  if (!spec.merges.empty() || spec.scores.empty() || spec.model == TokenizerSpec::Model::unigram) return spec.merges;
+namespace detail {
+[[gnu::cold]] inline std::vector<std::string> merges_from_scores(const TokenizerSpec& spec) {
   std::unordered_map<std::string_view, std::size_t> ids;
   for (std::size_t i = 0; i < spec.tokens.size(); ++i)
     if (spec.types.empty() || spec.types[i] == TokenizerSpec::Type::normal) ids.emplace(spec.tokens[i], i);
@@ -577,6 +578,12 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
   merges.reserve(found.size());
   for (const auto& m : found) merges.push_back(str(std::get<3>(m), ' ', std::get<4>(m)));
   return merges;
+}
+}  // namespace detail
+
+[[gnu::cold]] FTLIB_INLINE std::vector<std::string> merges_of(const TokenizerSpec& spec) {
+  if (!spec.merges.empty() || spec.scores.empty() || spec.model == TokenizerSpec::Model::unigram) return spec.merges;
+  return detail::merges_from_scores(spec);
 }
 
 }  // namespace ft::inline FTLIB_ABI
