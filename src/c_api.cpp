@@ -242,10 +242,9 @@ ft_status answer_turns(const char* call, ft_session* session, const char* option
     if (to) *to = nullptr;
     const auto prompt = lm.prompt();
     Options given(options);
-    auto generate = generate_options(given, 128);
+    const auto generate = generate_options(given, 128);
     given.done();
-    if (generate.stop.empty()) generate.stop = prompt.stop();
-    answer(*session, prompt.conversation(turns()), generate, true, on_text, user, to);
+    answer(*session, prompt.conversation(turns()), ft::answer_options(prompt, generate), true, on_text, user, to);
   });
 }
 
@@ -349,7 +348,7 @@ void note_stops(const ft::text::Dataset& data, const ft::text::Prompt& prompt) {
   for (const auto& example : data.examples()) {
     const auto answers = ft::text::accepted_answers(data.records()[example.record]);
     cut += std::any_of(prompt.stop().begin(), prompt.stop().end(), [&](const std::string& stop) {
-      return !stop.empty() && answers.front().find(stop) != std::string::npos;
+      return !answers.empty() && !stop.empty() && answers.front().find(stop) != std::string::npos;
     });
   }
   if (cut > 0) note(str(cut, " of the answers to learn hold what ends an answer in this form, and will be cut there"));

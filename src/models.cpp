@@ -6,14 +6,16 @@
 
 namespace ft::inline FTLIB_ABI {
 // Float for models, double for gradient checks.
-#define FTLIB_ADAPTED(T, D)                                                                            \
-  template struct Overlay<T, D>;                                                                       \
-  template Tensor<T, D> project(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&, Parameter<T, D>*); \
-  template Parameter<T, D>& in_use(Context<D>&, Parameter<T, D>&);                                     \
-  template bool adapted(const Context<D>&, const Parameter<T, D>&);                                    \
-  template Tensor<T, D> dense(Context<D>&, const Parameter<T, D>&);                                    \
-  template Tensor<accumulate_t<T>, D> head_loss(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&,    \
-                                                const std::vector<int32_t>&, int64_t);
+#define FTLIB_ADAPTED(T, D)                                                                               \
+  template struct Overlay<T, D>;                                                                          \
+  template Tensor<T, D> project(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&, Parameter<T, D>*);    \
+  template Parameter<T, D>& in_use(Context<D>&, Parameter<T, D>&);                                        \
+  template bool adapted(const Context<D>&, const Parameter<T, D>&);                                       \
+  template Tensor<T, D> dense(Context<D>&, const Parameter<T, D>&);                                       \
+  template Tensor<accumulate_t<T>, D> head_loss(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&,       \
+                                                const std::vector<int32_t>&, int64_t);                    \
+  template Tensor<accumulate_t<T>, D> head_divergence(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&, \
+                                                      const Tensor<T, D>&, int64_t);
 FTLIB_ADAPTED(float, Cpu)
 FTLIB_ADAPTED(double, Cpu)
 #undef FTLIB_ADAPTED

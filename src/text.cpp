@@ -5,6 +5,7 @@
 #include <ftlib/text/evaluate.inl.hpp>
 #include <ftlib/text/generate.inl.hpp>
 #include <ftlib/text/jinja.inl.hpp>
+#include <ftlib/text/keep.inl.hpp>
 #include <ftlib/text/prompt.inl.hpp>
 #include <ftlib/text/records.inl.hpp>
 #include <ftlib/text/scores.inl.hpp>
@@ -21,4 +22,7 @@ template class CausalLM<float, Cpu>;
 template class TextEncoder<float, Cpu>;
 template Evaluation evaluate(CausalLM<float, Cpu>&, const std::vector<text::Record>&, const EvaluateOptions&);
 template double perplexity(CausalLM<float, Cpu>&, std::string_view, int64_t);
+template class Keeping<float, Cpu>;
+template std::vector<text::Record> write_texts(CausalLM<float, Cpu>&, const std::vector<std::string>&,
+                                               const WriteOptions&);
 }  // namespace ft::inline FTLIB_ABI

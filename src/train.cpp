@@ -8,6 +8,7 @@
 #include <ftlib/tensor/finite.inl.hpp>
 #include <ftlib/train/checkpoint.inl.hpp>
 #include <ftlib/train/data_source.inl.hpp>
+#include <ftlib/train/mixed_source.inl.hpp>
 #include <ftlib/train/run.inl.hpp>
 #include <ftlib/train/run_folder.inl.hpp>
 #include <ftlib/train/screen/listeners.inl.hpp>

@@ -1,4 +1,4 @@
-// tests/tiny_text_model.hpp: the tiny Llama of tests/data with a tokenizer for its 97 tokens: a byte each.
+// tests/tiny_text_model.hpp: a tiny Llama of tests/data with a tokenizer for its 97 tokens: a byte each.
 #pragma once
 #include "scratch.hpp"
 
@@ -10,9 +10,9 @@
 
 namespace ft::test {
 
-inline std::filesystem::path tiny_text_model(const Scratch& dir) {
+inline std::filesystem::path tiny_text_model(const Scratch& dir, const char* model = "llama_tiny") {
   const auto folder = dir / "text-model";
-  std::filesystem::copy(std::filesystem::path(FTLIB_TEST_DATA) / "models/llama_tiny", folder);
+  std::filesystem::copy(std::filesystem::path(FTLIB_TEST_DATA) / "models" / model, folder);
   Json vocab{{"<|endoftext|>", 0}};
   for (char c = '!'; c <= '~'; ++c) vocab[std::string(1, c)] = vocab.size();
   vocab["\u0120"] = vocab.size();  // a space, in byte-level BPE's alphabet

@@ -36,6 +36,8 @@
   EXTERN template void softmax_backward<T>(Context<Cuda>&, View<T>, In<T>, In<T>, SoftmaxResult);                      \
   EXTERN template void softmax_cross_entropy<T>(Context<Cuda>&, View<accumulate_t<T>>, View<T>, In<int32_t>, bool,     \
                                                 In<accumulate_t<T>>);                                                  \
+  EXTERN template void softmax_divergence<T>(Context<Cuda>&, View<accumulate_t<T>>, View<T>, View<T>, bool,            \
+                                             In<accumulate_t<T>>);                                                     \
   EXTERN template void gather_rows<T>(Context<Cuda>&, View<T>, In<T>, In<int32_t>);                                    \
   EXTERN template void scatter_rows<T>(Context<Cuda>&, View<T>, In<T>, In<int32_t>, In<accumulate_t<T>>);              \
   EXTERN template void attention_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>, In<T>, In<T>,       \

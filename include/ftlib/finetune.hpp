@@ -12,6 +12,7 @@
 #include <ftlib/ops/activation.hpp>
 #include <ftlib/ops/attention.hpp>
 #include <ftlib/ops/cross_entropy.hpp>
+#include <ftlib/ops/divergence.hpp>
 #include <ftlib/ops/dropout.hpp>
 #include <ftlib/ops/elementwise.hpp>
 #include <ftlib/ops/embedding.hpp>
@@ -25,9 +26,11 @@
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>
+#include <ftlib/text/keep.hpp>
 #include <ftlib/text/records.hpp>
 #include <ftlib/text/scores.hpp>
 #include <ftlib/text/text_encoder.hpp>
+#include <ftlib/train/mixed_source.hpp>
 #include <ftlib/train/screen/plot.hpp>
 #include <ftlib/train/screen/progress.hpp>
 #include <ftlib/train/screen/tensorboard.hpp>

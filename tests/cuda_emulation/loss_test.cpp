@@ -26,6 +26,20 @@ std::vector<Result> loss_of(Context<D>& ctx, const HostArray& logits, Layout lay
   return results;
 }
 
+/// The divergence from a teacher, which is the logits' rows the other way round, and its gradient.
+template <class T, Device D>
+std::vector<Result> divergence_of(Context<D>& ctx, const HostArray& logits, Layout layout, bool gradient) {
+  const int64_t N = logits.rows(), V = logits.cols();
+  HostArray other = logits;
+  std::reverse(other.values.begin(), other.values.end());
+  Tensor<T, D> x = upload<T>(ctx, logits, layout), teacher = upload<T>(ctx, other, layout);
+  Tensor<accumulate_t<T>, D> kl(ctx, {N}), scale(ctx, Shape{}, {accumulate_t<T>(0.375)});
+  softmax_divergence(ctx, kl.view(), x.view(), teacher.view(), gradient, std::as_const(scale).view());
+  std::vector<Result> results{{"kl", dtype_of<accumulate_t<T>>, download(ctx, kl)}};
+  if (gradient) results.push_back({"dlogits", dtype_of<T>, download(ctx, x)});
+  return results;
+}
+
 /// Rows gathered, and scattered times 0.375 over ones.
 template <class T, Device D> std::vector<Result> moved(Context<D>& ctx, const HostArray& from, Layout layout) {
   const int64_t N = from.rows(), C = from.cols();
@@ -80,6 +94,17 @@ TEST_CASE("cuda/loss: softmax cross-entropy and its gradient, for rows of any le
         beside_cpu(logits, [=](auto t, auto& ctx, const HostArray& x, Layout layout) {
           return loss_of<decltype(t)>(ctx, x, layout, gradient, scaled);
         });
+  }
+}
+
+TEST_CASE("cuda/loss: divergence from a teacher and its gradient, for rows of any length and address") {
+  Random random(5);
+  for (const Shape& shape : {Shape{1, 1}, Shape{1, 2}, Shape{3, 7}, Shape{5, 65}, Shape{4, 256}, Shape{2, 4099}}) {
+    const HostArray logits = activation(random, shape, 4);
+    for (const bool gradient : {false, true})
+      beside_cpu(logits, [=](auto t, auto& ctx, const HostArray& x, Layout layout) {
+        return divergence_of<decltype(t)>(ctx, x, layout, gradient);
+      });
   }
 }
 

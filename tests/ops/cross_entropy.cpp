@@ -2,6 +2,7 @@
 #include "../op_suite.hpp"
 
 #include <ftlib/ops/cross_entropy.hpp>
+#include <ftlib/ops/divergence.hpp>
 
 using namespace ft;
 using namespace ft::test;
@@ -75,8 +76,93 @@ struct CrossEntropy {
     return loss;
   }
 };
+
+/// Of values that bfloat16 holds exactly.
+HostArray in_steps(HostArray a) {
+  for (double& v : a.values) v = std::clamp(std::round(v * 32) / 32, -3.0, 3.0);
+  return a;
+}
+
+/// The sum over rows of KL(softmax(p) || softmax(q)), of logits.
+double divergence_of(const HostArray& q, const HostArray& p) {
+  double all = 0;
+  for (int64_t n = 0; n < q.rows(); ++n) {
+    double of_q = 0, of_p = 0;
+    for (int64_t v = 0; v < q.cols(); ++v) {
+      of_q += std::exp(q[n * q.cols() + v]);
+      of_p += std::exp(p[n * q.cols() + v]);
+    }
+    for (int64_t v = 0; v < q.cols(); ++v) {
+      const double log_p = p[n * q.cols() + v] - std::log(of_p), log_q = q[n * q.cols() + v] - std::log(of_q);
+      all += std::exp(log_p) * (log_p - log_q);
+    }
+  }
+  return all;
+}
+
+/// From a teacher's logits, which get no gradient.
+struct Divergence {
+  int64_t N, V;
+  static constexpr const char* name = "divergence";
+  static std::vector<Divergence> shapes() { return {{1, 2}, {5, 11}, {6, 40}, {3, 700}, {4, 9}}; }
+  Tolerance16 tolerance16() const { return {.dx = 1e-4, .sums = 1e-5}; }
+  HostArray teacher() const {
+    Random random(11);
+    return in_steps(activation(random, {N, V}));
+  }
+  std::vector<HostArray> inputs(Random& random) const { return {activation(random, {N, V})}; }
+  template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    return divergence(ctx, a.x[0], upload<T>(ctx, teacher(), Layout::contiguous));
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    return HostArray(Shape{}, divergence_of(in[0], teacher()));
+  }
+};
+
+/// The same through a head that is frozen.
+struct LinearDivergence {
+  int64_t N, C, V;
+  int64_t chunk_bytes;
+  static constexpr const char* name = "linear_divergence";
+  static std::vector<LinearDivergence> shapes() {
+    return {{1, 1, 2, 1 << 20}, {5, 7, 11, 1 << 20}, {6, 3, 40, 700}, {9, 16, 33, 1}, {3, 64, 100, 1 << 20}};
+  }
+  Tolerance16 tolerance16() const { return {.dx = 1e-4, .sums = 1e-5}; }
+  HostArray of_seed(uint64_t seed, Shape shape) const {
+    Random random(seed);
+    return in_steps(parameter(random, shape));
+  }
+  std::vector<HostArray> inputs(Random& random) const { return {activation(random, {N, C})}; }
+  template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    const Parameter<T, D> w("head", upload<T>(ctx, of_seed(5, {V, C}), Layout::contiguous), false);
+    return linear_divergence(ctx, a.x[0], w, upload<T>(ctx, of_seed(7, {N, C}), Layout::contiguous), chunk_bytes);
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    const HostArray w = of_seed(5, {V, C}), teacher = of_seed(7, {N, C});
+    HostArray q({N, V}), p({N, V});
+    for (int64_t n = 0; n < N; ++n)
+      for (int64_t v = 0; v < V; ++v)
+        for (int64_t c = 0; c < C; ++c) {
+          q[n * V + v] += in[0][n * C + c] * w[v * C + c];
+          p[n * V + v] += teacher[n * C + c] * w[v * C + c];
+        }
+    return HostArray(Shape{}, divergence_of(q, p));
+  }
+};
 }  // namespace
 
+TEST_CASE("ops/divergence: divergence") { test_op<Divergence>(); }
+TEST_CASE("ops/divergence: linear_divergence") { test_op<LinearDivergence>(); }
+TEST_CASE("ops/divergence: what does not fit is refused, and nothing is lost between equals") {
+  Context<Cpu> ctx;
+  Parameter<float, Cpu> w("embed", Tensor<float, Cpu>::zeros(ctx, {5, 4}), false);
+  const auto h = Tensor<float, Cpu>::zeros(ctx, {2, 4}), other = Tensor<float, Cpu>::zeros(ctx, {3, 4});
+  CHECK(linear_divergence(ctx, h, w, h).item(ctx) == 0);
+  CHECK_THROWS_WITH_AS(divergence(ctx, h, other), doctest::Contains("logits (2, 4), the teacher's (3, 4)"), Error);
+  CHECK_THROWS_WITH_AS(linear_divergence(ctx, h, w, other), doctest::Contains("h (2, 4), the teacher's (3, 4)"), Error);
+  w.trainable = true;
+  CHECK_THROWS_WITH_AS(linear_divergence(ctx, h, w, h), doctest::Contains("embed is trained"), Error);
+}
 TEST_CASE("ops/cross_entropy: cross_entropy") { test_op<CrossEntropy>(); }
 TEST_CASE("ops/cross_entropy: linear_cross_entropy") { test_op<LinearCrossEntropy>(); }
 

@@ -59,6 +59,21 @@ TEST_CASE("text/prompt: questions and answers as text, begun and ended") {
   CHECK(Prompt(qwen_tokenizer("")).plain("") == std::vector<int32_t>{qwen_tokenizer("").id("<|endoftext|>")});
 }
 
+TEST_CASE("text/prompt: a plain text is learned whole, and a question without an answer by the words for it") {
+  const Prompt prompt(gemma_tokenizer()), with_words(gemma_tokenizer(), {.unknown = "I do not know."});
+  const auto whole = prompt.learn({.text = "Here."});
+  CHECK(text_of(prompt, whole.tokens) == "<bos>Here.<eos>");
+  CHECK(std::count(whole.learned.begin(), whole.learned.end(), true) == static_cast<int>(whole.tokens.size()));
+  const Record open{.question = "Why?", .unanswered = true};
+  CHECK(text_of(with_words, with_words.learn(open).tokens) == "<bos>Q: Why?\nA: I do not know.<eos>");
+  CHECK(with_words.accepted(open) == std::vector<std::string>{"I do not know."});
+  CHECK_THROWS_WITH_AS(prompt.learn(open), doctest::Contains("a record without answers, and no words for it"), Error);
+  CHECK(PromptOptions::from_json(with_words.options().to_json(), "here") == with_words.options());
+  const Prompt chat(gemma_tokenizer(), {.form = Form::chat, .unknown = "No."});
+  CHECK(text_of(chat, chat.learn({.text = "Here."}).tokens) == "<bos>Here.<eos>");
+  CHECK(text_of(chat, chat.learn(open).tokens).find("No.") != std::string::npos);
+}
+
 TEST_CASE("text/prompt: chat, with or without thoughts") {
   const Prompt chat_prompt(gemma_tokenizer(), {.form = Form::chat});
   CHECK(text_of(chat_prompt, chat_prompt.question(record_of("Here."))) ==

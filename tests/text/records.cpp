@@ -113,6 +113,31 @@ TEST_CASE("text/records: what is written is read back the same, and a fault leav
   CHECK(std::distance(fs::directory_iterator(scratch.path()), {}) == 1);  // no temporary file is left
 }
 
+TEST_CASE("text/records: plain texts and questions without an answer are written and read; what is neither is named") {
+  std::vector<BadRecord> bad;
+  const auto one = [&](std::string_view line) {
+    bad.clear();
+    try {
+      return parse_records(line, bad).at(0);
+    } catch (const Error&) {
+      return Record{.id = bad.at(0).why};
+    }
+  };
+  const Record text = one(R"({"text":"Grass is green.","lang":"en"})"),
+               open = one(R"({"question":"Why?","answers":[]})");
+  CHECK(text == Record{.id = "1", .lang = "en", .text = "Grass is green."});
+  CHECK(open == Record{.id = "1", .question = "Why?", .unanswered = true});
+  for (const Record& record : {text, open}) CHECK(one(to_json_line(record)) == record);
+  CHECK(one(R"({"question":"Why?"})").id == "there is no answer");
+  CHECK(one(R"({"text":"","id":"a"})").id == "the text is empty");
+  CHECK(one(R"({"text":"a","context":"b"})").id ==
+        "a plain text has turns, a question, an answer or a context beside it");
+  CHECK(one(R"({"question":"Why?","answer":"So.","text":"passed over"})").text.empty());
+  CHECK(record_fault({.question = "Why?", .answers = {"So."}, .unanswered = true}) ==
+        "it is unanswered, and has an answer");
+  CHECK(record_fault({.text = "a\xFF"}) == "text: not UTF-8 at byte 2");
+}
+
 TEST_CASE("text/records: conversations are written and read; what is no conversation is named") {
   const Scratch scratch;
   const auto path = scratch / "out.jsonl";
@@ -176,7 +201,7 @@ TEST_CASE("text/records: other people's files are named for what they are") {
   refused({"\xFE\xFF\0{", 4}, "is UTF-16");
   refused({"\xFF\xFE\0\0", 4}, "is UTF-32");
   refused({"\0\0\xFE\xFF", 4}, "is UTF-32");
-  refused("{\"conversations\":[]}", "a.jsonl:1: has no \"question\" or \"messages\", but 'conversations'");
+  refused("{\"conversations\":[]}", "a.jsonl:1: has no \"question\", \"messages\" or \"text\", but 'conversations'");
   refused("{}", "a.jsonl:1: the object is empty");
   refused("x", "a.jsonl:1: not JSON at byte 1");
   for (const char* shortest : {"", "\n", "{", "{}", "{ }", "\xEF\xBB", "\xEF\xBB\xBF"})

@@ -34,6 +34,34 @@ void softmax_cross_entropy(Context<Cpu>& ctx,
   });
 }
 
+/// kl[n] = KL(softmax(teacher[n]) || softmax(logits[n])), of finite logits. With `gradient`, logits become scale
+/// (softmax(logits) - softmax(teacher)). `teacher` is written over.
+template <Scalar T>
+void softmax_divergence(Context<Cpu>& ctx,
+                        View<accumulate_t<T>> kl,                         // (N)     assigned
+                        View<T> logits,                                   // (N, V)  in, and with `gradient` out
+                        View<T> teacher,                                  // (N, V)  in, and spent
+                        bool gradient, In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
+  const int64_t V = logits.cols();
+  const double whole = scale ? static_cast<double>(*scale.data) : 1;
+  parallel_for(ctx.pool(), logits.rows(), 1 + 4096 / V, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) {
+      T *const q = logits.row(n), *const p = teacher.row(n);
+      const T most_q = detail::largest_of(q, V), most_p = detail::largest_of(p, V);
+      const double gain = static_cast<double>(detail::sum_vectors<T>(V, [&](auto at) {
+        const auto log_p = at(p) - most_p;
+        return detail::exponential<T>(log_p) * (log_p - (at(q) - most_q));
+      }));
+      const double sum_p = static_cast<double>(detail::sum_of_exponentials(p, p, V, T(1), most_p));
+      const double sum_q = static_cast<double>(detail::sum_of_exponentials(q, q, V, T(1), most_q));
+      kl.data[n] = static_cast<T>(gain / sum_p + std::log(sum_q / sum_p));
+      if (!gradient) continue;
+      const T of_q = static_cast<T>(whole / sum_q), of_p = static_cast<T>(whole / sum_p);
+      detail::for_vectors<T>(0, V, [&](auto at) { at.store(q, at(q) * of_q - at(p) * of_p); });
+    }
+  });
+}
+
 /// to[n] = from[rows[n]]
 template <Scalar T>
 void gather_rows(Context<Cpu>& ctx,

@@ -65,6 +65,57 @@ __global__ void __launch_bounds__(most_threads<T>)
   });
 }
 
+// One block a row. A thread goes through its share of both rows once, for the largest of each, the sums of exp(x -
+// largest), and the sum of exp(p - largest) (p - q) of logits p and q; with `gradient` once more.
+// Moves 2 N C sizeof(T) bytes, with `gradient` five times N C: bound by memory.
+template <class T, int V>
+__global__ void __launch_bounds__(block_size)
+    softmax_divergence_kernel(accumulate_t<T>* kl, T* logits, const T* teacher, int64_t C, bool gradient,
+                              const accumulate_t<T>* scale) {
+  using A = accumulate_t<T>;
+  __shared__ A shared[5][32];
+  T* const qs = logits + blockIdx.x * C;
+  const T* const ps = teacher + blockIdx.x * C;
+  constexpr A lowest = std::numeric_limits<A>::lowest();
+  A most_q = lowest, most_p = lowest, sum_q = 0, sum_p = 0, gain = 0;
+  for (int64_t c = threadIdx.x * V; c < C; c += int64_t{blockDim.x} * V) {
+    const auto q = load<V>(qs + c), p = load<V>(ps + c);
+    A now_q = most_q, now_p = most_p;
+    for (int k = 0; k < V; ++k) {
+      now_q = now_q < widen(q.v[k]) ? widen(q.v[k]) : now_q;
+      now_p = now_p < widen(p.v[k]) ? widen(p.v[k]) : now_p;
+    }
+    const A less = std::exp(most_p - now_p);
+    sum_q *= std::exp(most_q - now_q);
+    sum_p *= less;
+    gain *= less;
+    for (int k = 0; k < V; ++k) {
+      const A e = std::exp(widen(p.v[k]) - now_p);
+      sum_q += std::exp(widen(q.v[k]) - now_q);
+      sum_p += e;
+      gain += e * (widen(p.v[k]) - widen(q.v[k]));
+    }
+    most_q = now_q;
+    most_p = now_p;
+  }
+  const A of_q = block_all(shared[0], most_q, lowest, warp_max<A>),
+          of_p = block_all(shared[1], most_p, lowest, warp_max<A>);
+  const A less = std::exp(most_p - of_p);
+  sum_q = block_all(shared[2], sum_q * std::exp(most_q - of_q), A(0), warp_sum<A>);
+  sum_p = block_all(shared[3], sum_p * less, A(0), warp_sum<A>);
+  gain = block_all(shared[4], gain * less, A(0), warp_sum<A>);
+  if (threadIdx.x == 0) kl[blockIdx.x] = gain / sum_p - (of_p + std::log(sum_p)) + (of_q + std::log(sum_q));
+  if (!gradient) return;
+  const A whole = scale ? *scale : A(1), factor_q = whole / sum_q, factor_p = whole / sum_p;
+  for (int64_t c = threadIdx.x * V; c < C; c += int64_t{blockDim.x} * V) {
+    auto q = load<V>(qs + c);
+    const auto p = load<V>(ps + c);
+    for (int k = 0; k < V; ++k)
+      q.v[k] = narrow<T>(std::exp(widen(q.v[k]) - of_q) * factor_q - std::exp(widen(p.v[k]) - of_p) * factor_p);
+    store(qs + c, q);
+  }
+}
+
 // to[rows[n]] = scale from[n]. One warp a row, V elements a lane and load. Moves 2 N C sizeof(T) bytes.
 template <class T, int V>
 __global__ void __launch_bounds__(block_size)
@@ -92,6 +143,21 @@ void softmax_cross_entropy(Context<Cuda>& ctx,
   launch(detail::softmax_cross_entropy_kernel<T, detail::pack_size<T>>, detail::grid_of(logits.rows()),
          logits.cols() < 16384 ? detail::block_size : detail::most_threads<T>, 0, ctx.stream(), nll.data, logits.data,
          targets.data, logits.cols(), gradient, scale.data);
+}
+
+/// kl[n] = KL(softmax(teacher[n]) || softmax(logits[n])), of finite logits. With `gradient`, logits become scale
+/// (softmax(logits) - softmax(teacher)).
+template <Scalar T>
+void softmax_divergence(Context<Cuda>& ctx,
+                        View<accumulate_t<T>> kl,                         // (N)     assigned
+                        View<T> logits,                                   // (N, V)  in, and with `gradient` out
+                        View<T> teacher,                                  // (N, V)  in
+                        bool gradient, In<accumulate_t<T>> scale = {}) {  // ()      empty: 1
+  launch(detail::rows_aligned16<T>(logits.cols(), logits.data, teacher.data)
+             ? detail::softmax_divergence_kernel<T, detail::pack_size<T>>
+             : detail::softmax_divergence_kernel<T, 1>,
+         detail::grid_of(logits.rows()), detail::block_size, 0, ctx.stream(), kl.data, logits.data, teacher.data,
+         logits.cols(), gradient, scale.data);
 }
 
 /// to[n] = from[rows[n]]

@@ -31,6 +31,10 @@ struct ModelSummary {
   friend std::ostream& operator<<(std::ostream& out, const ModelSummary& s);
 };
 
+/// How an answer in `prompt`'s form is generated: `options`, with its stop strings and how sure the model must be where
+/// they say nothing of it.
+GenerateOptions answer_options(const text::Prompt& prompt, GenerateOptions options = {});
+
 /// A pretrained causal language model on device D, computing in T: a session on it (adapters/adapted.hpp). Moves, does
 /// not copy; session() gives another one.
 template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trainable<T, D> {
@@ -106,9 +110,10 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
     return generate_from(encode(prompt), options);
   }
   TextStream<T, D> generate_from(std::vector<int32_t> prompt, const GenerateOptions& options = {});
-  /// Many prompts in one batch; the answers in their order.
+  /// Many prompts in one batch; the answers in their order. `confidence`, where it is given, becomes that of each.
   std::vector<std::string> generate_batch(std::vector<std::vector<int32_t>> prompts,
-                                          const GenerateOptions& options = {});
+                                          const GenerateOptions& options = {},
+                                          std::vector<double>* confidence = nullptr);
 
  private:
   CausalLM(std::unique_ptr<Context<D>> ctx, std::shared_ptr<LanguageModel<T, D>> model,

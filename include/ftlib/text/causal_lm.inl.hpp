@@ -178,15 +178,27 @@ template <Scalar T, Device D> void CausalLM<T, D>::check(const DataLimits& data)
                 "was it made by another model's tokenizer?");
 }
 
+FTLIB_INLINE GenerateOptions answer_options(const text::Prompt& prompt, GenerateOptions options) {
+  if (options.stop.empty()) options.stop = prompt.stop();
+  if (options.otherwise.empty()) {
+    options.sure = prompt.options().sure;
+    options.otherwise = prompt.options().unknown;
+  }
+  return options;
+}
+
 template <Scalar T, Device D>
 TextStream<T, D> CausalLM<T, D>::generate_from(std::vector<int32_t> prompt, const GenerateOptions& options) {
   return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, this->prompt().end_tokens(),
                                tokenizer().vocab_size()),
-          TextStop(tokenizer(), options.stop)};
+          TextStop(tokenizer(), options.stop), options.sure, options.otherwise};
 }
 template <Scalar T, Device D>
 std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<int32_t>> prompts,
-                                                        const GenerateOptions& options) {
+                                                        const GenerateOptions& options_,
+                                                        std::vector<double>* confidence) {
+  GenerateOptions options = options_;
+  options.confidence |= confidence != nullptr;
   std::vector<std::string> answers(prompts.size());
   std::vector<TextStop> texts(prompts.size(), TextStop(tokenizer(), options.stop));
   TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, this->prompt().end_tokens(),
@@ -197,7 +209,13 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
       answers[at] += texts[at].put(token);
       if (texts[at].stopped()) generator.stop(i);
     }
-  for (std::size_t i = 0; i < answers.size(); ++i) answers[i] += texts[i].finish();
+  if (confidence) confidence->clear();
+  for (std::size_t i = 0; i < answers.size(); ++i) {
+    answers[i] += texts[i].finish();
+    const double sure = generator.confidence(static_cast<int64_t>(i));
+    if (sure < options.sure) answers[i] = options.otherwise;
+    if (confidence) confidence->push_back(sure);
+  }
   return answers;
 }
 

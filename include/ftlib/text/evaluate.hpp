@@ -17,7 +17,7 @@ namespace ft::inline FTLIB_ABI {
 
 struct EvaluateOptions {
   std::optional<text::Form> form = {};                          // none: the model's (CausalLM::prompt)
-  GenerateOptions generate = {.max_new_tokens = 48};            // where it has no stop strings, the prompt's count
+  GenerateOptions generate = {.max_new_tokens = 48};            // what it does not say the prompt does: answer_options
   int64_t batch = 64;                                           // prompts generated side by side
   std::function<void(int64_t done, int64_t of)> progress = {};  // called after each batch
   StopToken stop = {};                                          // looked at before each batch
@@ -29,7 +29,8 @@ struct Answer {
   std::string text;
   bool exact;
   double f1;
-  bool strict;  // exact to the letter
+  bool strict;        // exact to the letter
+  double confidence;  // TokenGenerator::confidence
 };
 
 struct Evaluation {

@@ -24,8 +24,7 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
   if (options.batch < 1) throw Error(str("evaluate: a batch of ", options.batch, " prompts"), "give 1 or more.");
   Evaluation result;
   const text::Prompt prompt = lm.prompt(options.form);
-  GenerateOptions generate = options.generate;
-  if (generate.stop.empty()) generate.stop = prompt.stop();
+  const GenerateOptions generate = answer_options(prompt, options.generate);
   const text::Dataset data(records, prompt, {.max_tokens = lm.model().context_length()});
   {  // perplexity
     const NoGrad off(lm.context());
@@ -72,15 +71,17 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
     const int64_t end = std::min(size, begin + options.batch);
     std::vector<std::vector<int32_t>> prompts;
     for (int64_t i = begin; i < end; ++i) prompts.push_back(std::move(questions[static_cast<std::size_t>(i)]));
-    const auto texts = lm.generate_batch(std::move(prompts), generate);
+    std::vector<double> confidence;
+    const auto texts = lm.generate_batch(std::move(prompts), generate, &confidence);
     for (int64_t i = begin; i < end; ++i) {
       const auto& record = *asked[static_cast<std::size_t>(i)];
       const auto rules = text::rules_for(record.lang);
       std::string answer = texts[static_cast<std::size_t>(i - begin)];
       answer.erase(0, answer.find_first_not_of(' '));
-      const auto accepted = text::accepted_answers(record);
+      const auto accepted = prompt.accepted(record);
       result.answers.push_back({&record, answer, text::exact_match(answer, accepted, rules),
-                                text::f1(answer, accepted, rules), text::strict_match(answer, accepted)});
+                                text::f1(answer, accepted, rules), text::strict_match(answer, accepted),
+                                confidence[static_cast<std::size_t>(i - begin)]});
       result.strict_match += result.answers.back().strict;
       result.exact_match += result.answers.back().exact;
       result.f1 += result.answers.back().f1;

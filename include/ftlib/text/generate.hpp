@@ -16,6 +16,9 @@ struct GenerateOptions {
   Sampling sampling = {};
   std::vector<std::string> stop = {};  // generation ends before the first of these; they are not part of the answer
   uint64_t seed = 0;                   // prompt i draws from seed + i
+  bool confidence = false;             // ask how sure the model is, see TokenGenerator::confidence
+  double sure = 0;                     // an answer of a lower confidence becomes `otherwise`; 0: none does
+  std::string otherwise = {};
 };
 
 /// Generates token ids for many prompts side by side. Prompts that have ended leave the batch. The adapters that the
@@ -31,6 +34,10 @@ template <Scalar T, Device D> class TokenGenerator {
   /// The next token of every prompt that still runs, as (prompt, token) pairs; empty where all have ended. A token that
   /// ends its sequence is not among them.
   std::vector<std::pair<int64_t, int32_t>> next();
+
+  /// The probability that the model gave to the least likely token of prompt i's answer so far, the one that ended it
+  /// among them: near 1 where it recalls, lower where it guesses. Before sampling's rules. Where it was asked for.
+  double confidence(int64_t i) const { return confidence_[static_cast<std::size_t>(i)]; }
 
   bool done() const { return active_.empty(); }
   /// Ends prompt i: its text is whole.
@@ -50,6 +57,7 @@ template <Scalar T, Device D> class TokenGenerator {
   KvCache<T, D> cache_;
   std::vector<Random> random_;
   std::vector<int64_t> active_;
+  std::vector<double> confidence_;
 };
 
 /// Turns one prompt's tokens into pieces of text, and holds back what may be the beginning of a stop string.
@@ -71,12 +79,14 @@ class TextStop {
   bool stopped_ = false;
 };
 
-/// One prompt's answer as it is made: a range of pieces of text, to be walked through once.
+/// One prompt's answer as it is made: a range of pieces of text, to be walked through once. Where the options say how
+/// sure the model must be, one piece, once the answer is whole.
 ///
 ///     for (const std::string& piece : lm.generate("Q: Who wrote it?\nA:")) std::cout << piece << std::flush;
 template <Scalar T, Device D> class TextStream {
  public:
-  TextStream(TokenGenerator<T, D> tokens, TextStop text) : tokens_(std::move(tokens)), text_(std::move(text)) {}
+  TextStream(TokenGenerator<T, D> tokens, TextStop text, double sure = 0, std::string otherwise = {})
+      : tokens_(std::move(tokens)), text_(std::move(text)), sure_(sure), otherwise_(std::move(otherwise)) {}
 
   class iterator {
    public:
@@ -99,8 +109,12 @@ template <Scalar T, Device D> class TextStream {
   std::string rest();
 
  private:
+  std::optional<std::string> next_piece();
+
   TokenGenerator<T, D> tokens_;
   TextStop text_;
+  double sure_;
+  std::string otherwise_;
   bool finished_ = false;
 };
 

@@ -4,7 +4,8 @@
 #include <ftlib/ops/shape.hpp>          // slice
 #include <ftlib/text/generate.hpp>
 
-#include <span>  // std::span
+#include <cmath>  // std::exp
+#include <span>   // std::span
 
 namespace ft::inline FTLIB_ABI {
 
@@ -23,6 +24,9 @@ TokenGenerator<T, D>::TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model
   options.sampling.check();
   if (options.max_new_tokens < 0)
     throw Error(str("generate: max_new_tokens is ", options.max_new_tokens), "0 gives no token, 1 and more that many.");
+  confidence_.assign(texts_.size(), 1);
+  if (!(options.sure >= 0 && options.sure <= 1))
+    throw Error(str("generate: sure is ", options.sure), "it is a probability: 0 to 1.");
   for (std::size_t i = 0; i < texts_.size(); ++i) {
     prompt_sizes_.push_back(texts_[i].size());
     random_.emplace_back(options.seed + i);
@@ -64,7 +68,18 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
   if (const float s = sum.item(ctx_); !(s - s == 0))
     throw not_finite(ctx_, model_, "generate: what the model computes");
   if (vocab_size_ > 0 && vocab_size_ < logits.cols()) logits = slice(ctx_, logits, 1, 0, vocab_size_);
-  const std::vector<int32_t> chosen = sample_tokens(ctx_, logits, options_.sampling, uniform, history).to_host(ctx_);
+  Tensor<float, D> judged = options_.confidence || options_.sure > 0 ? clone(ctx_, logits) : Tensor<float, D>{};
+  const auto tokens = sample_tokens(ctx_, logits, options_.sampling, uniform, history);
+  const std::vector<int32_t> chosen = tokens.to_host(ctx_);
+  if (judged) {
+    Tensor<float, D> nll(ctx_, {tokens.count()});
+    softmax_cross_entropy(ctx_, nll.view(), judged.view(), tokens.view(), false);
+    const std::vector<float> of_each = nll.to_host(ctx_);
+    for (std::size_t row = 0; row < active_.size(); ++row) {
+      double& least = confidence_[static_cast<std::size_t>(active_[row])];
+      least = std::min(least, std::exp(-double{of_each[row]}));
+    }
+  }
 
   std::vector<int64_t> running;
   for (std::size_t row = 0; row < active_.size(); ++row) {
@@ -127,6 +142,12 @@ template <Scalar T, Device D> auto TextStream<T, D>::iterator::operator++() -> i
 }
 
 template <Scalar T, Device D> std::optional<std::string> TextStream<T, D>::next() {
+  if (sure_ <= 0 || finished_) return next_piece();
+  std::string all;
+  while (auto piece = next_piece()) all += *piece;
+  return tokens_.confidence(0) < sure_ ? otherwise_ : all;
+}
+template <Scalar T, Device D> std::optional<std::string> TextStream<T, D>::next_piece() {
   while (!finished_) {
     std::string piece;
     const auto token = tokens_.next();

@@ -30,6 +30,10 @@ struct PromptOptions {
                                                       // question_answer and nothing in chat
   std::string variables = {};                         // chat: more variables for the template, as an object of JSON
   std::string date = {};  // chat: ChatOptions::date; fix it for a run that is to be resumed on another day
+  std::string unknown =
+      {};  // what is answered to unanswered records, and where the model is not sure: "I do not know."
+  double sure =
+      0;  // the confidence (TokenGenerator::confidence) that an answer must have, else it is `unknown`; 0: any
 
   bool operator==(const PromptOptions&) const = default;
   Json to_json() const;
@@ -57,9 +61,12 @@ class Prompt {
   /// The same for the last question of a conversation.
   std::vector<int32_t> conversation(const std::vector<Message>& turns) const;
   /// A record to learn: its question, and learned its first answer with the token that ends it; in the chat form
-  /// ChatTemplate::learn of its turns, which a question with its answer is too. Throws Error where that does, and for a
-  /// conversation in the question-answer form.
+  /// ChatTemplate::learn of its turns, which a question with its answer is too; a plain text whole, with the end of
+  /// text. Throws Error where that does, for a conversation in the question-answer form, and for an unanswered record
+  /// where options() have no words for it.
   ChatTokens learn(const Record& record) const;
+  /// The answers to a record's last question that are right: accepted_answers(), or options().unknown.
+  std::vector<std::string> accepted(const Record& record) const;
   /// An answer, encoded by itself as generation will make it, and the token that ends it.
   std::vector<int32_t> answer(std::string_view answer) const;
 

@@ -15,6 +15,8 @@ namespace text {
   if (stop) json["stop"] = *stop;
   if (!variables.empty()) json["variables"] = parse_json(variables, "a prompt's variables");
   if (!date.empty()) json["date"] = date;
+  if (!unknown.empty()) json["unknown"] = unknown;
+  if (sure > 0) json["sure"] = sure;
   return json;
 }
 
@@ -28,15 +30,21 @@ namespace text {
   if (json.contains("stop")) options.stop = at<std::vector<std::string>>(json, "stop", file);
   if (json.contains("variables")) options.variables = at<Json>(json, "variables", file).dump();
   options.date = value_or<std::string>(json, "date", "", file);
+  options.unknown = value_or<std::string>(json, "unknown", "", file);
+  options.sure = value_or<double>(json, "sure", 0, file);
+  static constexpr const char* known[] = {"form", "thinking", "stop", "variables", "date", "unknown", "sure"};
   for (const auto& [key, value] : json.items())
-    if (key != "form" && key != "thinking" && key != "stop" && key != "variables" && key != "date")
+    if (std::find(std::begin(known), std::end(known), key) == std::end(known))
       throw Error(str(file, ": ", quote(key), " of a prompt is not known"),
-                  "known are form, thinking, stop, variables and date; a later version may have more.");
+                  "known are form, thinking, stop, variables, date, unknown and sure; a later version may have more.");
   return options;
 }
 
 [[gnu::cold]] FTLIB_INLINE Prompt::Prompt(Tokenizer tokenizer, PromptOptions options)
     : tokenizer_(std::move(tokenizer)), options_(std::move(options)) {
+  if (!(options_.sure >= 0 && options_.sure <= 1) || (options_.sure > 0 && options_.unknown.empty()))
+    throw Error(str("prompt: sure is ", options_.sure, options_.unknown.empty() ? ", with no words for less" : ""),
+                "it is a probability, 0 to 1, below which `unknown` is answered.");
   if (options_.stop) stop_ = *options_.stop;
   else if (options_.form == Form::question_answer) stop_ = {"\n"};
   if (options_.form != Form::chat) return;
@@ -93,12 +101,26 @@ FTLIB_INLINE std::vector<int32_t> Prompt::conversation(const std::vector<Message
   return plain(text);
 }
 
+FTLIB_INLINE std::vector<std::string> Prompt::accepted(const Record& record) const {
+  if (!record.unanswered) return accepted_answers(record);
+  if (options_.unknown.empty())
+    throw Error("prompt: a record without answers, and no words for it",
+                "PromptOptions::unknown says what is answered (qa: --unknown \"I do not know.\").");
+  return {options_.unknown};
+}
+
 FTLIB_INLINE ChatTokens Prompt::learn(const Record& record) const {
+  if (!record.text.empty()) {
+    ChatTokens whole{plain(record.text), {}};
+    if (tokenizer_.eos() >= 0) whole.tokens.push_back(tokenizer_.eos());
+    whole.learned.assign(whole.tokens.size(), true);
+    return whole;
+  }
   if (chat_) {
     std::vector<Message> turns = record.turns;
     if (turns.empty()) {
       turns = asked(record);
-      turns.push_back({"assistant", record.answers.at(0)});
+      turns.push_back({"assistant", accepted(record).at(0)});
     }
     return chat_->learn(std::move(turns), chat_options());
   }
@@ -106,7 +128,7 @@ FTLIB_INLINE ChatTokens Prompt::learn(const Record& record) const {
     throw Error("prompt: a conversation is not learned in the question-answer form",
                 "use the chat form (qa: --form chat), or give questions and answers.");
   ChatTokens out{question(record), {}};
-  const auto words = answer(record.answers.at(0));
+  const auto words = answer(accepted(record).at(0));
   out.learned.assign(out.tokens.size(), false);
   out.tokens.insert(out.tokens.end(), words.begin(), words.end());
   out.learned.resize(out.tokens.size(), true);

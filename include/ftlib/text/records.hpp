@@ -17,7 +17,7 @@ namespace ft::inline FTLIB_ABI {
 namespace text {
 
 /// A question with its accepted answers, of which the first is the one trained on; or, where it has turns, a
-/// conversation, whose every assistant's turn is trained on.
+/// conversation, whose every assistant's turn is trained on; or a text, all of which is.
 struct Record {
   std::string id = {}, question = {};
   std::vector<std::string> answers = {};
@@ -25,6 +25,8 @@ struct Record {
   std::string lang = {};            ///< "en", "ko", ...; empty where it is not known
   std::string split = {};           ///< "train", "valid", "test", ...; empty where the set has none
   std::vector<Message> turns = {};  ///< a conversation's; question, answers and context are empty then
+  std::string text = {};            ///< a plain text; all but id, lang and split are empty then
+  bool unanswered = false;          ///< has no answers: what is trained is PromptOptions::unknown, "I do not know."
 
   friend bool operator==(const Record&, const Record&) = default;
 };
@@ -61,7 +63,8 @@ std::string split_name(std::string_view name);
 /// Whether it is one of these.
 bool is_known_split(std::string_view name);
 
-/// What is wrong with a record, or an empty string: a blank question or answer, text that text_fault() refuses; of a
+/// What is wrong with a record, or an empty string: a blank question or answer, none or, of an unanswered one, any
+/// answer, text that text_fault() refuses, a plain text with anything beside it; of a
 /// conversation: a role that is not known, a system's turn that is not first, a turn without content, no user's turn, a
 /// last turn that is not the assistant's, a question beside it.
 std::string record_fault(const Record& record);
@@ -91,8 +94,9 @@ class LineReader {
   std::size_t size_ = 0;
 };
 
-/// The records of a JSON lines file: one object a line with "question" and "answer" or "answers", or with "messages":
-/// [{"role": ..., "content": ...}, ...]; and, if wanted, "id", "context", "lang", "split" (see split_name); other
+/// The records of a JSON lines file: one object a line with "question" and "answer" or "answers" (an empty list: it is
+/// unanswered), with "messages": [{"role": ..., "content": ...}, ...], or with "text" alone; and, if wanted, "id",
+/// "context", "lang", "split" (see split_name); other
 /// members are ignored, blank lines too. A record without an id gets its line's number. Lines that cannot be used (not
 /// JSON, not UTF-8, a NUL, what record_fault() names, over 1 MiB) are added to `bad`. Throws Error where the file
 /// cannot be read or holds no record.

@@ -119,11 +119,17 @@ FTLIB_INLINE std::string record_fault(const Record& record) {
     return fault.empty() ? fault : str(name, ": ", fault);
   };
   std::string fault;
-  if (!record.turns.empty()) {
+  if (!record.text.empty()) {
+    if (!record.turns.empty() || !record.question.empty() || !record.answers.empty() || !record.context.empty())
+      return "a plain text has turns, a question, an answer or a context beside it";
+    if (is_blank(record.text)) return "the text is empty";
+    fault = check("text", record.text);
+  } else if (!record.turns.empty()) {
     fault = detail::conversation_fault(record);
   } else {
     if (is_blank(record.question)) return "the question is empty";
-    if (record.answers.empty()) return "there is no answer";
+    if (record.answers.empty() && !record.unanswered) return "there is no answer";
+    if (!record.answers.empty() && record.unanswered) return "it is unanswered, and has an answer";
     for (const auto& answer : record.answers)
       if (is_blank(answer)) return "the answer is empty";
     fault = check("question", record.question);
@@ -193,9 +199,8 @@ FTLIB_INLINE std::string LineReader::fault(std::string_view line) const {
 namespace detail {
 
 inline constexpr std::string_view records_hint =
-    "each line is one object: {\"question\": ..., \"answer\": ...} or {\"messages\": [...]}; `qa prepare` makes such a "
-    "file "
-    "from others.";
+    "each line is one object: {\"question\": ..., \"answer\": ...}, {\"messages\": [...]} or {\"text\": ...}; `qa "
+    "prepare` makes such a file from others.";
 
 FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
   const auto found = object.find(key);
@@ -210,11 +215,12 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
   Record record;
   const auto id = object.find("id");
   record.id = id != object.end() && id->is_number_integer() ? id->dump() : string_member(object, "id");
-  if (!object.contains("question") && !object.contains("messages")) {
+  const bool question = object.contains("question"), turned = object.contains("messages");
+  if (!question && !turned && !object.contains("text")) {
     std::string keys;
     for (const auto& [key, value] : object.items())
       if (keys.size() < 200) keys += str(keys.empty() ? "" : ", ", quote(key));
-    throw Error(keys.empty() ? "the object is empty" : str("has no \"question\" or \"messages\", but ", keys),
+    throw Error(keys.empty() ? "the object is empty" : str("has no \"question\", \"messages\" or \"text\", but ", keys),
                 std::string(records_hint));
   }
   record.question = string_member(object, "question");
@@ -228,7 +234,9 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
   if (const auto many = object.find("answers"); many != object.end()) {
     if (!many->is_array()) throw Error("\"answers\" is not a list");
     for (const auto& answer : *many) add(answer);
+    record.unanswered = record.answers.empty();
   }
+  if (!question && !turned) record.text = string_member(object, "text");
   record.context = string_member(object, "context");
   record.lang = string_member(object, "lang");
   record.split = split_name(string_member(object, "split"));
@@ -239,6 +247,7 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
       record.turns.push_back({string_member(turn, "role"), string_member(turn, "content")});
     }
   }
+  if (record.text.empty() && !question && !turned) throw Error("the text is empty");
   if (auto fault = record_fault(record); !fault.empty()) throw Error(std::move(fault));
   return record;
 }
@@ -306,7 +315,9 @@ FTLIB_INLINE std::string to_json_line(const Record& record) {
     line += (line.empty() ? "{" : ",") + Json(key).dump() + ':' + value.dump();
   };
   if (!record.id.empty()) add("id", record.id);
-  if (!record.turns.empty()) {
+  if (!record.text.empty()) {
+    add("text", record.text);
+  } else if (!record.turns.empty()) {
     std::string turns;
     for (const auto& turn : record.turns)
       turns += (turns.empty() ? "{\"role\":" : ",{\"role\":") + Json(turn.role).dump() +

@@ -41,9 +41,11 @@ template <class M> const M& micro_cast(const MicroBatch& micro) {
   return *static_cast<const M*>(micro.data());
 }
 
-/// What a step learns from: micro-batches whose losses are summed and divided by the number of targets of all.
+/// What a step learns from: micro-batches whose losses, each times its weight, are summed and divided by the number of
+/// targets of all.
 struct Batch {
   std::vector<std::shared_ptr<const MicroBatch>> micro = {};
+  std::vector<float> weights = {};  // one a micro-batch; empty: 1 each
   int64_t targets = 0, tokens = 0;
   std::vector<std::string> names = {};  // of the records, for messages
 

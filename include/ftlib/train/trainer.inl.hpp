@@ -1,6 +1,7 @@
 // train/trainer.inl.hpp: the loop, a step, and what comes between steps.
 #pragma once
 #include <ftlib/autograd/tape.hpp>           // Tape, NoGrad
+#include <ftlib/ops/elementwise.hpp>         // scale
 #include <ftlib/optim/clip.inl.hpp>          // StepCheck
 #include <ftlib/train/run_folder.inl.hpp>    // RunFolder
 #include <ftlib/train/run_watch.hpp>         // Stopwatch, Restore, memory_of
@@ -88,8 +89,9 @@ template <Scalar T, Device D> Step Trainer<T, D>::step(const Batch& batch, float
          ++i) {  // sums over tokens, so micro-batches of any size weigh right
       draw_from(i);
       Tape<D> tape(ctx);
-      model_.loss_sum(*batch.micro[i], config_.recompute).visit([&](const auto& sum) {
-        using Sum = typename std::remove_cvref_t<decltype(sum)>::value_type;
+      model_.loss_sum(*batch.micro[i], config_.recompute).visit([&](const auto& unweighted) {
+        using Sum = typename std::remove_cvref_t<decltype(unweighted)>::value_type;
+        const auto sum = batch.weights.empty() ? unweighted : ft::scale(ctx, unweighted, batch.weights[i]);
         check.add_loss(ctx, sum);
         if (sum.node())
           tape.backward(sum, Tensor<Sum, D>(ctx, sum.shape(), {Sum(scale / static_cast<float>(batch.targets))}));
@@ -127,9 +129,9 @@ template <Scalar T, Device D> double Trainer<T, D>::evaluate(const DataSource& d
   double loss = 0;
   int64_t targets = 0;
   for (const auto reader = data.epoch(0, batches(0)); const auto batch = reader->next();) {
-    for (const auto& micro : batch->micro) {
+    for (std::size_t i = 0; i < batch->micro.size(); ++i) {
       if (stop_requested()) throw Interrupted("evaluate: stopped by the host");
-      loss += model_.loss_sum(*micro, false).item(ctx);
+      loss += (batch->weights.empty() ? 1 : batch->weights[i]) * model_.loss_sum(*batch->micro[i], false).item(ctx);
     }
     targets += batch->targets;
   }

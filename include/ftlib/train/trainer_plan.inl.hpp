@@ -4,6 +4,10 @@
 #include <ftlib/train/run_watch.hpp>  // Stopwatch, Restore
 #include <ftlib/train/trainer.hpp>
 
+#include <algorithm>  // std::find_if, std::max
+#include <map>        // std::map
+#include <string>     // std::string
+
 namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) {
@@ -30,13 +34,25 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
         if (!batch || batch->micro.empty()) throw Error("plan: the data source gives no batch");
         return *batch;
       };
-  int64_t largest = data.largest().largest;
-  if (!data.known())
-    for (const auto& micro : probe(config_.micro_batch_tokens).micro) largest = std::max(largest, micro->tokens());
-  const auto measure = [&](int64_t most_tokens) {
+  // Kinds of micro-batch cost what they cost: each is measured by itself, and has its share of the run's tokens.
+  struct Kind {
+    int64_t tokens = 0, largest = 0;
+  };
+  std::map<std::string, Kind> kinds;
+  const Batch whole = probe(config_.micro_batch_tokens);
+  for (const auto& micro : whole.micro) {
+    Kind& kind = kinds[micro->kind()];
+    kind.tokens += micro->tokens();
+    kind.largest = std::max(kind.largest, micro->tokens());
+  }
+  struct Cost {
+    double tokens, seconds, bytes;
+  };
+  const auto measure = [&](const std::string& kind, int64_t most_tokens) {
     if (stop_requested()) throw Interrupted("plan: stopped by the host");
     const auto batch = probe(most_tokens);
-    const auto& micro = *batch.micro.front();
+    const auto& micro =
+        **std::find_if(batch.micro.begin(), batch.micro.end(), [&](const auto& one) { return one->kind() == kind; });
     const detail::Stopwatch watch;
     const int64_t before = ctx.memory().now;
     ctx.reset_peak();
@@ -45,19 +61,23 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
       if (sum.node()) tape.backward(sum);
     });
     ctx.synchronize();
-    struct {
-      double tokens, seconds, bytes;
-    } result{static_cast<double>(micro.tokens()), watch.seconds(), static_cast<double>(ctx.memory().peak - before)};
+    const Cost cost{static_cast<double>(micro.tokens()), watch.seconds(),
+                    static_cast<double>(ctx.memory().peak - before)};
     zero_grad(params_);
-    return result;
+    return cost;
   };
-  measure(largest / 8);  // touches every weight once, which a mapped file is read for
-  if constexpr (!std::same_as<D, Cpu>) measure(largest / 2);  // loads kernels, and chooses them by shape
-  const auto small = measure(largest / 8), large = measure(largest / 2);
-  const double more = large.tokens > small.tokens ? large.tokens - small.tokens : 1;
-  const double per_token = std::max(0.0, (large.bytes - small.bytes) / more);
-  plan.activation_bytes = static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(largest) - large.tokens));
-  plan.seconds = large.seconds / large.tokens * static_cast<double>(plan.tokens);
+  for (const auto& [name, kind] : kinds) {
+    measure(name, kind.largest / 8);  // touches every weight once, which a mapped file is read for
+    if constexpr (!std::same_as<D, Cpu>) measure(name, kind.largest / 2);  // loads kernels, and chooses them by shape
+    const Cost small = measure(name, kind.largest / 8), large = measure(name, kind.largest / 2);
+    const double more = large.tokens > small.tokens ? large.tokens - small.tokens : 1;
+    const double per_token = std::max(0.0, (large.bytes - small.bytes) / more);
+    plan.activation_bytes =
+        std::max(plan.activation_bytes,
+                 static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(kind.largest) - large.tokens)));
+    plan.seconds += large.seconds / large.tokens * static_cast<double>(plan.tokens) * static_cast<double>(kind.tokens) /
+                    static_cast<double>(whole.tokens);
+  }
   plan.peak_bytes = ctx.memory().now + plan.state_bytes + plan.activation_bytes;
   if constexpr (std::same_as<D, Cpu>) plan.peak_bytes += process_memory().resident - ctx.memory().reserved;
   return plan;

@@ -62,6 +62,12 @@ template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
                                      const std::vector<int32_t>& targets, int64_t chunk_bytes = int64_t{64} << 20);
 
+/// The sum over rows of KL(softmax(teacher W^T) || softmax(h W^T)): h (N, C) through what the session has in use on the
+/// head W (V, C), the teacher's states (N, C) through W as it is in the base. In chunks, as head_loss().
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> head_divergence(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
+                                           const Tensor<T, D>& teacher, int64_t chunk_bytes = int64_t{64} << 20);
+
 template <Scalar T, Device D> class LanguageModel;
 
 /// The Error to throw where `what` of a model's came to be a NaN or an infinity: it names the weight, the adapter's in

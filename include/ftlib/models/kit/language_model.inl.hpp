@@ -3,8 +3,10 @@
 #include <ftlib/autograd/recompute.hpp>  // recompute
 #include <ftlib/models/kit/language_model.hpp>
 #include <ftlib/nn/adapter.hpp>       // project, in_use, adapted
+#include <ftlib/ops/divergence.hpp>   // linear_divergence, divergence
 #include <ftlib/ops/elementwise.hpp>  // add
 #include <ftlib/ops/rows.hpp>         // take_rows
+#include <ftlib/ops/shape.hpp>        // slice
 
 #include <algorithm>  // std::max
 
@@ -101,6 +103,25 @@ Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Par
     loss = add(ctx, loss, share);
   }
   return loss;
+}
+
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> head_divergence(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
+                                           const Tensor<T, D>& teacher, int64_t chunk_bytes) {
+  if (!adapted(ctx, w)) return linear_divergence(ctx, h, w, teacher, chunk_bytes);
+  const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (2 * w.shape()[0] * static_cast<int64_t>(sizeof(T))));
+  Tensor<accumulate_t<T>, D> sum = Tensor<accumulate_t<T>, D>::zeros(ctx, Shape{});
+  for (int64_t begin = 0; begin < h.rows(); begin += chunk) {
+    const int64_t end = std::min(h.rows(), begin + chunk);
+    const auto share = recompute(ctx, slice(ctx, h, 0, begin, end),
+                                 [&ctx, &w, base = slice(ctx, teacher, 0, begin, end)](const Tensor<T, D>& x) {
+                                   Tensor<T, D> of_base(ctx, {x.rows(), w.shape()[0]});
+                                   detail::project(ctx, Write::assign, of_base.view(), base.view(), w.weight());
+                                   return divergence(ctx, project(ctx, x, w), of_base);
+                                 });
+    sum = add(ctx, sum, share);
+  }
+  return sum;
 }
 
 template <Scalar T, Device D>

@@ -1,0 +1,107 @@
+// tests/text/keep.cpp: a tuned model is held to its base on other text.
+#include <ftlib/text/keep.hpp>
+#include <ftlib/train/mixed_source.hpp>
+#include <ftlib/train/trainer.hpp>
+#include "../tiny_text_model.hpp"
+
+#include <doctest/doctest.h>
+
+#include <cmath>
+
+using namespace ft;
+
+namespace {
+using Lm = CausalLM<float, Cpu>;
+
+Lm keep_model(const std::vector<std::string>& targets, const char* name = "llama_tiny") {
+  const Scratch scratch;
+  Lm lm = Lm::from_pretrained(test::tiny_text_model(scratch, name), {.threads = 1});
+  if (!targets.empty()) lm.attach({.rank = 4, .alpha = 8, .targets = targets});
+  return lm;
+}
+text::Dataset texts_of(Lm& lm, std::initializer_list<const char*> texts) {
+  std::vector<text::Record> records;
+  for (const char* text : texts) records.push_back({.text = text});
+  return {records, lm.prompt()};
+}
+Batch all_of(const IndexedSource& source) { return *source.epoch(0, {})->next(); }
+
+/// KL(base || tuned) of every place with a target, from whole logits.
+double divergence_by_hand(Lm& lm, const PackedTokens& packed) {
+  auto& ctx = lm.context();
+  const auto logits = [&] { return log_softmax(ctx, lm.model().logits(ctx, packed)).to_host(ctx); };
+  const auto tuned = logits();
+  const AdaptersOff off(lm);
+  const auto base = logits();
+  const std::size_t V = base.size() / packed.ids.size();
+  double sum = 0;
+  for (std::size_t i = 0; i < base.size(); ++i)
+    if (packed.targets[i / V] != ignored_target)
+      sum += std::exp(double{base[i]}) * (double{base[i]} - double{tuned[i]});
+  return sum;
+}
+}  // namespace
+
+TEST_CASE("text/keep: kept tokens cost their divergence from the base, others what they always cost") {
+  for (const bool head : {false, true}) {
+    Lm lm = keep_model({"v_proj", head ? "lm_head" : "down_proj"}, head ? "llama_untied" : "llama_tiny");
+    const auto learned = texts_of(lm, {"grass is green"});
+    const KeptText kept(texts_of(lm, {"the sky is blue", "snow is white"}));
+    Keeping<float, Cpu> keeping(lm);
+    CHECK(all_of(kept).tokens == all_of(kept.data()).tokens);
+    CHECK(kept.content().value() == kept.data().content().value());
+    const auto loss = [&](const Batch& batch) { return keeping.loss_sum(*batch.micro[0], false).item(lm.context()); };
+    CHECK(loss(all_of(kept)) == doctest::Approx(0).epsilon(1e-6));  // LoRA's B begins at zero
+    Trainer trainer(lm, {.optimizer = AdamW{.lr = 1e-2f}});
+    for (int step = 0; step < 4; ++step) trainer.step(all_of(learned), 1e-2f);
+    CHECK(loss(all_of(learned)) == doctest::Approx(lm.loss_sum(*all_of(learned).micro[0], false).item(lm.context())));
+    const double divergence = loss(all_of(kept));
+    CHECK(divergence > 1e-3);
+    CHECK(
+        divergence ==
+        doctest::Approx(divergence_by_hand(lm, micro_cast<PackedTokens>(*all_of(kept.data()).micro[0]))).epsilon(1e-4));
+    // Forgotten activations are made again with the adapter, as they were.
+    Trainer whole(keeping, {}), again(keeping, {.recompute = true});
+    CHECK(whole.step(all_of(kept), 0).grad_norm ==
+          doctest::Approx(again.step(all_of(kept), 0).grad_norm).epsilon(1e-4));
+  }
+}
+
+TEST_CASE("text/keep: what is kept moves less, and what is learned is learned all the same") {
+  double moved[2] = {}, learned_loss[2] = {};
+  for (const bool held : {false, true}) {
+    Lm lm = keep_model({"q_proj", "v_proj", "up_proj"});
+    const auto learned = texts_of(lm, {"grass is green", "tar is black"});
+    const KeptText kept(texts_of(lm, {"the sky is blue", "snow is white", "a lemon is yellow"}));
+    Keeping<float, Cpu> keeping(lm);
+    const MixedSource source(learned, {{&kept, 1, held ? 1.0f : 0.0f}});
+    Trainer trainer(keeping, {.optimizer = AdamW{.lr = 1e-2f}, .epochs = 30, .batch_tokens = 64});
+    trainer.fit(source);
+    moved[held] = trainer.evaluate(kept);
+    learned_loss[held] = trainer.evaluate(learned);
+  }
+  MESSAGE("divergence from the base: free ", moved[0], ", held ", moved[1], "; loss: ", learned_loss[0], ", ",
+          learned_loss[1]);
+  CHECK(moved[1] < 0.5 * moved[0]);
+  CHECK(learned_loss[1] < 1.5 * learned_loss[0]);
+}
+
+TEST_CASE("text/keep: where the base is trained there is nothing to be held to") {
+  Lm lm = keep_model({});
+  lm.train_all();
+  CHECK_THROWS_WITH_AS((Keeping<float, Cpu>(lm)), doctest::Contains("weights of the base are trained"), Error);
+}
+
+TEST_CASE("text/keep: the base writes on, by seed, whatever is in use") {
+  Lm lm = keep_model({"q_proj", "down_proj"});
+  const WriteOptions options{.tokens = 12, .batch = 2};
+  const auto before = write_texts(lm, {"sky", "snow", "tar"}, options);
+  REQUIRE(before.size() == 3);
+  for (const auto& record : before) CHECK(text::record_fault(record).empty());
+  CHECK(before[1].text.starts_with("snow"));
+  CHECK(before[1].text.size() > 4);
+  Trainer trainer(lm, {.optimizer = AdamW{.lr = 1e-1f}});
+  trainer.step(all_of(texts_of(lm, {"grass is green"})), 1e-1f);
+  CHECK(write_texts(lm, {"sky", "snow", "tar"}, options) == before);
+  CHECK(write_texts(lm, {"sky"}, {.tokens = 12, .seed = 7}) != std::vector<text::Record>{before[0]});
+}
