@@ -36,6 +36,7 @@ struct PrepareOptions {
   Columns columns = {};
   bool no_header = false;
   char delimiter = 0;                ///< 0: found
+  bool unanswered = false;           ///< questions without an answer are kept
   std::filesystem::path model = {};  ///< whose tokens lengths are counted in; none: characters
 
   ReadOptions read() const {
@@ -43,6 +44,7 @@ struct PrepareOptions {
     options.columns = columns;
     options.no_header = no_header;
     options.delimiter = delimiter;
+    options.unanswered = unanswered;
     return options;
   }
 };
@@ -68,7 +70,7 @@ inline std::string content_of(const Record& record) {
   std::string all =
       str(record.question, '\0', record.answers.empty() ? "" : record.answers.front(), '\0', record.context);
   for (const auto& turn : record.turns) all += str('\0', turn.role, '\0', turn.content);
-  return all;
+  return all + '\0' + record.text;
 }
 
 /// The split that a file's name tells, or the folder's that it lies in below `root`: train-00000.jsonl,
@@ -144,7 +146,7 @@ inline Measured measure(const std::vector<Record>& records) {
         text.begin(), text.end(), [](char c) { return (static_cast<unsigned char>(c) & 0xC0u) != 0x80u; }));
   };
   for (const auto& record : records) {
-    std::size_t n = characters(record.context) + characters(record.question);
+    std::size_t n = characters(record.context) + characters(record.question) + characters(record.text);
     if (!record.answers.empty()) n += characters(record.answers.front());
     for (const auto& turn : record.turns) n += characters(turn.content);
     out.sizes.push_back(n);
@@ -156,9 +158,11 @@ inline Measured measure(const std::vector<Record>& records) {
       const bool learned = turn.role == "assistant";
       text += str(turn.role, ": ", learned ? "[[" : "", cut(turn.content), learned ? "]]\n" : "\n");
     }
-    if (record.turns.empty()) {
+    if (!record.text.empty()) text = str("[[", cut(record.text), "]]\n");
+    else if (record.turns.empty()) {
       if (!record.context.empty()) text += str("Context: ", cut(record.context), '\n');
-      text += str("Q: ", cut(record.question), "\nA:[[ ", cut(record.answers.front()), "]]\n");
+      text += str("Q: ", cut(record.question), "\nA:[[ ",
+                  record.unanswered ? "(that it does not know: --unknown)" : cut(record.answers.front()), "]]\n");
     }
     return indented(text);
   };
@@ -170,7 +174,8 @@ inline Measured measure(const std::vector<Record>& records, const std::filesyste
   const bool chat = std::any_of(records.begin(), records.end(), [](const Record& r) { return !r.turns.empty(); });
   const auto tokenizer = tokenizer_of(model);
   try {
-    const ft::text::Prompt prompt(tokenizer, {.form = chat ? ft::text::Form::chat : ft::text::Form::question_answer});
+    const ft::text::Prompt prompt(tokenizer, {.form = chat ? ft::text::Form::chat : ft::text::Form::question_answer,
+                                              .unknown = "I do not know."});
     const auto data = std::make_shared<ft::text::Dataset>(
         records, prompt, ft::text::DatasetOptions{.max_tokens = std::numeric_limits<std::int64_t>::max()});
     Measured out;
@@ -236,10 +241,11 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
       throw Error(str(source.bad.front()),
                   source.hint.empty() ? "mend it, or leave --strict away to go on without it." : source.hint);
     if (file.by_name && source.records.empty())
-      throw Error(source.bad.empty() ? str(file.path.string(), ": holds no record")
-                                     : str(file.path.string(), ": no record can be used; line ",
-                                           source.bad.front().line, ": ", source.bad.front().why),
-                  source.hint.empty() ? "each needs a question and an answer, in UTF-8." : source.hint);
+      throw Error(
+          source.bad.empty() ? str(file.path.string(), ": holds no record")
+                             : str(file.path.string(), ": no record can be used; line ", source.bad.front().line, ": ",
+                                   source.bad.front().why),
+          source.hint.empty() ? "each needs a question and an answer, messages, or a text, in UTF-8." : source.hint);
     for (const auto& record : source.records) own_splits |= !record.split.empty();
     if (!source.records.empty()) named_splits.insert(file.split);
   }
@@ -303,18 +309,20 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   if (records.empty())
     throw Error(str(options.files.front().string(), options.files.size() > 1 ? " and the others" : "",
                     ": no record can be used"),
-                "each needs a question and an answer, in UTF-8 (iconv -f CP949 -t UTF-8 converts old Korean files).");
+                "each needs a question and an answer, messages, or a text, in UTF-8 (iconv -f CP949 -t UTF-8 converts "
+                "old Korean files).");
   ft::text::write_records(options.out, records);
 
   std::map<std::string, std::size_t> languages, splits;
   std::map<std::string, std::set<std::string>> answers_of_question;
-  std::size_t conversations = 0, line_feeds = 0, none = 0;
+  std::size_t conversations = 0, texts = 0, line_feeds = 0, none = 0;
   const std::set<std::string> missing = {"nan", "null", "none", "n/a", "#n/a", "undefined"};
   for (const auto& record : records) {
     ++languages[record.lang];
     ++splits[record.split];
     conversations += !record.turns.empty();
-    if (record.turns.empty()) {
+    texts += !record.text.empty();
+    if (!record.answers.empty()) {
       none += missing.contains(lowered(record.answers.front()));
       line_feeds += record.answers.front().find('\n') != std::string::npos;
       answers_of_question[str(record.context, '\0', record.question)].insert(record.answers.front());
@@ -326,6 +334,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   if (conversations > 0)
     report << "  " << detail::counted(conversations, "conversation")
            << ", of which every assistant's turn is learned: train with --form chat\n";
+  if (texts > 0) report << "  " << detail::counted(texts, "plain text") << ", learned whole\n";
   if (splits.size() == 1 && splits.contains("")) {
     report << "  no splits: train holds a tenth out\n";
   } else {
@@ -424,6 +433,10 @@ inline void add_prepare(CLI::App& app) {
       ->add_option("--model", arguments->model,
                    "count lengths in this model's tokens, and show records as it learns them (default: in characters)")
       ->type_name("PATH");
+  command->add_flag(
+      "--unanswered", arguments->options.unanswered,
+      "keep questions without an answer, to which the model learns to say that it does not know (default: "
+      "they are bad)");
   command->add_flag("--strict", arguments->options.strict, "stop at the first bad record (default: list it and go on)");
   command->footer("Example:\n  qa prepare korquad.json faq.csv --out data.jsonl");
   command->callback([arguments] {

@@ -50,8 +50,9 @@ enum class Form {
 struct ReadOptions {
   Form form;
   Columns columns;
-  bool no_header = false;  ///< tables have no row of names
-  char delimiter = 0;      ///< of tables; 0: found
+  bool no_header = false;   ///< tables have no row of names
+  char delimiter = 0;       ///< of tables; 0: found
+  bool unanswered = false;  ///< questions without an answer are records; else they are bad
 
   ReadOptions(Form f = Form::qa) : form(f) {}
 };
@@ -117,7 +118,7 @@ class Collector {
     record.lang = language(record.lang);
     record.context = trimmed(record.context);
     bool no_input = false, no_context = false;
-    if (record.turns.empty()) {
+    if (record.turns.empty() && record.text.empty()) {
       record.question = trimmed(record.question);
       std::string_view task = input;
       if (trimmed(input) == "<noinput>") {
@@ -153,7 +154,7 @@ class Collector {
   Form form() const { return options_.form; }
   Source take() {
     std::string said;
-    for (const char* what : {"question", "answer", "turns", "input", "context", "system", "history", "split"}) {
+    for (const char* what : {"question", "answer", "turns", "text", "input", "context", "system", "history", "split"}) {
       const auto& names = served_[what];
       if (names.empty()) continue;
       said += str(said.empty() ? "" : "; ", what, " from ");
@@ -217,19 +218,24 @@ inline bool says_no(const Json& value) {
 inline constexpr const char* columns_hint =
     "say which they are: --question-column NAME --answer-column NAME (a table's columns also by number, from 1).";
 
+/// The member of a plain text, where the object is one and not a task of its own, whose two sides can be said.
+inline std::string plain_text_name(Members& members) {
+  for (const auto* name : {"label", "labels", "summary", "highlights", "category", "sentiment", "translation"})
+    if (!members.named(name).is_null()) return {};
+  for (const auto name : text_names)
+    if (members.named(name).is_string()) return std::string(name);
+  return {};
+}
+
 /// What an object is that is neither question and answer nor conversation, as an Error with what to do.
 inline Error not_a_record(Members& members) {
   const Json &chosen = members.named("chosen"), &rejected = members.named("rejected");
   if (!chosen.is_null() && !rejected.is_null())
     return Error("is a preference pair (chosen, rejected), which is not learned yet",
                  "to learn the chosen answers alone, say --answer-column chosen.");
-  bool labelled = false;  // a task of its own, whose two sides can be said
-  for (const auto* name : {"label", "labels", "summary", "highlights", "category", "sentiment", "translation"})
-    labelled |= !members.named(name).is_null();
-  for (const auto name : text_names)
-    if (!labelled && members.named(name).is_string())
-      return Error(str("is plain text (\"", name, "\"), without a question and an answer, which is not learned yet"),
-                   "split it into questions and answers, or messages.");
+  if (const auto name = plain_text_name(members); !name.empty())
+    return Error(str("is plain text (\"", name, "\"), without a question and an answer"),
+                 "as lines of {\"text\": ...} in a .jsonl file it is learned whole.");
   return Error(str("none of ", listed(members.keys()), " is known as a question"), columns_hint);
 }
 
@@ -334,22 +340,37 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
       input = text_of(value, "input");
       if (!input.empty()) out.served("input", name);
     }
-    if (answer_name.empty() && (question_name.empty() || !members.named("rejected").is_null()))
-      throw not_a_record(members);
+    if (answer_name.empty() && (question_name.empty() || !members.named("rejected").is_null())) {
+      const auto name = question_name.empty() && members.named("chosen").is_null() ? plain_text_name(members) : "";
+      if (name.empty()) throw not_a_record(members);
+      record.text = trimmed(text_of(members.named(name), "text"));
+      members.use(name);
+      if (record.text.empty()) throw Error("the text is empty");
+      out.served("text", name);
+      members.unused([&](const std::string& key) { out.unused(key); });
+      return out.add(line, std::move(record));
+    }
     if (question_name.empty())
       throw Error(str("none of ", listed(members.keys()), " is known as a question"), columns_hint);
-    if (says_yes(members(unanswerable_names)) || says_no(members(answerable_names)))
-      throw Error("is marked as a question without an answer");
+    const bool marked = says_yes(members(unanswerable_names)) || says_no(members(answerable_names));
     if (answer_name.empty())
       out.hint(str("none of ", listed(members.keys()), " is known as an answer: ", columns_hint));
     out.served("question", question_name);
     out.served("answer", answer_name);
     record.question = text_of(question, "question");
     record.answers = answers_of(answer);
-    // QuAC's and MS MARCO's way to say it.
-    if (record.answers.size() == 1 &&
-        (record.answers[0] == "CANNOTANSWER" || record.answers[0] == "No Answer Present."))
-      throw Error("is marked as a question without an answer");
+    // A list that is empty, a mark, or QuAC's and MS MARCO's way to say it.
+    const bool empty = answer.is_array() && answer.empty();
+    if (empty || marked ||
+        (record.answers.size() == 1 &&
+         (record.answers[0] == "CANNOTANSWER" || record.answers[0] == "No Answer Present."))) {
+      if (!out.options().unanswered)
+        throw Error(marked || !empty ? "is marked as a question without an answer" : "there is no answer",
+                    "--unanswered keeps it: the model learns to say that it does not know.");
+      record.unanswered = true;
+      record.answers.clear();
+      out.count("questions without an answer");
+    }
     const auto [context_name, context] = members.get(context_names, said.context);
     if (!passage.is_null()) record.context = text_of(passage, "context");
     else if (out.form() == Form::qa && context.is_structured()) record.context = "a list";  // is left out, and counted
@@ -837,8 +858,10 @@ inline void read_trivia(Collector& out, std::string_view text) {
   }
   give_up();
   if (!any)
-    out.refuse(1, "no line starts with #Q, as Open Trivia's text has it",
-               "plain text is not learned yet; questions and answers may stand in a .csv, .tsv, .json or .jsonl file.");
+    out.refuse(
+        1, "no line starts with #Q, as Open Trivia's text has it",
+        "plain text is learned from lines of {\"text\": ...} in a .jsonl file; questions and answers may stand in "
+        "a .csv, .tsv, .json or .jsonl file.");
 }
 
 // --- files and folders ---------------------------------------------------------------------------------------------
