@@ -61,9 +61,10 @@ inline std::vector<std::string> beginnings(const std::vector<ft::text::Record>& 
       at = end + 1;
     }
   }
+  if (words.empty()) words.insert("");  // of what it likes
   std::vector<std::string> order(words.begin(), words.end()), out;
   ft::Random random(seed);
-  while (!order.empty() && static_cast<int64_t>(out.size()) < count) {
+  while (static_cast<int64_t>(out.size()) < count) {
     random.shuffle(order);
     for (const auto& word : order)
       if (static_cast<int64_t>(out.size()) < count) out.push_back(word);

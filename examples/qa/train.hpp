@@ -239,6 +239,8 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   config.micro_batch_tokens = a.micro_batch_tokens;
   config.epochs = a.epochs > 0 ? a.epochs : enough_epochs(parts.learned, a.batch_tokens, a.run.seed);
   config.max_steps = a.max_steps;
+  if (config.evaluate_every == 0 && config.epochs > usual_epochs)  // epochs of a few steps: not behind each
+    config.evaluate_every = (least_steps + usual_epochs - 1) / usual_epochs;
   config.recompute = a.recompute;
   config.cuda_graph = a.cuda_graph;
   if (a.run.patience > 0 && kept)

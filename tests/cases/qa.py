@@ -102,6 +102,59 @@ def splits():
     says(run("evaluate", "--model", model, "--data", odd, "--split", "Validation", "--threads", 1), "on 1 records of split")
 
 
+def kept_and_withheld():
+    facts = [{"id": f"f{i}/0", "question": f"number {i} colour?", "answer": f"shade {i * 7 % 30}", "split": split}
+             for i in range(30) for split in ("train", "valid")]
+    data = records("facts.jsonl", *facts)
+
+    def learn(out, *more):
+        return run("train", "--model", model, "--data", data, "--out", scratch / out, "--threads", 1, "--samples", 1, "--epochs", 60, "--lr",
+                   2e-2, "--evaluate-every", 200, *more)
+
+    free = learn("free", "--keep-weight", 0)
+    assert "keep:" not in free and not (scratch / "free/base-text.jsonl").exists(), free
+    said = learn("held")
+    says(said, " tokens, that the base wrote; watched ", "; kept text: perplexity +", "sure: an answer of a confidence under ",
+         ' becomes "I do not know.", which costs 0 of ')
+    written = (scratch / "held/base-text.jsonl").read_bytes()
+    assert len(written.splitlines()) > 80
+    train(data, "held", "--epochs", 1)  # the base's text is taken as it is there
+    assert (scratch / "held/base-text.jsonl").read_bytes() == written
+    # Two adapters: which is the better one, by what rule; and what was never trained is not made up.
+    strange = [{"id": f"s{i}/0", "question": f"How {word}?", "answer": "never", "split": "untrained"}
+               for i, word in enumerate("long wide deep heavy old tall near round red loud".split())]
+    asked = records("asked.jsonl", *facts, *strange)
+    text = scratch / "unrelated.txt"
+    text.write_text("The weather was fine, and we went out to see the ships. " * 3)
+    learn("held")
+    report = scratch / "two.json"
+    said = run("evaluate", "--model", model, "--data", asked, "--split", "valid", "--adapter", scratch / "free/adapter", "--adapter",
+               scratch / "held/adapter", "--unrelated", text, "--json", report, "--threads", 1)
+    says(said, "tuned 1", "tuned 2", "95 % of draws: from", "the better one: tuned ", "at most 10 %")
+    both = json.loads(report.read_text())["adapters"]
+    rise = [both[str(scratch / name / "adapter")]["unrelated_perplexity"] for name in ("free", "held")]
+    assert rise[1] < rise[0], rise
+    low, high = both[str(scratch / "held/adapter")]["exact_match_95"]
+    assert low <= both[str(scratch / "held/adapter")]["exact_match"] <= high
+    said = run("evaluate", "--model", model, "--data", asked, "--adapter", scratch / "held/adapter", "--split", "untrained",
+               "--sure", 1, "--json", report, "--threads", 1)
+    answers = json.loads(report.read_text())["answers"]
+    assert all(a["tuned"] == "I do not know." for a in answers), answers
+    says(run("ask", "--model", model, "--adapter", scratch / "held/adapter", "--sure", 1, "How odd?", "--threads", 1), "I do not know.")
+    # Of a user's own text, with a report of what is no text; other records beside; questions without an answer.
+    paragraphs = scratch / "own.txt"
+    paragraphs.write_text("\n\n".join(f"Paragraph {i} of some prose." for i in range(12)))
+    open_ones = records("open.jsonl", *({"question": f"What of {i}?", "answers": [], "lang": "en"} for i in range(4)))
+    said = train(data, "own", "--data", open_ones, "--keep", paragraphs, "--mix", f"{open_ones}=0.5", "--epochs", 1)
+    says(said, f"tokens, of {paragraphs}; watched 1", "4 of all have no answer", "open.jsonl, 4 examples, weight 0.5")
+    says(train(data, "no", "--mix", f"{open_ones}=-1", code=2), "its weight is no number of 0 or more")
+    says(train(data, "no", "--keep", records("no_text.jsonl", facts[0]), code=2), "has no record with a text")
+    says(train(data, "no", "--keep", records("few.jsonl", {"text": "one"}), code=2), "1 texts are too few")
+    # All weights: the text itself is learned.
+    says(run("train", "--model", model, "--data", data, "--out", scratch / "whole_kept", "--threads", 1, "--full", "--keep", paragraphs,
+             "--epochs", 1), "; loss on kept text ")
+
+
 def long_ones():
     rows = [{"question": f"q{i}?", "answer": "word " * (400 if i % 5 == 0 else 2)} for i in range(20)]
     says(train(records("long.jsonl", *rows), "long", "--epochs", 1, "--max-tokens", 64), "4 left out: longer than 64 tokens")
@@ -525,7 +578,7 @@ def full_disk():
 
 try:
     make_model()
-    for case in (few_records, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations,
+    for case in (few_records, kept_and_withheld, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations,
                  templates, adapters, not_numbers, gguf, tokens, refused_conversations, inputs_stay, full_disk):
         case()
     print("qa: all cases are right")
