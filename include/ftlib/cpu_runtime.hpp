@@ -29,8 +29,7 @@
   X(, softmax_backward, View<T>, In<T>, In<T>, SoftmaxResult)                                                         \
   X(, softmax_cross_entropy, View<accumulate_t<T>>, View<T>, In<int32_t>, bool,                                       \
     FTLIB_CPU_DEFAULT(In<accumulate_t<T>>, {}))                                                                       \
-  X(, softmax_divergence, View<accumulate_t<T>>, View<T>, View<T>, bool,                                              \
-    FTLIB_CPU_DEFAULT(In<accumulate_t<T>>, {}))                                                                       \
+  X(, softmax_divergence, View<accumulate_t<T>>, View<T>, View<T>, bool, FTLIB_CPU_DEFAULT(In<accumulate_t<T>>, {}))  \
   X(, gather_rows, View<T>, In<T>, In<int32_t>)                                                                       \
   X(, scatter_rows, View<T>, In<T>, In<int32_t>, FTLIB_CPU_DEFAULT(In<accumulate_t<T>>, {}))                          \
   X(, sum_all, View<T>, In<T>)                                                                                        \

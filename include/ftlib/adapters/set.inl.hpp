@@ -49,8 +49,8 @@ template <Scalar T> std::vector<T> finite_values(const Stored<Cpu>& tensor, cons
   std::vector<T> values(static_cast<std::size_t>(tensor.shape.count()));
   dequantise_row(tensor.type, tensor.data, 0, tensor.shape.count(), values.data());
   for (std::size_t i = 0; i < values.size(); ++i)
-    if (!std::isfinite(static_cast<double>(values[i])))
-      throw Error(str(where, ": element ", i, " is ", static_cast<double>(values[i])),
+    if (const accumulate_t<T> value(values[i]); !std::isfinite(value))
+      throw Error(str(where, ": element ", i, " is ", value),
                   "its training went wrong, or it does not fit the compute type.");
   return values;
 }
@@ -199,7 +199,8 @@ template <Scalar T, Device D>
       const auto ours = dense(ctx, *w->second).to_host(ctx);
       double most = 0;
       for (std::size_t i = 0; i < ours.size(); ++i)
-        most = std::max(most, std::abs(static_cast<double>(ours[i]) - static_cast<double>(theirs[i])));
+        most = std::max(most, std::abs(static_cast<double>(accumulate_t<T>(ours[i])) -
+                                       static_cast<double>(accumulate_t<T>(theirs[i]))));
       if (most > 0)
         warnings.push_back(
             str(from, ": '", data.key_of(key), "' was ignored; it differs from the model's by up to ", most));
@@ -342,7 +343,7 @@ template <Scalar T, Device D>
       auto& lora = static_cast<LoraAdapter<T, D>&>(*made->on[static_cast<std::size_t>(w->index)]);
       const int64_t out = w->shape()[0], in = w->shape()[1], R = lora.a.shape()[0];
       std::vector<double> values;
-      for (const T v : dense(ctx, *w).to_host(ctx)) values.push_back(static_cast<double>(v));
+      for (const T v : dense(ctx, *w).to_host(ctx)) values.push_back(static_cast<double>(accumulate_t<T>(v)));
       const auto [a0, b0] = removed_factors(data.initial, values, out, in, R, static_cast<double>(lora.scale));
       auto a = lora.a.value.to_host(ctx), b = lora.b.value.to_host(ctx);
       for (const double v : a0) a.push_back(static_cast<T>(static_cast<accumulate_t<T>>(v)));
