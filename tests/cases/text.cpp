@@ -99,10 +99,118 @@ TEST_CASE("cases/01: columns are found by name, or given, or the file is refused
   given.columns.answer = "dies";
   CHECK(says(read_text("a.csv", "das,was ist\n2,1 + 1?\n", given),
              "--answer-column dies: the columns are \"das\", \"was ist\""));
+  const auto unknown = read_text("a.json", R"([{"question":"a","human_answers":["b"]}])");
+  CHECK(says(unknown,
+             "none of \"human_answers\", \"question\" is known as an answer: say which they are: --question-column"));
+  CHECK(read_text("a.csv", "question,answer,question\na,b,c\n").refused == "two columns are named \"question\"");
+}
+
+TEST_CASE("cases/02: the delimiter is found or given; Excel's sep= line is understood") {
+  CHECK(pairs("02-csv-semicolon/a.csv") ==
+        Pairs{{"Which colour is a lemon, when ripe?", "Yellow"}, {"Which colour is grass?", "Green"}});
+  CHECK(pairs("02-csv-semicolon/sep.csv") == Pairs{{"Which colour is a lemon?", "Yellow"}});
+  CHECK(pairs("02-csv-semicolon/sepcomma.csv") == Pairs{{"Which colour is a lemon?", "Yellow"}});
+  CHECK(read_source(cases / "02-csv-semicolon/headerless.csv").refused != "");
+  ReadOptions options;
+  options.no_header = true;
+  const Pairs right = {{"Which colour is a lemon, when ripe?", "Yellow"}, {"Which colour is grass, in May?", "Green"}};
+  CHECK(pairs("02-csv-semicolon/headerless.csv", options) == right);  // behind each comma is a blank
+  CHECK(says(read_text("a.csv", "a,b;c\nd,e;f\n", options), "its columns may be separated by ',' or ';'"));
+  options.delimiter = ';';
+  CHECK(pairs("02-csv-semicolon/headerless.csv", options) == right);
+  CHECK(pairs(read_text("a.csv", "a,b;c\nd,e;f\n", options)) == Pairs{{"a,b", "c"}, {"d,e", "f"}});
+  CHECK(pairs(read_text("a.csv", "id|question|answer\n1|a;b?|c\n")) == Pairs{{"a;b?", "c"}});
+  CHECK(pairs(read_text("a.csv", "| question | answer |\n| --- | :-: |\n| a? | c |\n")) == Pairs{{"a?", "c"}});
+  CHECK(pairs(read_text("a.csv", "question\tanswer\na, b?\tc\n")) == Pairs{{"a, b?", "c"}});
+  CHECK(pairs(read_text("a.csv", "sep=|\r\nquestion|answer\r\na?|c\r\n")) == Pairs{{"a?", "c"}});
+}
+
+TEST_CASE("cases/03: a byte-order mark says how to read; what is not UTF-8 is named with the call that mends it") {
+  const Pairs quoted = {{"Which colour, when\r\nripe, is a \"lemon\"?", "Yellow"}, {"Colour of grass?", "Green"}};
+  CHECK(pairs("03-encodings/bom.json") == grass);
+  CHECK(pairs("03-encodings/bom.jsonl") == grass_and_lemon);
+  CHECK(pairs("03-encodings/bom_crlf.csv") == quoted);
+  CHECK(pairs("03-encodings/bomquoted.csv") == grass);
+  CHECK(pairs("03-encodings/oldmac.csv") == grass_and_lemon);
+  CHECK(pairs("03-encodings/oldmac.jsonl") == grass_and_lemon);
+  CHECK(pairs("03-encodings/utf16.csv") == quoted);
+  CHECK(pairs("03-encodings/utf16.jsonl") == grass);
+  CHECK(says(read_source(cases / "03-encodings/utf16.tsv"), "read as UTF-16LE, by its byte-order mark"));
+  const auto latin = read_source(cases / "03-encodings/latin1.csv");
+  CHECK(pairs(latin) == Pairs{{"plain?", "yes"}});
+  CHECK(says(latin, "2: question: not UTF-8 at byte 10"));
+  CHECK(says(latin, "iconv -f WINDOWS-1252 -t UTF-8 "));
+  // The other marks; and none.
+  const std::string json = R"({"question":"색?","answer":"🙂"})";
+  const auto units = [](std::u32string_view text, int unit, bool big, bool mark) {
+    std::string out;
+    const auto put = [&](char32_t value) {
+      for (int k = 0; k < unit; ++k) out += static_cast<char>(value >> 8 * (big ? unit - 1 - k : k) & 0xff);
+    };
+    if (mark) put(0xfeff);
+    for (const char32_t c : text) {
+      if (unit == 2 && c > 0xffff) put(0xd800 + ((c - 0x10000) >> 10)), put(0xdc00 + ((c - 0x10000) & 0x3ff));
+      else put(c);
+    }
+    return out;
+  };
+  const std::u32string text = UR"({"question":"색?","answer":"🙂"})";
+  for (const int unit : {2, 4})
+    for (const bool big : {false, true}) {
+      CHECK(pairs(read_text("a.jsonl", units(text, unit, big, true))) == Pairs{{"색?", "🙂"}});
+      CHECK(pairs(read_text("a.json", units(text, unit, big, true))) == Pairs{{"색?", "🙂"}});
+    }
+  const auto unmarked = read_text("a.jsonl", units(text, 2, true, false));
+  CHECK(unmarked.refused == "is UTF-16 without a byte-order mark, as it seems");
+  CHECK(unmarked.hint.find("iconv -f UTF-16BE -t UTF-8 ") == 0);
+  CHECK(read_text("a.csv", units(text, 2, false, true) + "x").refused ==
+        "begins with the byte-order mark of UTF-16LE and is not UTF-16LE");
+  CHECK(says(read_text("a.csv", "question,answer\n\xbb\xf6?,\xb3\xeb\xb6\xfb\n"), "iconv -f CP949 -t UTF-8 "));
+}
+
+TEST_CASE("cases/04: conversations and plain text are records of their own; preference pairs are named") {
+  const auto first = [](const char* name) { return read_source(cases / "04-chat-formats" / name).records.at(0); };
+  CHECK(pairs("04-chat-formats/alpaca.json") ==
+        Pairs{{"Name the colour.\nGrass", "Green"}, {"Name the sky's colour.", "Blue"}, {"Translate.", "x"}});
+  CHECK(first("alpaca_system_history.json").turns == std::vector<Message>{{"system", "You speak like a pirate."},
+                                                                          {"user", "Hello"},
+                                                                          {"assistant", "Ahoy"},
+                                                                          {"user", "How be ye?"},
+                                                                          {"assistant", "Fine"},
+                                                                          {"user", "Name the colour of grass."},
+                                                                          {"assistant", "Green, arr"}});
+  CHECK(first("dolly.jsonl").answers == std::vector<std::string>{"Green"});
+  CHECK(says(read_source(cases / "04-chat-formats/dolly.jsonl"), "contexts left out (--form context keeps them): 1"));
+  CHECK(read_source(cases / "04-chat-formats/dolly.jsonl", Form::context).records[0].context ==
+        "The grass in the garden is green.");
+  CHECK(first("messages.jsonl").turns ==
+        std::vector<Message>{{"system", "Be brief."}, {"user", "Colour of grass?"}, {"assistant", "Green."}});
+  const auto shared = read_source(cases / "04-chat-formats/sharegpt.json");
+  REQUIRE(shared.records.size() == 2);
+  CHECK(shared.records[0].turns.size() == 5);
+  CHECK(shared.records[0].turns[3] == Message{"user", "And of a lemon?"});
+  CHECK(shared.records[1].turns.empty());  // one question and its answer
+  CHECK(shared.records[1].question == "Sides of a hexagon?");
+  CHECK(pairs("04-chat-formats/trl_prompt_completion.jsonl") == Pairs{{"Colour of grass?", "Green."}});
+  CHECK(pairs("04-chat-formats/llamacpp_prompt_response.jsonl") == grass);
+  CHECK(says(read_source(cases / "04-chat-formats/llamacpp_prompt_response.jsonl"),
+             "not used: \"chosen\", \"rejected\""));
+  CHECK(refusal({.files = {cases / "04-chat-formats/dpo.jsonl"}})
+            .find("is a preference pair (chosen, rejected), which is not learned yet") != std::string::npos);
+  CHECK(first("text_only.jsonl").text == "### Human: Colour of grass? ### Assistant: Green.");
+  CHECK(says(read_source(cases / "04-chat-formats/text_only.jsonl"), "text from \"text\""));
+  CHECK(says(read_text("a.csv", "id,text\n1,Grass is green.\n"), "is plain text (\"text\")"));
   const char* open = R"({"question":"a?","answers":[]})";
   CHECK(says(read_text("a.jsonl", open), "there is no answer"));
-  CHECK(says(read_text("a.jsonl", open), "hint: --unanswered keeps it"));
-  CHECK(says(read_text("a.jsonl", R"({"question":"a?"})"), "there is no answer"));
+  ReadOptions keep;
+  keep.unanswered = true;
+  const auto kept = read_text("a.jsonl", open, keep);
+  CHECK(kept.records.at(0).unanswered);
+  CHECK(says(kept, "questions without an answer: 1"));
+  CHECK(read_text("a.jsonl", R"({"question":"a?","is_impossible":true,"answers":["b"]})", keep)
+            .records.at(0)
+            .answers.empty());
+  CHECK(says(read_text("a.jsonl", R"({"question":"a?"})", keep), "there is no answer"));
   CHECK(pairs(read_text("a.jsonl", R"({"prompt":"a?","completion":"b"})")) == Pairs{{"a?", "b"}});
   // Others of the kind.
   const auto turns = [](std::string_view json) {
