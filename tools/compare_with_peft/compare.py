@@ -36,7 +36,7 @@ def our_command(args, out):
     device = ["--device", "cuda", "--dtype", args.dtype, "--epochs", "1000", "--evaluate-every", "100000",
               "--samples", "0"] if args.device == "cuda" else []
     return [str(args.qa), "train", "--model", str(args.model), "--data", str(args.data), "--out", str(out),
-            *method, *device, "--lr", str(args.lr),
+            *method, *device, "--keep-weight", "0", "--withhold", "0", "--lr", str(args.lr),
             "--batch-tokens", str(args.batch_tokens), "--max-steps", str(args.warmup + args.steps),
             "--threads", str(args.threads), "--seed", str(args.seed), *args.qa_flags.split()]
 
