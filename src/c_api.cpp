@@ -244,7 +244,7 @@ ft_status answer_turns(const char* call, ft_session* session, const char* option
     Options given(options);
     const auto generate = generate_options(given, 128);
     given.done();
-    answer(*session, prompt.conversation(turns()), ft::answer_options(prompt, generate), true, on_text, user, to);
+    answer(*session, prompt.conversation(turns()), lm.answer_options(prompt, generate), true, on_text, user, to);
   });
 }
 

@@ -17,7 +17,7 @@ struct AskArguments : ModelArguments {
 /// Answers the last question of `turns`, and adds the answer to them.
 template <class Lm> void answer(Lm& lm, const AskArguments& a, std::vector<ft::text::Message>& turns) {
   const auto options =
-      ft::answer_options(lm.prompt(), {.max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .seed = a.seed});
+      lm.answer_options(lm.prompt(), {.max_new_tokens = a.max_new_tokens, .sampling = a.sampling, .seed = a.seed});
   auto prompt = lm.prompt().conversation(turns);
   while (turns.size() > 1 && static_cast<int64_t>(prompt.size()) + a.max_new_tokens > lm.model().context_length()) {
     turns.erase(turns.begin(), turns.begin() + 2);  // the oldest question and its answer have no room any more

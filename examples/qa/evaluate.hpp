@@ -194,12 +194,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   say_notes(lm);
   {
     const ft::AdaptersOff off(lm);
-    const auto options = lm.prompt().options();
-    auto always = options;  // how sure it must be was found for the tuned one
-    always.sure = a.sure.value_or(0);
-    lm.set_prompt(always);
     results.push_back(run("base", "the base model"));
-    lm.set_prompt(options);
   }
   for (const std::string& folder : a.adapters) {
     if (folder != a.adapters.front()) load(folder);

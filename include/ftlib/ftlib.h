@@ -91,7 +91,8 @@ FTLIB_API ft_status ft_summary(ft_session* session, char** text);
  * 0 where none runs, and nothing happens then. From any thread. */
 FTLIB_API int ft_cancel(ft_session* session);
 /* How the model is asked and trained: "form" ("question_answer" or "chat", by the model's own template), "thinking",
- * "stop" (a list of strings), "variables", "date"; what is not named stays. An adapter that is saved keeps it, and
+ * "stop" (a list of strings), "variables", "date", "unknown" (the answer where it does not know), "sure" (how sure it must
+ * be of another, 0 to 1, while an adapter is in use); what is not named stays. An adapter that is saved keeps it, and
  * brings it along when it is loaded. */
 FTLIB_API ft_status ft_set_prompt(ft_session* session, const char* options);
 

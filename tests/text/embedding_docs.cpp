@@ -22,7 +22,8 @@ bool answer(LM& session, const std::string& tenant, const std::vector<ft::text::
   if (tenant.empty()) session.use_base();
   else session.use(tenant);  // an adapter by its name, in microseconds
   const ft::text::Prompt prompt = session.prompt(ft::text::Form::chat);
-  auto stream = session.generate_from(prompt.conversation(turns), ft::answer_options(prompt, {.max_new_tokens = 64}));
+  auto stream =
+      session.generate_from(prompt.conversation(turns), session.answer_options(prompt, {.max_new_tokens = 64}));
   while (const auto piece = stream.next())
     if (!send(*piece)) return false;  // the client has gone: leave the stream, there is nothing to clean up
   return true;

@@ -1,4 +1,5 @@
 // tests/text/keep.cpp: a tuned model is held to its base on other text.
+#include <ftlib/ops/softmax.hpp>
 #include <ftlib/text/keep.hpp>
 #include <ftlib/train/mixed_source.hpp>
 #include <ftlib/train/trainer.hpp>
@@ -6,6 +7,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <cmath>
 
 using namespace ft;
@@ -104,4 +106,33 @@ TEST_CASE("text/keep: the base writes on, by seed, whatever is in use") {
   trainer.step(all_of(texts_of(lm, {"grass is green"})), 1e-1f);
   CHECK(write_texts(lm, {"sky", "snow", "tar"}, options) == before);
   CHECK(write_texts(lm, {"sky"}, {.tokens = 12, .seed = 7}) != std::vector<text::Record>{before[0]});
+}
+
+TEST_CASE("text/keep: an answer that is not sure enough becomes the words for it, and the base's are its own") {
+  Lm lm = keep_model({"q_proj", "down_proj"});
+  lm.set_prompt({.unknown = "No.", .sure = 1});
+  const auto asked = lm.prompt().question({.question = "Which?"});
+  const auto answer = [&] {
+    return lm.generate_from(asked, lm.answer_options(lm.prompt(), {.max_new_tokens = 4})).rest();
+  };
+  CHECK(answer() == "No.");
+  std::vector<double> confidence;
+  const auto both =
+      lm.generate_batch({asked, asked}, lm.answer_options(lm.prompt(), {.max_new_tokens = 4}), &confidence);
+  CHECK(both == std::vector<std::string>{"No.", "No."});
+  CHECK((confidence[0] > 0 && confidence[0] < 1 && confidence[0] == confidence[1]));
+  {
+    const AdaptersOff off(lm);
+    CHECK(answer() != "No.");
+  }
+  // The least of the tokens' probabilities: of the first alone, its own.
+  const NoGrad unrecorded(lm.context());
+  PackedTokens batch;
+  batch.add(asked);
+  const auto p = softmax(lm.context(), lm.model().logits(lm.context(), batch)).to_host(lm.context());
+  const auto last = p.end() - static_cast<std::ptrdiff_t>(p.size() / asked.size());
+  lm.generate_batch({asked}, {.max_new_tokens = 1}, &confidence);
+  CHECK(confidence[0] == doctest::Approx(double{*std::max_element(last, p.end())}).epsilon(1e-4));
+  CHECK_THROWS_WITH_AS(lm.set_prompt({.sure = 0.5}), doctest::Contains("with no words for less"), Error);
+  CHECK_THROWS_WITH_AS(lm.generate_from(asked, {.sure = 2}), doctest::Contains("sure is 2"), Error);
 }

@@ -31,10 +31,6 @@ struct ModelSummary {
   friend std::ostream& operator<<(std::ostream& out, const ModelSummary& s);
 };
 
-/// How an answer in `prompt`'s form is generated: `options`, with its stop strings and how sure the model must be where
-/// they say nothing of it.
-GenerateOptions answer_options(const text::Prompt& prompt, GenerateOptions options = {});
-
 /// A pretrained causal language model on device D, computing in T: a session on it (adapters/adapted.hpp). Moves, does
 /// not copy; session() gives another one.
 template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trainable<T, D> {
@@ -102,6 +98,10 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
     return text::Prompt(tokenizer(), options);
   }
   void set_prompt(text::PromptOptions options) { prompt_ = text::Prompt(tokenizer(), std::move(options)).options(); }
+
+  /// How an answer in the form of `prompt` is generated: `options`, with its stop strings where they name none, and how
+  /// sure the model must be while an adapter is in use, of which that was found.
+  GenerateOptions answer_options(const text::Prompt& prompt, GenerateOptions options = {});
 
   /// `text` as tokens, as Prompt::plain has them.
   std::vector<int32_t> encode(std::string_view text) const { return prompt().plain(text); }

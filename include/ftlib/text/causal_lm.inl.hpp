@@ -178,9 +178,10 @@ template <Scalar T, Device D> void CausalLM<T, D>::check(const DataLimits& data)
                 "was it made by another model's tokenizer?");
 }
 
-FTLIB_INLINE GenerateOptions answer_options(const text::Prompt& prompt, GenerateOptions options) {
+template <Scalar T, Device D>
+GenerateOptions CausalLM<T, D>::answer_options(const text::Prompt& prompt, GenerateOptions options) {
   if (options.stop.empty()) options.stop = prompt.stop();
-  if (options.otherwise.empty()) {
+  if (options.otherwise.empty() && !this->adapters().used(this->context()).empty()) {
     options.sure = prompt.options().sure;
     options.otherwise = prompt.options().unknown;
   }

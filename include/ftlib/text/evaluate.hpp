@@ -16,9 +16,9 @@
 namespace ft::inline FTLIB_ABI {
 
 struct EvaluateOptions {
-  std::optional<text::Form> form = {};                          // none: the model's (CausalLM::prompt)
-  GenerateOptions generate = {.max_new_tokens = 48};            // what it does not say the prompt does: answer_options
-  int64_t batch = 64;                                           // prompts generated side by side
+  std::optional<text::Form> form = {};                // none: the model's (CausalLM::prompt)
+  GenerateOptions generate = {.max_new_tokens = 48};  // what it does not say the prompt does: CausalLM::answer_options
+  int64_t batch = 64;                                 // prompts generated side by side
   std::function<void(int64_t done, int64_t of)> progress = {};  // called after each batch
   StopToken stop = {};                                          // looked at before each batch
 };

@@ -24,7 +24,7 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
   if (options.batch < 1) throw Error(str("evaluate: a batch of ", options.batch, " prompts"), "give 1 or more.");
   Evaluation result;
   const text::Prompt prompt = lm.prompt(options.form);
-  const GenerateOptions generate = answer_options(prompt, options.generate);
+  const GenerateOptions generate = lm.answer_options(prompt, options.generate);
   const text::Dataset data(records, prompt, {.max_tokens = lm.model().context_length()});
   {  // perplexity
     const NoGrad off(lm.context());
