@@ -44,10 +44,11 @@ inline int64_t enough_epochs(const ft::text::Dataset& data, int64_t batch_tokens
 /// What is answered where the model does not know, in the language of the records; empty where they are of several or
 /// of another one than those whose words are here.
 inline std::string unknown_words(const std::vector<Record>& records) {
-  static const std::map<std::string, std::string> words = {
-      {"", "I do not know."}, {"en", "I do not know."}, {"ko", "모르겠습니다."}};
+  static const std::map<std::string, std::string> words = {{"en", "I do not know."}, {"ko", "모르겠습니다."}};
   std::set<std::string> languages;
-  for (const Record& r : records) languages.insert(r.lang);
+  for (const Record& r : records)
+    if (!r.lang.empty()) languages.insert(r.lang);
+  if (languages.empty()) languages.insert("en");
   if (languages.size() != 1) return {};
   const auto found = words.find(*languages.begin());
   return found == words.end() ? std::string() : found->second;
