@@ -43,6 +43,7 @@ Traps these fixtures are made to catch:
  - granite4_tiny: no positions at all; intermediate_size is not the width of its feed-forward part.
  - phi3_tiny: 6 of a head's 8 elements turn; texts become longer than longrope's 16 while they are generated.
  - gpt2's matrices are (in, out) in its folder alone; its positions are rows that are learned; a LayerNorm has a bias.
+ - qwen3_moe_tiny: one layer has no experts; probabilities of the chosen ones do not sum to 1 (in GGUF they always do).
  - lfm2's last norm is called embedding_norm, token_embd_norm in GGUF; config.json's width of the feed-forward part is
    not the one that is built; which layers are attention is said by name, by number (older files), or by heads (GGUF).
  - smollm3's and granite's q and k rows are permuted in GGUF as llama's are, phi3's in one matrix are not.
@@ -233,9 +234,19 @@ def lfm2_tiny():
     return randomise(transformers.Lfm2ForCausalLM(c), 0.35), old, "10GB"
 
 
+def qwen3_moe_tiny():
+    c = transformers.Qwen3MoeConfig(
+        vocab_size=97, hidden_size=20, intermediate_size=36, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12, norm_topk_prob=False, mlp_only_layers=[0],
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6}, attn_implementation="eager",
+        experts_implementation="eager")
+    return randomise(transformers.Qwen3MoeForCausalLM(c), 0.6), {"rope_theta": 1e6, "rope_scaling": None}, "10GB"
+
+
 FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny, mistral_tiny, smollm3_tiny,
                                    granite_tiny, granite4_tiny, phi3_tiny, gpt2_tiny,
-                                   lfm2_tiny)}
+                                   lfm2_tiny, qwen3_moe_tiny)}
 
 
 # ---- what transformers says ------------------------------------------------------------------------------------------
@@ -319,8 +330,11 @@ def save_adapter(model, folder, base_name):
 
 
 def adapted(model, rank, alpha):
+    # peft's all-linear goes to experts too, by target_parameters, which ftlib does not read
+    moe = "moe" in model.config.model_type and getattr(model.config, "num_experts", 0)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if moe else "all-linear"
     return peft.get_peft_model(model, peft.LoraConfig(
-        r=rank, lora_alpha=alpha, target_modules="all-linear", lora_dropout=0.0, bias="none", use_rslora=False,
+        r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none", use_rslora=False,
         task_type="CAUSAL_LM"))
 
 
@@ -361,6 +375,16 @@ def draw_batches(vocab):
     return [rows[step % len(rows)] for step in range(STEPS)]
 
 
+def checkpoint_parts(name, tensor):
+    """What transformers has as one tensor of all experts is a matrix of each in a checkpoint."""
+    if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+        return [(name, tensor)]
+    at, part = name.rsplit(".", 1)
+    return [(f"{at}.{e}.{which}.weight", half) for e, one in enumerate(tensor)
+            for which, half in zip(part.replace("gate_up_proj", "gate_proj up_proj").split(),
+                                   one.chunk(2) if part == "gate_up_proj" else [one])]
+
+
 def make_folder(name, out):
     seeded(name)
     model, old_config, shard = FOLDERS[name]()
@@ -385,7 +409,8 @@ def make_folder(name, out):
     (chosen_nll(logits_of(model, longest["tokens"]), longest["tokens"], longest["targets"])
      / sum(longest["targets"])).backward()
     for n, p in model.named_parameters():
-        tensors[f"grad.{n}"] = p.grad.clone()
+        for name, part in checkpoint_parts(n, p.grad):
+            tensors[f"grad.{name}"] = part.clone()
     expected["gradient"] = {"sequence": len(sequences) - 1, "loss": "mean over its targets",
                             "norm": float(torch.stack([p.grad.norm() for p in model.parameters()]).norm())}
     expected["hidden"] = {"sequence": len(sequences) - 1}
@@ -478,7 +503,7 @@ def tensor_kinds(name, architecture):
     T = gguf.GGMLQuantizationType
     if "norm" in name or "shortconv.conv" in name:
         return T.F32
-    if name.endswith(".bias"):
+    if name.endswith(".bias") or "ffn_gate_inp" in name:
         return T.F32
     if architecture != "gemma3":
         if name.startswith(("token_embd", "output", "position_embd")):
@@ -533,7 +558,11 @@ def write_gguf(path, model, architecture):
             for length in ("long", "short"):
                 w.add_tensor(f"rope_factors_{length}.weight",
                              np.array(c.rope_parameters[f"{length}_factor"], dtype=np.float32))
-        if architecture == "qwen3":
+        if architecture == "qwen3moe":
+            w.add_expert_count(c.num_experts)
+            w.add_expert_used_count(c.num_experts_per_tok)
+            w.add_expert_feed_forward_length(c.moe_intermediate_size)
+        if architecture.startswith("qwen3"):
             w.add_key_length(c.head_dim)
             w.add_value_length(c.head_dim)
         if architecture != "gpt2":
@@ -568,6 +597,12 @@ def write_gguf(path, model, architecture):
     state = {k: v.detach().numpy() for k, v in model.state_dict().items() if k != "lm_head.weight" or not c.tie_word_embeddings}
     top = {v: k for k, v in TOPS.get(architecture, TOP).items()}
     block = {v: k for k, v in BLOCKS[architecture].items()}
+    if architecture == "qwen3moe":  # transformers has gate and up of all experts as one tensor
+        for name in [n for n in state if n.endswith("experts.gate_up_proj")]:
+            gate, up = np.split(state.pop(name), 2, axis=1)
+            at = name.rsplit(".", 1)[0]
+            state |= {f"{at}.gate_proj.weight": gate, f"{at}.up_proj.weight": up,
+                      f"{at}.down_proj.weight": state.pop(f"{at}.down_proj")}
     for name, value in state.items():
         stem, kind = name.rsplit(".", 1)
         ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
@@ -660,6 +695,15 @@ def lfm2_q4_1():
     return randomise(transformers.Lfm2ForCausalLM(c), 0.2), "lfm2"
 
 
+def qwen3_moe_q4_1():
+    c = transformers.Qwen3MoeConfig(
+        vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-6, tie_word_embeddings=False,
+        num_experts=6, num_experts_per_tok=2, moe_intermediate_size=32, norm_topk_prob=True,
+        rope_parameters={"rope_type": "default", "rope_theta": 1e6})
+    return randomise(transformers.Qwen3MoeForCausalLM(c), 0.4), "qwen3moe"
+
+
 def phi3_q4_1():
     factors = {"short_factor": [1.0, 1.0, 1.25, 1.5, 1.75, 2.0], "long_factor": [1.0, 1.25, 1.5, 2.0, 3.0, 4.0]}
     c = transformers.Phi3Config(
@@ -671,7 +715,7 @@ def phi3_q4_1():
 
 
 GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
-                                 gpt2_q4_1, lfm2_q4_1)}
+                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1)}
 
 
 def make_gguf(name, out):

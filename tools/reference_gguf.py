@@ -39,6 +39,9 @@ BLOCKS = {"llama": LLAMA_BLOCK, "qwen2": QWEN_BLOCK, "qwen3": QWEN_BLOCK, "gemma
 GPT2_BLOCK = {"attn_norm": "ln_1", "attn_qkv": "attn.c_attn", "attn_output": "attn.c_proj", "ffn_norm": "ln_2",
               "ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
 BLOCKS["gpt2"] = GPT2_BLOCK
+BLOCKS["qwen3moe"] = QWEN_BLOCK | {
+    "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.gate_proj", "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj"}
 BLOCKS["lfm2"] = QWEN_BLOCK | {
     "attn_norm": "operator_norm", "ffn_norm": "ffn_norm", "attn_output": "self_attn.out_proj",
     "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm", "ffn_gate": "feed_forward.w1",
@@ -86,6 +89,10 @@ def state_dict(reader, architecture, heads, kv_heads):
         if architecture == "gemma3" and tensor.name.endswith("norm.weight"):
             w = w - np.float32(1)
         state[transformers_name(tensor.name, architecture)] = torch.from_numpy(np.ascontiguousarray(w))
+    for name in [n for n in state if n.endswith("experts.gate_proj.weight")]:
+        at = name[:-len(".gate_proj.weight")]
+        state[f"{at}.gate_up_proj"] = torch.cat([state.pop(name), state.pop(f"{at}.up_proj.weight")], dim=1)
+        state[f"{at}.down_proj"] = state.pop(f"{at}.down_proj.weight")
     return state
 
 
@@ -143,6 +150,11 @@ def config(reader, architecture):
             sliding_window=get("attention.sliding_window") or None,
             rope_parameters={"rope_type": "default", "rope_theta": theta, **rope, **factors,
                              "partial_rotary_factor": get("rope.dimension_count") / common["head_dim"]}, **common)
+    if architecture == "qwen3moe":
+        return transformers.Qwen3MoeConfig(
+            num_experts=get("expert_count"), num_experts_per_tok=get("expert_used_count"), norm_topk_prob=True,
+            moe_intermediate_size=get("expert_feed_forward_length"), experts_implementation="eager",
+            rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
     if architecture in ("qwen2", "qwen3"):
         kind = transformers.Qwen2Config if architecture == "qwen2" else transformers.Qwen3Config
         return kind(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)

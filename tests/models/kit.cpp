@@ -272,7 +272,9 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
       {"gpt2_tiny", "add_cross_attention", true},
       {"gpt2_tiny", "activation_function", "relu"},
       {"lfm2_tiny", "conv_bias", true},
-      {"lfm2_tiny", "layer_types", {"conv", "linear_attention", "conv"}}};
+      {"lfm2_tiny", "layer_types", {"conv", "linear_attention", "conv"}},
+      {"qwen3_moe_tiny", "num_experts_per_tok", 9},
+      {"qwen3_moe_tiny", "shared_expert_intermediate_size", 12}};
   for (const auto& [name, key, value] : variants) {
     CAPTURE(name);
     Json json = with(config_of(name), key, value);

@@ -13,12 +13,13 @@ struct Qwen2Config : TransformerConfig {
   std::vector<bool> sliding;  // a layer: attends to the window alone
 
   void fields(ConfigFields& f) override { describe(f, 0); }
-  TensorMap tensors() const override {
+  TensorMap tensors() const override { return {num_hidden_layers, qwen_tensors()}; }
+  std::vector<TensorRule> qwen_tensors() const {
     auto rules = common_tensors();
     rules.push_back({"model.layers.{}.post_attention_layernorm", "blk.{}.ffn_norm"});
     rules.push_back({"model.layers.{}.self_attn.q_norm", "blk.{}.attn_q_norm"});
     rules.push_back({"model.layers.{}.self_attn.k_norm", "blk.{}.attn_k_norm"});
-    return {num_hidden_layers, rules};
+    return rules;
   }
   LayerTraits layer(int64_t i) const override {
     LayerTraits t{.qkv_bias = qkv_bias,

@@ -17,8 +17,12 @@ struct LayerTraits {
   const char *after_mixer = nullptr, *after_mlp = nullptr;  // norms of what is added to x
   const char* mlp_norm = "post_attention_layernorm";
   const char *gate = "mlp.gate_proj", *up = "mlp.up_proj", *down = "mlp.down_proj";  // no gate: down(f(up(x)))
-  const char* conv = nullptr;     // a gated short convolution in place of attention: in_proj, conv, out_proj below it
-  int64_t conv_length = 0;        // tokens that it sees, its own included
+  const char* conv = nullptr;  // a gated short convolution in place of attention: in_proj, conv, out_proj below it
+  int64_t conv_length = 0;     // tokens that it sees, its own included
+  // Experts in place of the feed-forward part: the router's name, and what is before an expert's number.
+  const char *router = nullptr, *expert = nullptr;
+  int64_t experts = 0, chosen = 0, expert_size = 0;
+  bool renormalise = false;       // the chosen ones' probabilities sum to 1
   const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
   const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table

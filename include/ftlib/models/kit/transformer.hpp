@@ -3,6 +3,7 @@
 #pragma once
 #include <ftlib/models/kit/decoder.hpp>  // Decoder, WeightReader
 #include <ftlib/nn/attention.hpp>        // Attention
+#include <ftlib/nn/experts.hpp>          // Experts
 #include <ftlib/nn/mlp.hpp>              // Mlp
 #include <ftlib/nn/short_conv.hpp>       // ShortConv
 #include <ftlib/ops/elementwise.hpp>     // add, add_scaled
@@ -22,6 +23,7 @@ template <Scalar T, Device D> struct TransformerBlock {
   Attention<T, D> attention = {};
   ShortConv<T, D> conv = {};
   Mlp<T, D> mlp = {};
+  Experts<T, D> experts = {};
   float residual_scale = 1;  // s
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
@@ -36,7 +38,7 @@ template <Scalar T, Device D> struct TransformerBlock {
       y = add_scaled(ctx, x, a, residual_scale);
       h = mlp_norm(ctx, y);
     }
-    auto m = mlp(ctx, h);
+    auto m = experts ? experts(ctx, h) : mlp(ctx, h);
     if (after_mlp) m = after_mlp(ctx, m);
     return add_scaled(ctx, y, m, residual_scale);
   }
@@ -45,6 +47,7 @@ template <Scalar T, Device D> struct TransformerBlock {
     attention.visit(f);
     conv.visit(f);
     mlp.visit(f);
+    experts.visit(f);
     for (auto* n : {&input_norm, &after_mixer, &mlp_norm, &after_mlp}) n->visit(f);
   }
 };
@@ -83,7 +86,8 @@ template <Scalar T, Device D> class BlockReader {
       b.attention.q_norm = norm_of(t.q_norm, hd);
       b.attention.k_norm = norm_of(t.k_norm, hd);
     }
-    b.mlp = mlp(at, t);
+    if (t.router) b.experts = experts(at, t);
+    else b.mlp = mlp(at, t);
     return b;
   }
 
@@ -123,6 +127,25 @@ template <Scalar T, Device D> class BlockReader {
     m.down_proj = read_.linear(at + t.down, C, F, t.mlp_bias);
     m.activation = t.activation;
     return m;
+  }
+
+  Experts<T, D> experts(const std::string& at, const LayerTraits& t) const {
+    const int64_t C = c_.hidden_size, F = t.expert_size;
+    const auto matrix = [&](const std::string& name, int64_t out, int64_t in) {
+      return read_.weights.template matrix<T>(read_.ctx, at + name + ".weight", {out, in}, WeightKind::other);
+    };
+    Experts<T, D> e;
+    e.router = matrix(t.router, t.experts, C);
+    for (int64_t i = 0; i < t.experts; ++i) {
+      e.gate.push_back(matrix(str(t.expert, i, ".gate_proj"), F, C));
+      e.up.push_back(matrix(str(t.expert, i, ".up_proj"), F, C));
+      e.down.push_back(matrix(str(t.expert, i, ".down_proj"), C, F));
+    }
+    e.chosen = t.chosen;
+    e.renormalise = t.renormalise;
+    e.ones = Parameter<T, D>(
+        "ones", Tensor<T, D>(read_.ctx, {C, 1}, std::vector<T>(static_cast<std::size_t>(C), T(1.0f))), false);
+    return e;
   }
 
   WeightReader<T, D> read_;

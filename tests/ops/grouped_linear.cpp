@@ -1,0 +1,53 @@
+// tests/ops/grouped_linear.cpp: groups of rows, each times its own matrix, against plain loops.
+#include <ftlib/ops/grouped_linear.hpp>
+
+#include "../op_suite.hpp"
+
+using namespace ft;
+using namespace ft::test;
+
+namespace {
+
+struct GroupedLinear {
+  int64_t in, out;
+  std::vector<int64_t> starts;
+  static constexpr const char* name = "grouped_linear";
+  static std::vector<GroupedLinear> shapes() {
+    return {
+        {1, 1, {0, 1}}, {5, 3, {0, 0, 2, 2, 7}}, {7, 9, {0, 3, 3}}, {33, 17, {0, 1, 2, 20}}, {16, 8, {0, 4, 8, 12}}};
+  }
+  std::vector<HostArray> inputs(Random& random) const {
+    std::vector<HostArray> all{activation(random, {starts.back(), in})};
+    for (std::size_t g = 1; g < starts.size(); ++g) all.push_back(parameter(random, {out, in}));
+    return all;
+  }
+  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    std::vector<Parameter<T, D>*> ws;
+    for (auto& w : a.w) ws.push_back(&w);
+    return grouped_linear(ctx, a.x[0], ws, starts);
+  }
+  HostArray reference(const std::vector<HostArray>& arrays) const {
+    HostArray y(Shape{starts.back(), out});
+    for (std::size_t g = 0; g + 1 < starts.size(); ++g)
+      for (int64_t n = starts[g]; n < starts[g + 1]; ++n)
+        for (int64_t o = 0; o < out; ++o)
+          for (int64_t i = 0; i < in; ++i) y[n * out + o] += arrays[0][n * in + i] * arrays[g + 1][o * in + i];
+    return y;
+  }
+  double flops() const { return 2.0 * static_cast<double>(starts.back() * in * out); }
+  double bytes(double item) const { return item * static_cast<double>(starts.back() * (in + out)); }
+};
+
+}  // namespace
+
+TEST_CASE("ops/grouped_linear: grouped_linear") { test_op<GroupedLinear>(); }
+
+TEST_CASE("ops/grouped_linear: what does not fit is refused") {
+  Context<Cpu> ctx({.threads = 1});
+  const auto x = Tensor<float, Cpu>::zeros(ctx, {4, 3});
+  Parameter<float, Cpu> a("a", Tensor<float, Cpu>::zeros(ctx, {2, 3})), b("b", Tensor<float, Cpu>::zeros(ctx, {5, 3}));
+  CHECK_THROWS_WITH_AS(grouped_linear(ctx, x, std::vector{&a, &a}, {0, 3, 5}),
+                       doctest::Contains("3 starts do not part"), Error);
+  CHECK_THROWS_WITH_AS(grouped_linear(ctx, x, std::vector{&a, &b}, {0, 3, 4}), doctest::Contains("'a' and (5, 3) 'b'"),
+                       Error);
+}
