@@ -373,7 +373,7 @@ struct Tokenizer::Data {
       after_space = collapse_spaces && part.ends_with(' ');
     }
     while (collapse_spaces && (out.ends_with(' ') || out.ends_with(detail::sp_space)))
-      out.resize(out.size() - (out.ends_with(' ') ? 1 : detail::sp_space.size()));
+      out.erase(out.size() - (out.ends_with(' ') ? 1 : detail::sp_space.size()));
     return out.find(detail::sp_space) == out.npos ? out : detail::replace_all(out, detail::sp_space, " ");
   }
 

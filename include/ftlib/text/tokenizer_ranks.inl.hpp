@@ -38,7 +38,7 @@ inline std::optional<std::string> from_base64(std::string_view text) {
     if (i % 4 == 3)
       for (int shift = 16; shift >= 0; shift -= 8) out.push_back(static_cast<char>(bits >> shift & 255));
   }
-  out.resize(out.size() - padding);
+  out.erase(out.size() - padding);
   return out;
 }
 
