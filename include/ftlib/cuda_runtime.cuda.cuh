@@ -3,6 +3,7 @@
 #pragma once
 #include <ftlib/ops/activation.cuda.cuh>
 #include <ftlib/ops/attention.cuda.cuh>
+#include <ftlib/ops/causal_conv.cuda.cuh>
 #include <ftlib/ops/cross_entropy.cuda.cuh>
 #include <ftlib/ops/dropout.cuda.cuh>
 #include <ftlib/ops/elementwise.cuda.cuh>

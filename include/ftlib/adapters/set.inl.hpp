@@ -141,7 +141,9 @@ template <Scalar T, Device D>
     for (auto it = unmatched.begin(); it != unmatched.end();)
       it = Targets{*it}.match(module) ? unmatched.erase(it) : std::next(it);
     if (!detail::is_matrix(*w))
-      throw Error(str("lora: '", w->name, "' is no linear layer's; only matrices of those are adapted"));
+      throw Error(str("lora: '", w->name,
+                      w->kind == WeightKind::embedding ? "' is an embedding" : "' is no linear layer's",
+                      "; only matrices of linear layers are adapted"));
     on = make_adapter(ctx, *w, config, &random);
     ++adapted;
   }
