@@ -76,7 +76,7 @@ inline std::vector<std::string> beginnings(const std::vector<ft::text::Record>& 
 class Kept {
  public:
   /// Of the file `path`; where that is empty, of what the base writes, which is kept in `out` and taken from there
-  /// where it is of the same model and words. `whole`: all weights are trained, and the text is learned as it stands.
+  /// where it is of the same path and words. `whole`: all weights are trained, and the text is learned as it stands.
   template <class Lm>
   Kept(const std::string& path, Lm& lm, const std::vector<ft::text::Record>& records, const std::filesystem::path& out,
        uint64_t seed, bool whole) {
