@@ -29,7 +29,7 @@ std::vector<Result> loss_of(Context<D>& ctx, const HostArray& logits, Layout lay
 /// The divergence from a teacher, which is the logits' rows the other way round, and its gradient.
 template <class T, Device D>
 std::vector<Result> divergence_of(Context<D>& ctx, const HostArray& logits, Layout layout, bool gradient) {
-  const int64_t N = logits.rows(), V = logits.cols();
+  const int64_t N = logits.rows();
   HostArray other = logits;
   std::reverse(other.values.begin(), other.values.end());
   Tensor<T, D> x = upload<T>(ctx, logits, layout), teacher = upload<T>(ctx, other, layout);
