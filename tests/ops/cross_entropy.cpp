@@ -127,7 +127,7 @@ struct LinearDivergence {
   static std::vector<LinearDivergence> shapes() {
     return {{1, 1, 2, 1 << 20}, {5, 7, 11, 1 << 20}, {6, 3, 40, 700}, {9, 16, 33, 1}, {3, 64, 100, 1 << 20}};
   }
-  Tolerance16 tolerance16() const { return {.dx = 1e-4, .sums = 1e-5}; }
+  Tolerance16 tolerance16() const { return {.dx = 1e-3, .sums = 1e-3}; }  // two sets of logits are rounded
   HostArray of_seed(uint64_t seed, Shape shape) const {
     Random random(seed);
     return in_steps(parameter(random, shape));
