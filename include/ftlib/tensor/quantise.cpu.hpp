@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/tensor/context.cpu.hpp>   // Context<Cpu>
 #include <ftlib/tensor/quantise.inl.hpp>  // quantise_row
+#include <ftlib/tensor/view.hpp>          // View
 
 namespace ft::inline FTLIB_ABI {
 
