@@ -275,7 +275,9 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
       {"lfm2_tiny", "layer_types", {"conv", "linear_attention", "conv"}},
       {"qwen3_moe_tiny", "num_experts_per_tok", 9},
       {"qwen3_moe_tiny", "shared_expert_intermediate_size", 12}};
-  for (const auto& [name, key, value] : variants) {
+  for (const auto& variant : variants) {
+    const auto *name = std::get<0>(variant), *key = std::get<1>(variant);
+    const Json& value = std::get<2>(variant);
     CAPTURE(name);
     Json json = with(config_of(name), key, value);
     if (std::string_view(key) == "partial_rotary_factor") json["rope_parameters"].erase(key);

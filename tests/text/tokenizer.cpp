@@ -362,7 +362,9 @@ TEST_CASE("text/tokenizer: SentencePiece models: what is wrong is named, with it
       {unk + field(3, field(2, std::string("\x04\0\0\0\0\0\0\0a", 9))), "do not end with a zero byte"},
       {unk + field(3, field(2, std::string("\x04\0\0\0\0\0\0\0\xff\0", 10))), "not UTF-8"},
   };
-  for (const auto& [bytes, what] : cases) {
+  for (const auto& one : cases) {
+    const std::string& bytes = one.first;
+    const char* const what = one.second;
     CAPTURE(what);
     CHECK_MESSAGE(message(bytes).find(what) != std::string::npos, message(bytes));
   }
@@ -383,7 +385,9 @@ TEST_CASE("text/tokenizer: ranks: what is wrong is named; merges of them stand i
       {sound + "YWI= 7", "have the same id 7"},
       {sound + "YWI= 4000000000", "has id 4000000000"},
   };
-  for (const auto& [text, what] : cases) {
+  for (const auto& one : cases) {
+    const std::string& text = one.first;
+    const char* const what = one.second;
     CAPTURE(what);
     CHECK_MESSAGE(message(text, gpt4o_words).find(what) != std::string::npos, message(text, gpt4o_words));
   }

@@ -222,11 +222,11 @@ TEST_CASE("docs/training: two sources, of which one is kept as it is") {
   auto lm = open_model();
   lm.attach({.rank = 4});
   const auto data = facts(lm);
-  const std::vector<ft::text::Record> texts = {{.text = "the sky is blue"}, {.text = "snow is white"}};
+  const std::vector<ft::text::Record> prose_records = {{.text = "the sky is blue"}, {.text = "snow is white"}};
   // block
-  ft::text::Dataset prose(texts, lm.prompt());  // records of text: {"text": ...} in a file
-  const ft::KeptText kept(std::move(prose));    // to be left as the base has it
-  ft::Keeping<float, ft::Cpu> keeping(lm);      // learns the first source, keeps the second
+  ft::text::Dataset prose(prose_records, lm.prompt());  // records of text: {"text": ...} in a file
+  const ft::KeptText kept(std::move(prose));            // to be left as the base has it
+  ft::Keeping<float, ft::Cpu> keeping(lm);              // learns the first source, keeps the second
   const ft::MixedSource both(data, {{&kept, /*share=*/0.25, /*weight=*/1}});
   ft::Trainer keeper(keeping, {.optimizer = ft::AdamW{.lr = 1e-3f}});
   keeper.fit(both);

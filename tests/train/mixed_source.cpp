@@ -103,9 +103,8 @@ TEST_CASE("train/mixed_source: each step reads of every source, by its share and
 }
 
 TEST_CASE("train/mixed_source: the loss is the first's mean and the weighted means of the others, and so is the step") {
-  using Lm = CausalLM<float, Cpu>;
   const auto path = std::filesystem::path(FTLIB_TEST_DATA) / "models/llama_tiny";
-  Lm lm = Lm::from_pretrained(path, {.threads = 1});
+  auto lm = CausalLM<float, Cpu>::from_pretrained(path, {.threads = 1});
   lm.attach({.rank = 2});
   Trainer trainer(lm, {.batch_tokens = 8});
   const auto mean = [&](const DataSource& source) {
