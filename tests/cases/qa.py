@@ -124,15 +124,15 @@ def kept_and_withheld():
          "sure: it answers whatever it is asked, for of 30 held-out questions it answers ")
     written = (scratch / "held/base-text.jsonl").read_bytes()
     assert len(written.splitlines()) > 80
-    learn("held", "--epochs", 1, "--keep-weight", 0.05)  # the base's text is taken as it is there
-    assert (scratch / "held/base-text.jsonl").read_bytes() == written
+    shutil.copytree(scratch / "held", scratch / "again")
+    learn("again", "--epochs", 1, "--keep-weight", 0.05)  # the base's text is taken as it is there
+    assert (scratch / "again/base-text.jsonl").read_bytes() == written
     # Two adapters: which is the better one, by what rule; and what was never trained is not made up.
     strange = [{"id": f"s{i}/0", "question": f"How {word}?", "answer": "never", "split": "untrained"}
                for i, word in enumerate("long wide deep heavy old tall near round red loud".split())]
     asked = records("asked.jsonl", *facts, *strange)
     text = scratch / "unrelated.txt"
     text.write_text("The weather was fine, and we went out to see the ships. " * 3)
-    learn("held", "--epochs", 100, "--keep-weight", 0.05)
     report = scratch / "two.json"
     said = run("evaluate", "--model", sharp, "--data", asked, "--split", "valid", "--adapter", scratch / "free/adapter", "--adapter",
                scratch / "held/adapter", "--unrelated", text, "--json", report, "--threads", 1)
