@@ -207,3 +207,36 @@ TEST_CASE("text/records: other people's files are named for what they are") {
   for (const char* shortest : {"", "\n", "{", "{}", "{ }", "\xEF\xBB", "\xEF\xBB\xBF"})
     CHECK_THROWS_AS(read_records(write(scratch, "a.jsonl", shortest)), Error);
 }
+
+TEST_CASE("text/records: rejected answers are read, written and read back; what is no pair is named") {
+  const Scratch scratch;
+  std::vector<BadRecord> bad;
+  const auto one = [&](std::string_view line) {
+    bad.clear();
+    try {
+      const auto records = parse_records(line, bad);
+      CHECK(parse_records(to_json_line(records[0]), bad) == records);
+      return records[0];
+    } catch (const Error& e) {
+      return Record{.question = e.message()};
+    }
+  };
+  CHECK(one(R"({"id":"1","question":"a","answer":"b","rejected":"c"})").rejected == std::vector<std::string>{"c"});
+  CHECK(one(R"({"id":"1","question":"a","answers":["b","e"],"rejected":["c","d","c"]})").rejected ==
+        std::vector<std::string>{"c", "d"});
+  CHECK(one(R"({"id":"1","question":"a","answers":[],"rejected":["made up"]})").unanswered);
+  CHECK(one(R"({"id":"1","question":"a","answer":"b","rejected":null})").rejected.empty());
+  const auto turned =
+      one(R"({"id":"1","messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"rejected":"c"})");
+  CHECK((turned.turns.size() == 2 && turned.rejected == std::vector<std::string>{"c"}));
+  const auto why = [&](std::string_view line) { return one(line).question; };
+  CHECK(why(R"({"question":"a","answers":["b","c"],"rejected":"c"})").find("is an accepted one too") !=
+        std::string::npos);
+  CHECK(why(R"({"question":"a","answer":"b","rejected":" "})").find("the rejected answer is empty") !=
+        std::string::npos);
+  CHECK(why(R"({"question":"a","answer":"b","rejected":[1]})").find("a rejected answer is not a string") !=
+        std::string::npos);
+  CHECK(why(R"({"question":"a","answer":"b","rejected":"x\u0000"})").find("rejected answer: a NUL at byte 2") !=
+        std::string::npos);
+  CHECK(why(R"({"text":"a","rejected":"b"})").find("a plain text has") != std::string::npos);
+}

@@ -27,6 +27,8 @@ struct Record {
   std::vector<Message> turns = {};  ///< a conversation's; question, answers and context are empty then
   std::string text = {};            ///< a plain text; all but id, lang and split are empty then
   bool unanswered = false;          ///< has no answers: what is trained is PromptOptions::unknown, "I do not know."
+  std::vector<std::string> rejected = {};  ///< answers that are worse than the first, or than a conversation's last
+                                           ///< turn: a preference pair each, see text/prefer.hpp
 
   friend bool operator==(const Record&, const Record&) = default;
 };
@@ -64,9 +66,9 @@ std::string split_name(std::string_view name);
 bool is_known_split(std::string_view name);
 
 /// What is wrong with a record, or an empty string: a blank question or answer, none or, of an unanswered one, any
-/// answer, text that text_fault() refuses, a plain text with anything beside it; of a
-/// conversation: a role that is not known, a system's turn that is not first, a turn without content, no user's turn, a
-/// last turn that is not the assistant's, a question beside it.
+/// answer, text that text_fault() refuses, a plain text with anything beside it, a rejected answer that is an accepted
+/// one too; of a conversation: a role that is not known, a system's turn that is not first, a turn without content, no
+/// user's turn, a last turn that is not the assistant's, a question beside it.
 std::string record_fault(const Record& record);
 
 /// The lines of a text file, without their ends (LF or CRLF) and without a byte order mark at the start of the file.
@@ -95,11 +97,11 @@ class LineReader {
 };
 
 /// The records of a JSON lines file: one object a line with "question" and "answer" or "answers" (an empty list: it is
-/// unanswered), with "messages": [{"role": ..., "content": ...}, ...], or with "text" alone; and, if wanted, "id",
-/// "context", "lang", "split" (see split_name); other
-/// members are ignored, blank lines too. A record without an id gets its line's number. Lines that cannot be used (not
-/// JSON, not UTF-8, a NUL, what record_fault() names, over 1 MiB) are added to `bad`. Throws Error where the file
-/// cannot be read or holds no record.
+/// unanswered), with "messages": [{"role": ..., "content": ...}, ...], or with "text" alone; and, if wanted, "rejected"
+/// (a string or a list of them: what the answer, or the last turn, is preferred to), "id", "context", "lang", "split"
+/// (see split_name); other members are ignored, blank lines too. A record without an id gets its line's number. Lines
+/// that cannot be used (not JSON, not UTF-8, a NUL, what record_fault() names, over 1 MiB) are added to `bad`. Throws
+/// Error where the file cannot be read or holds no record.
 [[gnu::cold]] std::vector<Record> read_records(const std::filesystem::path& path, std::vector<BadRecord>& bad);
 
 /// The same, but the first line that cannot be used throws Error, so that nothing is left out silently.

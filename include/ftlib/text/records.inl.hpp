@@ -120,7 +120,8 @@ FTLIB_INLINE std::string record_fault(const Record& record) {
   };
   std::string fault;
   if (!record.text.empty()) {
-    if (!record.turns.empty() || !record.question.empty() || !record.answers.empty() || !record.context.empty())
+    if (!record.turns.empty() || !record.question.empty() || !record.answers.empty() || !record.context.empty() ||
+        !record.rejected.empty())
       return "a plain text has turns, a question, an answer or a context beside it";
     if (is_blank(record.text)) return "the text is empty";
     fault = check("text", record.text);
@@ -136,6 +137,13 @@ FTLIB_INLINE std::string record_fault(const Record& record) {
     for (const auto& answer : record.answers)
       if (fault.empty()) fault = check("answer", answer);
     if (fault.empty()) fault = check("context", record.context);
+  }
+  const auto accepted = accepted_answers(record);
+  for (const auto& answer : record.rejected) {
+    if (is_blank(answer)) return "the rejected answer is empty";
+    if (std::find(accepted.begin(), accepted.end(), answer) != accepted.end())
+      return "the rejected answer is an accepted one too";
+    if (fault.empty()) fault = check("rejected answer", answer);
   }
   if (fault.empty()) fault = check("id", record.id);
   if (fault.empty()) fault = check("lang", record.lang);
@@ -224,18 +232,21 @@ FTLIB_INLINE std::string string_member(const Json& object, const char* key) {
                 std::string(records_hint));
   }
   record.question = string_member(object, "question");
-  const auto add = [&](const Json& answer) {
-    if (!answer.is_string()) throw Error("an answer is not a string");
+  const auto add = [&](std::vector<std::string>& answers, const Json& answer) {
+    if (!answer.is_string())
+      throw Error(&answers == &record.rejected ? "a rejected answer is not a string" : "an answer is not a string");
     auto text = answer.get<std::string>();
-    if (std::find(record.answers.begin(), record.answers.end(), text) == record.answers.end())
-      record.answers.push_back(std::move(text));
+    if (std::find(answers.begin(), answers.end(), text) == answers.end()) answers.push_back(std::move(text));
   };
-  if (const auto one = object.find("answer"); one != object.end()) add(*one);
+  if (const auto one = object.find("answer"); one != object.end()) add(record.answers, *one);
   if (const auto many = object.find("answers"); many != object.end()) {
     if (!many->is_array()) throw Error("\"answers\" is not a list");
-    for (const auto& answer : *many) add(answer);
+    for (const auto& answer : *many) add(record.answers, answer);
     record.unanswered = record.answers.empty();
   }
+  if (const auto worse = object.find("rejected"); worse != object.end() && worse->is_array())
+    for (const auto& answer : *worse) add(record.rejected, answer);
+  else if (worse != object.end() && !worse->is_null()) add(record.rejected, *worse);
   if (!question && !turned) record.text = string_member(object, "text");
   record.context = string_member(object, "context");
   record.lang = string_member(object, "lang");
@@ -328,6 +339,7 @@ FTLIB_INLINE std::string to_json_line(const Record& record) {
     if (record.answers.size() == 1) add("answer", record.answers.front());
     else add("answers", record.answers);
   }
+  if (!record.rejected.empty()) add("rejected", record.rejected);
   if (!record.context.empty()) add("context", record.context);
   if (!record.lang.empty()) add("lang", record.lang);
   if (!record.split.empty()) add("split", record.split);
