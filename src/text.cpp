@@ -6,6 +6,7 @@
 #include <ftlib/text/generate.inl.hpp>
 #include <ftlib/text/jinja.inl.hpp>
 #include <ftlib/text/keep.inl.hpp>
+#include <ftlib/text/prefer.inl.hpp>
 #include <ftlib/text/prompt.inl.hpp>
 #include <ftlib/text/records.inl.hpp>
 #include <ftlib/text/scores.inl.hpp>
@@ -25,4 +26,7 @@ template double perplexity(CausalLM<float, Cpu>&, std::string_view, int64_t);
 template class Keeping<float, Cpu>;
 template std::vector<text::Record> write_texts(CausalLM<float, Cpu>&, const std::vector<std::string>&,
                                                const WriteOptions&);
+template class Preferring<float, Cpu>;
+template PreferenceReport evaluate_preferences(CausalLM<float, Cpu>&, const PreferenceData&, const PreferenceOptions&,
+                                               const StopToken&);
 }  // namespace ft::inline FTLIB_ABI

@@ -18,6 +18,7 @@
 #include <ftlib/ops/embedding.hpp>
 #include <ftlib/ops/linear.hpp>
 #include <ftlib/ops/norm.hpp>
+#include <ftlib/ops/preference_loss.hpp>
 #include <ftlib/ops/rope.hpp>
 #include <ftlib/ops/rows.hpp>
 #include <ftlib/ops/sampling.hpp>
@@ -27,6 +28,7 @@
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>
 #include <ftlib/text/keep.hpp>
+#include <ftlib/text/prefer.hpp>
 #include <ftlib/text/records.hpp>
 #include <ftlib/text/scores.hpp>
 #include <ftlib/text/text_encoder.hpp>

@@ -35,7 +35,18 @@ struct Example {
   std::size_t record = 0;            // its place in the data set's records
 };
 
-/// Records that a language model learns from: batches hold PackedTokens.
+namespace detail {
+/// Places in `lengths` as batches: see Dataset::plan().
+std::vector<std::vector<std::size_t>> plan_by_length(const std::vector<int64_t>& lengths, int64_t batch_tokens,
+                                                     uint64_t seed, int64_t epoch);
+/// Counts a sequence's tokens in, which are a record's of the name `id`.
+void add_limits(DataLimits& limits, const std::vector<int32_t>& tokens, const std::string& id);
+/// Adds a sequence's tokens, and where what is learned of them begins and ends.
+void add_example(Hash& hash, const Example& example);
+}  // namespace detail
+
+/// Records that a language model learns from: batches hold PackedTokens. Answers that are rejected are no part of it:
+/// see PreferenceData, text/prefer.hpp.
 class Dataset final : public IndexedSource {
  public:
   /// Holds nothing, and no trainer takes it.

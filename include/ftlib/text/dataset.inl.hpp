@@ -20,6 +20,53 @@ FTLIB_INLINE Example encode_example(const Record& record, const Prompt& prompt, 
   if (loss_on == LossOn::everything) example.learned.assign(example.tokens.size(), true);
   return example;
 }
+
+FTLIB_INLINE std::vector<std::vector<std::size_t>> plan_by_length(const std::vector<int64_t>& lengths,
+                                                                  int64_t batch_tokens, uint64_t seed, int64_t epoch) {
+  std::vector<std::vector<std::size_t>> batches;
+  if (lengths.empty()) return batches;
+  Random random(seed, static_cast<uint64_t>(epoch) << 40);
+  std::vector<std::size_t> order(lengths.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  random.shuffle(order);
+  const int64_t mean =
+      std::accumulate(lengths.begin(), lengths.end(), int64_t{0}) / static_cast<int64_t>(lengths.size());
+  const std::size_t window =
+      std::max<std::size_t>(1, static_cast<std::size_t>(32 * batch_tokens / std::max<int64_t>(1, mean)));
+  for (std::size_t begin = 0; begin < order.size(); begin += window) {
+    const auto end = order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), begin + window));
+    std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin), end,
+                     [&](std::size_t a, std::size_t b) { return lengths[a] < lengths[b]; });
+    int64_t filled = batch_tokens;  // a window begins a batch
+    for (auto i = order.begin() + static_cast<std::ptrdiff_t>(begin); i != end; ++i) {
+      const int64_t n = lengths[*i];
+      if (filled + n > batch_tokens) {
+        batches.emplace_back();
+        filled = 0;
+      }
+      batches.back().push_back(*i);
+      filled += n;
+    }
+  }
+  random.shuffle(batches);
+  return batches;
+}
+
+FTLIB_INLINE void add_limits(DataLimits& limits, const std::vector<int32_t>& tokens, const std::string& id) {
+  for (const int32_t token : tokens) {
+    const bool first = limits.last_token < limits.first_token;
+    if (!first && token >= limits.first_token && token <= limits.last_token) continue;
+    if (first || token < 0 || limits.first_token >= 0) limits.where = id;
+    limits.first_token = first ? token : std::min<int64_t>(limits.first_token, token);
+    limits.last_token = first ? token : std::max<int64_t>(limits.last_token, token);
+  }
+}
+
+FTLIB_INLINE void add_example(Hash& hash, const Example& e) {
+  hash.add(e.tokens);
+  for (std::size_t i = 0; i < e.learned.size(); ++i)  // where it begins and ends
+    if (e.learned[i] != (i > 0 && e.learned[i - 1])) hash.add(i);
+}
 }  // namespace detail
 
 FTLIB_INLINE Dataset::Dataset(std::vector<Record> records, const Prompt& asked, const DatasetOptions& options)
@@ -87,31 +134,9 @@ FTLIB_INLINE std::pair<Dataset, Dataset> Dataset::split(double share, uint64_t s
 
 FTLIB_INLINE std::vector<std::vector<std::size_t>> Dataset::plan(int64_t batch_tokens, uint64_t seed,
                                                                  int64_t epoch) const {
-  std::vector<std::vector<std::size_t>> batches;
-  if (examples_.empty()) return batches;
-  Random random(seed, static_cast<uint64_t>(epoch) << 40);
-  std::vector<std::size_t> order = all();
-  random.shuffle(order);
-  const std::size_t window = std::max<std::size_t>(
-      1, static_cast<std::size_t>(32 * batch_tokens / std::max<int64_t>(1, tokens() / static_cast<int64_t>(size()))));
-  for (std::size_t begin = 0; begin < order.size(); begin += window) {
-    const auto end = order.begin() + static_cast<std::ptrdiff_t>(std::min(order.size(), begin + window));
-    std::stable_sort(order.begin() + static_cast<std::ptrdiff_t>(begin), end, [&](std::size_t a, std::size_t b) {
-      return examples_[a].tokens.size() < examples_[b].tokens.size();
-    });
-    int64_t filled = batch_tokens;  // a window begins a batch
-    for (auto i = order.begin() + static_cast<std::ptrdiff_t>(begin); i != end; ++i) {
-      const auto n = static_cast<int64_t>(examples_[*i].tokens.size());
-      if (filled + n > batch_tokens) {
-        batches.emplace_back();
-        filled = 0;
-      }
-      batches.back().push_back(*i);
-      filled += n;
-    }
-  }
-  random.shuffle(batches);
-  return batches;
+  std::vector<int64_t> lengths;
+  for (const Example& e : examples_) lengths.push_back(static_cast<int64_t>(e.tokens.size()));
+  return detail::plan_by_length(lengths, batch_tokens, seed, epoch);
 }
 
 FTLIB_INLINE Batch Dataset::batch(const std::vector<std::size_t>& items, int64_t micro_tokens) const {
@@ -133,24 +158,13 @@ FTLIB_INLINE Batch Dataset::batch(const std::vector<std::size_t>& items, int64_t
 
 FTLIB_INLINE Hash Dataset::content() const {
   Hash hash;
-  for (const Example& e : examples_) {
-    hash.add(e.tokens);
-    for (std::size_t i = 0; i < e.learned.size(); ++i)  // where it begins and ends
-      if (e.learned[i] != (i > 0 && e.learned[i - 1])) hash.add(i);
-  }
+  for (const Example& e : examples_) detail::add_example(hash, e);
   return hash;
 }
 
 FTLIB_INLINE DataLimits Dataset::limits() const {
   DataLimits limits;
-  for (const Example& e : examples_)
-    for (const int32_t id : e.tokens) {
-      const bool first = limits.last_token < limits.first_token;
-      if (!first && id >= limits.first_token && id <= limits.last_token) continue;
-      if (first || id < 0 || limits.first_token >= 0) limits.where = records_[e.record].id;
-      limits.first_token = first ? id : std::min<int64_t>(limits.first_token, id);
-      limits.last_token = first ? id : std::max<int64_t>(limits.last_token, id);
-    }
+  for (const Example& e : examples_) detail::add_limits(limits, e.tokens, records_[e.record].id);
   return limits;
 }
 

@@ -106,6 +106,9 @@ template <Scalar T, Device D> class LanguageModel {
   /// The sum over targets of -log p(target): a scalar.
   Tensor<accumulate_t<T>, D> nll_sum(Context<D>& ctx, const PackedTokens& batch,
                                      const ForwardOptions<T, D>& options = {});
+  /// The same of each sequence by itself: (B).
+  Tensor<accumulate_t<T>, D> nll_by_sequence(Context<D>& ctx, const PackedTokens& batch,
+                                             const ForwardOptions<T, D>& options = {});
 };
 
 }  // namespace ft::inline FTLIB_ABI

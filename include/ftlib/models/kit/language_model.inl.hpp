@@ -155,5 +155,23 @@ Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_sum(Context<D>& ctx, const P
                                                         const ForwardOptions<T, D>& options) {
   return head_loss(ctx, hidden(ctx, batch, options), head(), batch.targets);
 }
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_by_sequence(Context<D>& ctx, const PackedTokens& batch,
+                                                                const ForwardOptions<T, D>& options) {
+  const Tensor<T, D> h = hidden(ctx, batch, options);
+  std::vector<Tensor<accumulate_t<T>, D>> sums;
+  for (std::size_t i = 0; i + 1 < batch.starts.size(); ++i) {
+    std::vector<int32_t> rows, wanted;
+    for (int64_t n = batch.starts[i]; n < batch.starts[i + 1]; ++n) {
+      const int32_t target = batch.targets[static_cast<std::size_t>(n)];
+      if (target == ignored_target) continue;
+      rows.push_back(static_cast<int32_t>(n));
+      wanted.push_back(target);
+    }
+    sums.push_back(rows.empty() ? Tensor<accumulate_t<T>, D>::zeros(ctx, {1})
+                                : reshape(ctx, head_loss(ctx, take_rows(ctx, h, rows), head(), wanted), {1}));
+  }
+  return concat(ctx, sums);
+}
 
 }  // namespace ft::inline FTLIB_ABI
