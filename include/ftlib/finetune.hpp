@@ -27,6 +27,7 @@
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>
+#include <ftlib/text/export.hpp>
 #include <ftlib/text/keep.hpp>
 #include <ftlib/text/prefer.hpp>
 #include <ftlib/text/records.hpp>

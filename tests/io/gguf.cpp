@@ -217,6 +217,41 @@ TEST_CASE("io/gguf: what cannot be written leaves no file") {
         "tensor 't' (16, 2) Q4_0 cannot be written: its shape does not fit the type");
 }
 
+TEST_CASE("io/gguf: a file is written tensor by tensor, in pieces, and only when it is whole") {
+  const Scratch scratch;
+  std::vector<float> x(40);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = static_cast<float>(i);
+  const auto bytes = std::as_bytes(std::span(x));
+  const std::vector<GgufTensor> tensors{
+      {"a", DType::f32, {3, 3}}, {"none", DType::f32, {0, 7}}, {"b", DType::f16, {5}}, {"c", DType::f32, {20}}};
+  {
+    GgufWriter file(scratch / "x.gguf", {{"general.alignment", uint32_t{64}}}, tensors);
+    file.put(bytes.first(8));
+    file.put(bytes.subspan(8, 28));
+    file.put(bytes.first(10));
+    CHECK_THROWS_WITH_AS(file.put(bytes.first(84)),
+                         doctest::Contains("84 bytes are more than what is left of tensor 'c'"), Error);
+    file.put(bytes.first(76));
+    CHECK_THROWS_WITH_AS(file.commit(), doctest::Contains("tensor 'c' has 76 bytes of 80"), Error);
+    CHECK_FALSE(std::filesystem::exists(scratch / "x.gguf"));
+    file.put(bytes.subspan(76, 4));
+    CHECK_THROWS_WITH_AS(file.put(bytes.first(1)), doctest::Contains("what is left of the file"), Error);
+    CHECK(file.written() == file.bytes());
+    file.commit();
+    CHECK(std::filesystem::file_size(scratch / "x.gguf") == file.bytes());
+  }
+  const auto read = GgufFile::open(scratch / "x.gguf");
+  CHECK(read.info("none").shape == Shape{0, 7});
+  CHECK(std::memcmp(read.tensor("a").data, bytes.data(), 36) == 0);
+  CHECK(std::memcmp(read.tensor("b").data, bytes.data(), 10) == 0);
+  CHECK(std::memcmp(read.tensor("c").data, bytes.data(), 80) == 0);
+  CHECK(read.info("c").begin % 64 == 0);
+  { const GgufWriter left(scratch / "y.gguf", {}, tensors); }
+  CHECK(scratch.names() == std::vector<std::string>{"x.gguf"});
+  CHECK_THROWS_WITH_AS(GgufWriter(scratch / "z.gguf", {}, {{"huge", DType::f32, {int64_t{1} << 58}}}),
+                       doctest::Contains("the disk has"), Error);
+}
+
 TEST_CASE("io/gguf: files that lie are refused with what is wrong, and where") {
   const std::string four(4, '\0'), many(64, '\0');
   refused("", "does not begin with 'GGUF'");

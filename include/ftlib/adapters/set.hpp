@@ -100,6 +100,8 @@ template <Scalar T, Device D> class AdapterSet {
   void train_base(Context<D>& ctx, const std::function<bool(const Parameter<T, D>&)>& which);
   /// The same with every weight and nothing in use: full fine-tuning.
   void train_all(Context<D>& ctx);
+  /// W as what the session uses makes it, in the compute type and in memory of its own; empty where nothing changes it.
+  Tensor<T, D> merged(Context<D>& ctx, const Parameter<T, D>& w) const;
   /// Folds what the session uses into the weights, which are in the compute type from then on; those names are
   /// forgotten, other adapters stay and add to the new weights. All or nothing, as train_all.
   void merge(Context<D>& ctx);

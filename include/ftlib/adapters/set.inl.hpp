@@ -613,37 +613,35 @@ template <Scalar T, Device D> void AdapterSet<T, D>::train_all(Context<D>& ctx) 
   }
 }
 
-template <Scalar T, Device D> [[gnu::cold]] void AdapterSet<T, D>::merge(Context<D>& ctx) {
+template <Scalar T, Device D>
+[[gnu::cold]] Tensor<T, D> AdapterSet<T, D>::merged(Context<D>& ctx, const Parameter<T, D>& w) const {
   const InUse* in_use = in_use_by(ctx);
-  if (!in_use) throw Error("merge: there is no adapter in use");
-  std::vector<std::pair<Parameter<T, D>*, Tensor<T, D>>> values;
-  for (std::size_t i = 0; i < base_.size(); ++i) {
-    const auto& slot = in_use->slots[i];
-    if (!slot.weight) continue;
-    Tensor<T, D> value;
-    if (slot.replacement) {
-      value = clone(ctx, slot.replacement->value);
-    } else if (slot.uses.size() == 1 && slot.uses.front().strength == 1) {
-      value = slot.uses.front().adapter->merged(ctx, *base_[i]);
-    } else {
-      const Tensor<T, D> w = dense(ctx, *base_[i]);
-      value = clone(ctx, w);
-      for (const auto& [adapter, strength] : slot.uses) {
-        const Tensor<T, D> change = sub(ctx, adapter->merged(ctx, *base_[i]), w);
-        linear_combination(ctx, value.view(), View<const T>(value.view()), View<const T>(change.view()), T(1.0f),
-                           T(strength));
-      }
-    }
-    values.emplace_back(base_[i], std::move(value));
+  const auto* slot = in_use ? &in_use->slots[static_cast<std::size_t>(w.index)] : nullptr;
+  if (!slot || !slot->weight) return {};
+  if (slot->replacement) return clone(ctx, slot->replacement->value);
+  if (slot->uses.size() == 1 && slot->uses.front().strength == 1) return slot->uses.front().adapter->merged(ctx, w);
+  const Tensor<T, D> base = dense(ctx, w);
+  Tensor<T, D> value = clone(ctx, base);
+  for (const auto& [adapter, strength] : slot->uses) {
+    const Tensor<T, D> change = sub(ctx, adapter->merged(ctx, w), base);
+    linear_combination(ctx, value.view(), View<const T>(value.view()), View<const T>(change.view()), T(1.0f),
+                       T(strength));
   }
-  const Strengths merged = used(ctx);
+  return value;
+}
+template <Scalar T, Device D> [[gnu::cold]] void AdapterSet<T, D>::merge(Context<D>& ctx) {
+  if (!in_use_by(ctx)) throw Error("merge: there is no adapter in use");
+  std::vector<std::pair<Parameter<T, D>*, Tensor<T, D>>> values;
+  for (Parameter<T, D>* w : base_)
+    if (Tensor<T, D> value = this->merged(ctx, *w)) values.emplace_back(w, std::move(value));
+  const Strengths names = used(ctx);
   use_base(ctx);
   for (auto& [w, value] : values) {
     w->value = std::move(value);
     w->stored = {};
   }
   const std::lock_guard lock(mutex_);
-  for (const auto& [name, strength] : merged) named_.erase(name);
+  for (const auto& [name, strength] : names) named_.erase(name);
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -10,6 +10,7 @@
 #include <algorithm>  // std::sort
 #include <cstring>    // std::memcpy
 #include <map>        // std::map
+#include <optional>   // std::optional
 #include <set>        // std::set
 #include <variant>    // std::variant
 
@@ -587,35 +588,44 @@ class GgufFile {
   std::vector<std::string> names_;
 };
 
-/// Writes a GGUF file of version 3, atomically. The alignment is metadata's general.alignment (uint32), or else 32.
-/// Throws Error for a name twice, more than 4 axes, or an alignment that is no power of two.
-[[gnu::cold]] inline void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
-                                     const std::vector<TensorEntry>& tensors) {
-  const std::string file_name = path.string();
-  uint64_t alignment = 32;
-  AtomicFile file(path);
-  const auto number = [&](auto value) { file.write(std::as_bytes(std::span(&value, 1))); };
+/// A tensor that a GgufWriter is to write.
+struct GgufTensor {
+  std::string name;
+  DType type = DType::f32;
+  Shape shape;  // row-major
+};
+
+namespace detail {
+
+/// What stands before the data of a GGUF file of version 3, padded to its alignment, and where the tensors lie.
+struct GgufHeader {
+  std::vector<std::byte> bytes;
+  std::vector<uint64_t> sizes;        // of the tensors' data, without padding
+  uint64_t alignment = 32, data = 0;  // `data`: bytes behind the header, padding included
+};
+
+[[gnu::cold]] inline GgufHeader gguf_header(const std::string& file, const GgufMetadata& metadata,
+                                            const std::vector<GgufTensor>& tensors) {
+  GgufHeader header;
+  auto& out = header.bytes;
+  const auto bytes = [&](std::span<const std::byte> b) { out.insert(out.end(), b.begin(), b.end()); };
+  const auto number = [&](auto value) { bytes(std::as_bytes(std::span(&value, 1))); };
   const auto string = [&](std::string_view text) {
     number(uint64_t{text.size()});
-    file.write(text);
+    bytes(std::as_bytes(std::span(text.data(), text.size())));
   };
-  const auto pad = [&] {
-    const std::vector<std::byte> zeros(static_cast<std::size_t>((alignment - file.size() % alignment) % alignment));
-    file.write(zeros);
-  };
-
-  file.write("GGUF");
+  bytes(std::as_bytes(std::span(std::string_view("GGUF"))));
   number(uint32_t{3});
   number(uint64_t{tensors.size()});
   number(uint64_t{metadata.size()});
   std::set<std::string_view> seen;
   for (const auto& [key, value] : metadata) {
-    if (!seen.insert(key).second) throw Error(str(file_name, ": key ", quote(key), " is given twice"));
+    if (!seen.insert(key).second) throw Error(str(file, ": key ", quote(key), " is given twice"));
     if (key == "general.alignment") {
       const auto* asked = std::get_if<uint32_t>(&value);
       if (!asked || *asked == 0 || (*asked & (*asked - 1)) != 0)
-        throw Error(str(file_name, ": general.alignment must be a uint32 and a power of two"));
-      alignment = *asked;
+        throw Error(str(file, ": general.alignment must be a uint32 and a power of two"));
+      header.alignment = *asked;
     }
     string(key);
     number(static_cast<uint32_t>(value.index()));
@@ -627,35 +637,102 @@ class GgufFile {
           } else if constexpr (std::same_as<T, GgufArray>) {
             number(static_cast<uint32_t>(x.type()));
             number(x.size());
-            file.write(x.bytes());
+            bytes(x.bytes());
           } else {
             number(x);
           }
         },
         value);
   }
-
   seen.clear();
-  uint64_t offset = 0;
-  std::vector<int64_t> sizes;
   for (const auto& tensor : tensors) {
     if (!seen.insert(tensor.name).second)
-      throw Error(str(file_name, ": tensor name ", quote(tensor.name), " is given twice"));
+      throw Error(str(file, ": tensor name ", quote(tensor.name), " is given twice"));
     if (tensor.shape.rank() > 4)
-      throw Error(str(file_name, ": tensor ", quote(tensor.name), " ", tensor.shape, " has more than 4 axes"));
-    sizes.push_back(detail::entry_bytes(tensor, file_name));
+      throw Error(str(file, ": tensor ", quote(tensor.name), " ", tensor.shape, " has more than 4 axes"));
+    const TensorEntry entry{tensor.name, tensor.type, tensor.shape, tensor.name.data()};
+    header.sizes.push_back(static_cast<uint64_t>(entry_bytes(entry, file)));
     string(tensor.name);
     number(static_cast<uint32_t>(tensor.shape.rank()));
     for (int i = tensor.shape.rank() - 1; i >= 0; --i) number(tensor.shape[i]);
-    number(detail::ggml_number(tensor.type));
-    number(offset);
-    offset += (static_cast<uint64_t>(sizes.back()) + alignment - 1) / alignment * alignment;
+    number(ggml_number(tensor.type));
+    number(header.data);
+    header.data += (header.sizes.back() + header.alignment - 1) / header.alignment * header.alignment;
   }
-  for (std::size_t i = 0; i < tensors.size(); ++i) {
-    pad();
-    file.write(detail::entry_data(tensors[i], sizes[i]));
+  out.resize((out.size() + header.alignment - 1) / header.alignment * header.alignment);
+  return header;
+}
+
+}  // namespace detail
+
+/// Writes a GGUF file of version 3, atomically and tensor by tensor, so that a model is never in memory as a whole: say
+/// which tensors there will be, put() their bytes in that order, commit(). The alignment is metadata's
+/// general.alignment (uint32), or else 32.
+class GgufWriter {
+ public:
+  /// Writes what stands before the data. Throws Error for a name twice, more than 4 axes, a row that is no whole number
+  /// of blocks, an alignment that is no power of two, and, before it writes, a disk without room for all of it.
+  [[gnu::cold]] GgufWriter(const std::filesystem::path& path, const GgufMetadata& metadata,
+                           std::vector<GgufTensor> tensors)
+      : name_(path.string()), tensors_(std::move(tensors)), header_(detail::gguf_header(name_, metadata, tensors_)) {
+    check_room(path, bytes());
+    file_.emplace(path);
+    file_->write(header_.bytes);
+    settle();
   }
-  pad();
+  /// Of the whole file.
+  uint64_t bytes() const { return header_.bytes.size() + header_.data; }
+  /// So far.
+  uint64_t written() const { return file_->size(); }
+
+  /// The next bytes of the data, of one tensor after the other, in any pieces that end where a tensor does.
+  void put(std::span<const std::byte> bytes) {
+    if (at_ == tensors_.size() ? !bytes.empty() : bytes.size() > header_.sizes[at_] - done_)
+      throw Error(str(name_, ": ", grouped(bytes.size()), " bytes are more than what is left of ",
+                      at_ == tensors_.size() ? std::string("the file") : "tensor " + quote(tensors_[at_].name)));
+    file_->write(bytes);
+    done_ += bytes.size();
+    settle();
+  }
+  /// Puts the file in place. Throws Error where a tensor is not complete.
+  void commit() {
+    if (at_ < tensors_.size())
+      throw Error(str(name_, ": tensor ", quote(tensors_[at_].name), " has ", grouped(done_), " bytes of ",
+                      grouped(header_.sizes[at_])));
+    file_->commit();
+  }
+
+ private:
+  /// Pads behind tensors that are complete, those without elements among them.
+  void settle() {
+    while (at_ < tensors_.size() && done_ == header_.sizes[at_]) {
+      const std::vector<std::byte> zeros(
+          static_cast<std::size_t>((header_.alignment - done_ % header_.alignment) % header_.alignment));
+      file_->write(zeros);
+      ++at_;
+      done_ = 0;
+    }
+  }
+
+  std::string name_;
+  std::vector<GgufTensor> tensors_;
+  detail::GgufHeader header_;
+  std::optional<AtomicFile> file_;
+  std::size_t at_ = 0;  // the tensor that is written
+  uint64_t done_ = 0;   // bytes of it
+};
+
+/// The same of tensors that are in memory.
+[[gnu::cold]] inline void write_gguf(const std::filesystem::path& path, const GgufMetadata& metadata,
+                                     const std::vector<TensorEntry>& tensors) {
+  std::vector<GgufTensor> described;
+  std::vector<int64_t> sizes;
+  for (const auto& tensor : tensors) {
+    sizes.push_back(detail::entry_bytes(tensor, path.string()));
+    described.push_back({tensor.name, tensor.type, tensor.shape});
+  }
+  GgufWriter file(path, metadata, std::move(described));
+  for (std::size_t i = 0; i < tensors.size(); ++i) file.put(detail::entry_data(tensors[i], sizes[i]));
   file.commit();
 }
 

@@ -9,10 +9,14 @@ namespace ft::inline FTLIB_ABI {
 struct GraniteConfig : LlamaConfig {
   static constexpr const char *name = "granite", *gguf_name = "granite", *class_name = "GraniteForCausalLM";
   float embedding_multiplier = 1, attention_multiplier = 1, residual_multiplier = 1, logits_scaling = 1;
+  bool positions = true;  // GGUF alone says so of this form: llama.cpp goes by a key of another name
 
   void fields(ConfigFields& f) override {
     describe(f);
     f.flag("mlp_bias", nullptr, mlp_bias, false);
+    f.flag(nullptr, "rope.scaling.finetuned", positions, true);
+    if (!positions && !f.is_gguf())
+      f.fail("the model has no positions, for which this form of config.json has no word");
     // Converters from the hybrid's form write these of layers that are not there: a tensor of one would be refused.
     for (const char* of_others : {"ssm.", "expert_shared_feed_forward_length"}) f.pass_over(of_others);
   }
@@ -20,6 +24,7 @@ struct GraniteConfig : LlamaConfig {
     LayerTraits t = LlamaConfig::layer(i);
     t.attention_scale = attention_multiplier;
     t.residual_scale = residual_multiplier;
+    if (!positions) t.rope = nullptr;
     return t;
   }
   DecoderTraits decoder() const override {
@@ -46,6 +51,7 @@ struct GraniteConfig : LlamaConfig {
 struct GraniteHybridConfig : GraniteConfig {
   static constexpr const char *name = "granitemoehybrid", *gguf_name = "granite",
                               *class_name = "GraniteMoeHybridForCausalLM";
+  using from_gguf = GraniteConfig;
   std::vector<std::string> layer_types;
   std::string position_embedding_type;
   int64_t experts = 0;
@@ -65,6 +71,8 @@ struct GraniteHybridConfig : GraniteConfig {
     f.word("position_embedding_type", position_embedding_type, "nope");
     if (position_embedding_type != "rope" && position_embedding_type != "nope")
       f.fail(str("position_embedding_type is '", position_embedding_type, "'; ftlib knows rope and nope"));
+    positions = position_embedding_type == "rope";
+    f.flag(nullptr, "rope.scaling.finetuned", positions, positions);
     for (const char* of_others : {"mamba_", "num_experts_per_tok", "router_aux_loss_coef", "output_router_logits",
                                   "time_step_limit", "layers_block_type"})
       f.pass_over(of_others);
@@ -86,7 +94,6 @@ struct GraniteHybridConfig : GraniteConfig {
     LayerTraits t = GraniteConfig::layer(i);
     t.gate_up = "shared_mlp.input_linear";
     t.down = "shared_mlp.output_linear";
-    if (position_embedding_type == "nope") t.rope = nullptr;
     return t;
   }
 };

@@ -8,6 +8,7 @@ namespace ft::inline FTLIB_ABI {
 
 struct MistralConfig : LlamaConfig {
   static constexpr const char *name = "mistral", *gguf_name = "llama", *class_name = "MistralForCausalLM";
+  using from_gguf = LlamaConfig;
   int64_t sliding_window = 0;  // keys that a token sees; 0: all
 
   void fields(ConfigFields& f) override {

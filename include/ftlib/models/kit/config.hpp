@@ -2,13 +2,14 @@
 // config.json and the key of GGUF, and are read from either and written back. What a file says beyond that is computed,
 // refused by its name, or noted: never passed over without a word.
 #pragma once
-#include <ftlib/io/gguf.hpp>                    // GgufFile
-#include <ftlib/io/json.hpp>                    // Json, at, value_or
-#include <ftlib/models/kit/language_model.hpp>  // ModelInfo
-#include <ftlib/models/kit/tensor_map.hpp>      // TensorMap
-#include <ftlib/models/kit/traits.hpp>          // LayerTraits, DecoderTraits
-#include <ftlib/models/kit/weights.hpp>         // Weights
-#include <ftlib/ops/rope.hpp>                   // RopeOptions
+#include <ftlib/io/gguf.hpp>                      // GgufFile
+#include <ftlib/io/json.hpp>                      // Json, at, value_or
+#include <ftlib/models/kit/gguf_description.hpp>  // GgufDescription
+#include <ftlib/models/kit/language_model.hpp>    // ModelInfo
+#include <ftlib/models/kit/tensor_map.hpp>        // TensorMap
+#include <ftlib/models/kit/traits.hpp>            // LayerTraits, DecoderTraits
+#include <ftlib/models/kit/weights.hpp>           // Weights
+#include <ftlib/ops/rope.hpp>                     // RopeOptions
 
 #include <algorithm>  // std::find
 #include <cmath>      // std::abs, std::log, std::sqrt
@@ -731,6 +732,197 @@ class ConfigWriter final : public ConfigFields {
   Json& json_;
 };
 
+/// The configuration that a GGUF of a Config is read as: its own, or where several share a name in GGUF, the one that
+/// Config names as its `from_gguf`.
+template <class Config> struct GgufReader { using type = Config; };
+template <class Config>
+requires requires { typename Config::from_gguf; }
+struct GgufReader<Config> {
+  using type = typename Config::from_gguf;
+};
+
+/// Writes GGUF's keys, and the tables that GGUF has among its tensors.
+class GgufConfigWriter final : public ConfigFields {
+ public:
+  explicit GgufConfigWriter(GgufDescription& out) : out_(out), prefix_(out.architecture + ".") {}
+  bool is_gguf() const override { return true; }
+
+  void size(const char*, const char* key, int64_t& value, std::optional<int64_t>, int64_t) override {
+    put(key, static_cast<uint32_t>(value));
+  }
+  void number(const char*, const char* key, float& value, std::optional<float>) override { put(key, value); }
+  void flag(const char*, const char* key, bool& value, bool) override { put(key, value); }
+  void vocabulary(int64_t& rows) override { put("vocab_size", static_cast<uint32_t>(rows)); }
+  void tied(bool&, bool) override {}  // by whether output.weight is there
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float, const char*, bool) override {
+    put("rope.freq_base", rope.theta);
+    put("rope.dimension_count", static_cast<uint32_t>(rope.rotary_size ? rope.rotary_size : head_dim));
+    float attention_factor = rope.attention_factor;
+    if (rope.llama3) {
+      RopeOptions plain = rope;
+      plain.llama3 = {};
+      auto divisors = rope_frequencies(plain);
+      const auto scaled = rope_frequencies(rope);
+      for (std::size_t i = 0; i < scaled.size(); ++i) divisors[i] /= scaled[i];
+      out_.tables.emplace_back("rope_freqs.weight", std::move(divisors));
+    } else if (rope.yarn) {
+      put("rope.scaling.type", std::string("yarn"));
+      put("rope.scaling.factor", rope.yarn->factor);
+      put("rope.scaling.original_context_length", static_cast<uint32_t>(rope.yarn->original_max_position_embeddings));
+      put("rope.scaling.yarn_beta_fast", rope.yarn->beta_fast);
+      put("rope.scaling.yarn_beta_slow", rope.yarn->beta_slow);
+      attention_factor /= yarn_attention_factor(rope.yarn->factor);
+    } else if (rope.longrope) {
+      put("rope.scaling.original_context_length",
+          static_cast<uint32_t>(rope.longrope->original_max_position_embeddings));
+      out_.tables.emplace_back("rope_factors_long.weight", rope.longrope->long_factor);
+      out_.tables.emplace_back("rope_factors_short.weight", rope.longrope->short_factor);
+    } else if (rope.factor != 1) {
+      put("rope.scaling.type", std::string("linear"));
+      put("rope.scaling.factor", rope.factor);
+    }
+    if (!rope.divisors.empty()) out_.tables.emplace_back("rope_freqs.weight", rope.divisors);
+    if (std::abs(attention_factor - 1) > 1e-6f) put("rope.scaling.attn_factor", attention_factor);
+  }
+  void local_rope(RopeOptions& rope, int64_t, float) override { put("rope.freq_base_swa", rope.theta); }
+  void sliding(std::vector<bool>& layers, int64_t, const std::vector<bool>& otherwise) override {
+    if (windows_ && layers != otherwise) put("attention.sliding_window_pattern", GgufArray::of(layers));
+  }
+  void window(const char* key, int64_t& keys, int64_t) override { put(key, static_cast<uint32_t>(keys)); }
+  void each_layer(const char*, const char* key, std::vector<int64_t>& values, int64_t,
+                  const std::vector<int64_t>&) override {
+    put(key, GgufArray::of(std::vector<int32_t>(values.begin(), values.end())));
+  }
+  void each_layer(const char*, std::vector<std::string>&, int64_t, const std::vector<std::string>&) override {}
+  void word(const char*, std::string&, const char*) override {}
+  void expect(const char*, const char*) override {}
+  [[noreturn]] void fail(const std::string& what) const override {
+    throw Error(str("gguf: ", what), "leave as a Hugging Face folder, or as a GGUF LoRA over a base that is a GGUF.");
+  }
+
+ private:
+  void put(const char* key, GgufValue value) {
+    if (!key) return;
+    windows_ |= std::string_view(key) == "attention.sliding_window";
+    const bool keys = std::string_view(key) == "attention.key_length";
+    if (keys) out_.metadata.emplace_back(prefix_ + "attention.value_length", value);
+    out_.metadata.emplace_back(prefix_ + key, std::move(value));
+  }
+
+  GgufDescription& out_;
+  std::string prefix_;
+  bool windows_ = false;
+};
+
+/// What a configuration computes otherwise than another one that was read from a GGUF of it, by name; windows apart,
+/// which llama.cpp's converters leave out for some architectures: they matter to texts that are longer.
+struct GgufLoss {
+  std::string what;
+  std::string windows;
+};
+[[gnu::cold]] inline GgufLoss lost_in_gguf(const TransformerConfig& ours, const TransformerConfig& read) {
+  GgufLoss lost;
+  const auto say = [&](const std::string& what) { lost.what += str(lost.what.empty() ? "" : "; ", what); };
+  const auto same = [](float a, float b) { return std::abs(a - b) <= 1e-5f * std::abs(a); };
+  const auto number = [&](const std::string& what, auto a, auto b) {
+    if (!same(static_cast<float>(a), static_cast<float>(b))) say(str(what, " is ", a, " and would be read as ", b));
+  };
+  number("hidden_size", ours.hidden_size, read.hidden_size);
+  number("num_hidden_layers", ours.num_hidden_layers, read.num_hidden_layers);
+  number("num_attention_heads", ours.num_attention_heads, read.num_attention_heads);
+  number("num_key_value_heads", ours.num_key_value_heads, read.num_key_value_heads);
+  number("head_dim", ours.head_dim, read.head_dim);
+  number("the width of the feed-forward part", ours.intermediate_size, read.intermediate_size);
+  number("max_position_embeddings", ours.max_position_embeddings, read.max_position_embeddings);
+  number("the norms' epsilon", ours.rms_norm_eps, read.rms_norm_eps);
+  number("tie_word_embeddings", ours.tie_word_embeddings, read.tie_word_embeddings);
+  number("the length of longrope", ours.long_from(), read.long_from());
+  const DecoderTraits a = ours.decoder(), b = read.decoder();
+  number("the embedding's factor", a.embedding_scale, b.embedding_scale);
+  number("the logits' divisor", a.logits_divisor, b.logits_divisor);
+  if (a.norm_kind != b.norm_kind || a.norm_offset != b.norm_offset || !a.positions != !b.positions)
+    say("norms or positions are of another kind");
+  const auto scale = [](const TransformerConfig& c, const LayerTraits& t) {
+    return t.attention_scale != 0 ? t.attention_scale : 1 / std::sqrt(static_cast<float>(c.head_dim));
+  };
+  const auto turns = [&](const RopeOptions& x, const RopeOptions& y) {
+    if (x.rotary_size != y.rotary_size || !same(x.attention_factor, y.attention_factor)) return false;
+    for (const bool longer : {false, true}) {
+      const auto f = rope_frequencies(x, longer), g = rope_frequencies(y, longer);
+      for (std::size_t i = 0; i < f.size(); ++i)
+        if (!same(f[i], g[i])) return false;
+    }
+    return true;
+  };
+  int64_t windows = 0, window = 0;
+  for (int64_t i = 0; i < std::min(ours.num_hidden_layers, read.num_hidden_layers); ++i) {
+    const LayerTraits t = ours.layer(i), u = read.layer(i);
+    const std::string at = str("layer ", i, ": ");
+    if (!t.rope != !u.rope) say(at + (t.rope ? "it has positions" : "it has no positions (no_rope_layers)"));
+    else if (t.rope && !turns(*t.rope, *u.rope))
+      say(at + "its rotary positions are of a kind that GGUF has no word for");
+    number(at + "the scores' factor (query_pre_attn_scalar, attention_multiplier)", scale(ours, t), scale(read, u));
+    number(at + "residual_multiplier", t.residual_scale, u.residual_scale);
+    number(at + "the experts", t.experts, u.experts);
+    number(at + "the experts that a token uses", t.chosen, u.chosen);
+    number(at + "the width of an expert", t.expert_size, u.expert_size);
+    number(at + "norm_topk_prob", t.renormalise, u.renormalise);
+    number(at + "the convolution's length", t.conv ? t.conv_length : 0, u.conv ? u.conv_length : 0);
+    if (t.activation != u.activation) say(at + "its activation is another");
+    if (t.qkv_bias != u.qkv_bias || t.o_bias != u.o_bias || t.mlp_bias != u.mlp_bias)
+      say(at + "it has biases (attention_bias, mlp_bias), which are not read from GGUF for this architecture");
+    if (!t.q_norm != !u.q_norm || !t.k_norm != !u.k_norm) say(at + "it has norms on q and k");
+    if (t.window != u.window) windows++, window = t.window;
+    if (!lost.what.empty()) break;  // the next layers would say the same
+  }
+  if (windows)
+    lost.windows = str(windows, " of ", ours.num_hidden_layers, " layers see ", window,
+                       " tokens alone (sliding_window), for which GGUF has no word in this architecture: texts longer "
+                       "than that are read in full there, and answers to them may differ");
+  return lost;
+}
+
+/// A configuration for GGUF, read again as whoever opens the file will read it. Throws Error for what GGUF has no word
+/// for.
+template <class Config> [[gnu::cold]] GgufDescription gguf_description(const Config& config) {
+  using Read = typename GgufReader<Config>::type;
+  if (!*Config::gguf_name) throw Error(str("gguf: there is no GGUF architecture for ", Config::name));
+  GgufDescription out{.architecture = Config::gguf_name,
+                      .metadata = {},
+                      .tables = {},
+                      .map = config.tensors(),
+                      .layers = config.num_hidden_layers,
+                      .heads = config.num_attention_heads,
+                      .kv_heads = config.num_key_value_heads,
+                      .notes = {}};
+  for (int64_t i = 0; i < out.layers; ++i) out.experts = std::max(out.experts, config.layer(i).experts);
+  Config copy = config;  // fields() is one description, for readers and for writers
+  GgufConfigWriter writer(out);
+  copy.fields(writer);
+
+  // A file of the keys, the tables, and matrices without columns.
+  std::vector<GgufTensor> tensors{{"token_embd.weight", DType::f32, {config.vocab_size, 0}}};
+  if (!config.tie_word_embeddings) tensors.push_back({"output.weight", DType::f32, {config.vocab_size, 0}});
+  for (const auto& [name, values] : out.tables)
+    tensors.push_back({name, DType::f32, {static_cast<int64_t>(values.size())}});
+  GgufHeader header = gguf_header("gguf", out.metadata, tensors);
+  for (const auto& [name, values] : out.tables) {
+    const auto bytes = std::as_bytes(std::span(values));
+    header.bytes.insert(header.bytes.end(), bytes.begin(), bytes.end());
+    header.bytes.resize((header.bytes.size() + 31) / 32 * 32);
+  }
+  const auto file = GgufFile::parse(header.bytes, "gguf");
+  Read read;
+  read.model_type = Read::name;
+  GgufConfig reader(file, out.architecture);
+  read.fields(reader);
+  reader.finish(read);
+  const GgufLoss lost = lost_in_gguf(config, read);
+  if (!lost.what.empty()) writer.fail(str("a ", out.architecture, " file cannot say this: ", lost.what));
+  if (!lost.windows.empty()) out.notes.push_back(lost.windows);
+  return out;
+}
+
 }  // namespace detail
 
 /// A configuration of any architecture, shared and not changed.
@@ -738,17 +930,21 @@ class AnyConfig {
  public:
   template <std::derived_from<TransformerConfig> Config>
   AnyConfig(Config config)
-      : config_(std::make_shared<const Config>(std::move(config))), json_([](const TransformerConfig& c) {
+      : config_(std::make_shared<const Config>(std::move(config))),
+        json_([](const TransformerConfig& c) {
           Config copy = static_cast<const Config&>(c);  // fields() is one description, for readers and for the writer
           return copy.to_json();
-        }) {}
+        }),
+        gguf_([](const TransformerConfig& c) { return detail::gguf_description(static_cast<const Config&>(c)); }) {}
   const TransformerConfig* operator->() const { return config_.get(); }
   const TransformerConfig& operator*() const { return *config_; }
   Json to_json() const { return json_(*config_); }
+  GgufDescription to_gguf() const { return gguf_(*config_); }
 
  private:
   std::shared_ptr<const TransformerConfig> config_;
   Json (*json_)(const TransformerConfig&);
+  GgufDescription (*gguf_)(const TransformerConfig&);
 };
 
 [[gnu::cold]] inline Json TransformerConfig::to_json() {

@@ -85,6 +85,7 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
   int64_t long_from() const final { return config_->long_from(); }
   const ModelInfo& info() const final { return *config_; }
   Json config() const final { return config_.to_json(); }
+  GgufDescription gguf() const final { return config_.to_gguf(); }
 
  protected:
   /// Takes the embedding, and the head where it is not tied; the last norm and the blocks are the architecture's.

@@ -12,6 +12,8 @@
 
 namespace ft::inline FTLIB_ABI {
 
+struct GgufDescription;
+
 /// Sequences of unequal length, one after the other, without padding.
 struct PackedTokens {
   static constexpr const char* kind = "packed tokens";
@@ -90,6 +92,9 @@ template <Scalar T, Device D> class LanguageModel {
   virtual const ModelInfo& info() const = 0;
   /// The configuration, as Hugging Face's config.json. Throws Error where it cannot be said there.
   virtual Json config() const = 0;
+  /// The same as GGUF says it, with the names of tensors there (models/kit/gguf_description.hpp). Throws Error, naming
+  /// what GGUF has no word for, where a file could not be read as this model.
+  virtual GgufDescription gguf() const;
 
   int64_t context_length() const { return info().max_position_embeddings; }
   /// Whether a Hugging Face folder has a weight of its as (in, out), where it is (out, in) here.

@@ -1,6 +1,7 @@
 // models/kit/language_model.inl.hpp: the bodies of models/kit/language_model.hpp.
 #pragma once
-#include <ftlib/autograd/recompute.hpp>  // recompute
+#include <ftlib/autograd/recompute.hpp>           // recompute
+#include <ftlib/models/kit/gguf_description.hpp>  // GgufDescription
 #include <ftlib/models/kit/language_model.hpp>
 #include <ftlib/nn/adapter.hpp>       // project, in_use, adapted
 #include <ftlib/ops/divergence.hpp>   // linear_divergence, divergence
@@ -65,6 +66,11 @@ Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOpti
   p.positions = Tensor<int32_t, D>(ctx, {batch.tokens()}, positions);
   if (options.cache) p.cache_rows = Tensor<int32_t, D>(ctx, {batch.tokens()}, cache_rows);
   return p;
+}
+
+template <Scalar T, Device D> [[gnu::cold]] GgufDescription LanguageModel<T, D>::gguf() const {
+  throw Error(str("gguf: how a model of kind '", info().model_type, "' is said in GGUF is not known"),
+              "its class may say so by LanguageModel::gguf().");
 }
 
 template <Scalar T, Device D>

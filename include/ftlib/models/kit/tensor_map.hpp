@@ -86,6 +86,10 @@ inline Stored<Cpu> shifted(const Stored<Cpu>& w, float by) {
   for (int64_t i = 0; i < w.shape.count(); ++i) to[i] += by;
   return out;
 }
+/// Of `count` tensors of that shape, with an axis of their own in front.
+inline Shape stacked_shape(int64_t count, const Shape& one) {
+  return one.rank() == 1 ? Shape{count, one[0]} : Shape{count, one[0], one[1]};
+}
 /// One behind the other along the first axis; `stack` gives each an axis of its own.
 [[gnu::cold]] inline Stored<Cpu> joined(const std::vector<Stored<Cpu>>& parts, bool stack) {
   const Stored<Cpu>& first = parts.front();
@@ -100,13 +104,8 @@ inline Stored<Cpu> shifted(const Stored<Cpu>& w, float by) {
                       " are parts of one, and do not fit"));
     rows += part.shape[0];
   }
-  if (!stack) {
-    shape[0] = rows;
-  } else if (rank == 1) {
-    shape = {static_cast<int64_t>(parts.size()), first.shape[0]};
-  } else {
-    shape = {static_cast<int64_t>(parts.size()), first.shape[0], first.shape[1]};
-  }
+  if (stack) shape = stacked_shape(static_cast<int64_t>(parts.size()), first.shape);
+  else shape[0] = rows;
   auto [out, to] = new_stored(first.type, shape);
   for (const Stored<Cpu>& part : parts) to = std::copy_n(part.data, part.bytes(), to);
   return out;
@@ -178,39 +177,72 @@ class TensorMap {
       }
     }
   }
-  /// The inverse of to_hf.
-  [[gnu::cold]] void to_gguf(const std::vector<std::string>& names, const Get& get, const Put& put,
-                             const std::string& file) const {
+  /// A tensor of GGUF that is to be made, and of which of Hugging Face's: one, or a stack's one of each expert.
+  struct Part {
+    std::string name;  // GGUF's
+    Shape shape;
+    std::vector<std::string> from;
+    std::size_t rule = 0;  // its place in the map
+  };
+  /// What GGUF tensors the Hugging Face tensors `names`, as a model in memory has them, become, in their order. Throws
+  /// Error for a name that is not in the map, or a shape that does not fit its rule.
+  [[gnu::cold]] std::vector<Part> gguf_parts(const std::vector<std::string>& names,
+                                             const std::function<Shape(const std::string& name)>& shape_of,
+                                             const std::string& file) const {
+    std::vector<Part> parts;
     for (const std::string& name : names) {
       const auto [stem, ending] = parted(name);
       const TensorRule& rule = rule_of(from_hf_, stem, name, file);
+      const std::size_t first = from_hf_.find(stem)->second;
+      Shape shape = shape_of(name);
       switch (rule.transform) {
         case Transform::split: {
-          const Stored<Cpu> w = get(name);
           int64_t rows = 0;
-          for (std::size_t i = from_hf_.at(rule.hf); i < rules_.size() && rules_[i].hf == rule.hf; ++i) {
+          for (std::size_t i = first; i < rules_.size() && rules_[i].hf == rule.hf; ++i) {
             const TensorRule& part = rules_[i];
-            if (part.begin != rows || part.end > w.shape[0])
+            if (part.begin != rows || part.end > shape[0])
               throw Error(
-                  str(file, ": tensor '", name, "' ", w.shape, " has no rows [", part.begin, ", ", part.end, ")"));
-            put(part.gguf + ending, detail::rows_of(w, part.begin, part.end));
+                  str(file, ": tensor '", name, "' ", shape, " has no rows [", part.begin, ", ", part.end, ")"));
+            Shape of_part = shape;
+            of_part[0] = part.end - part.begin;
+            parts.push_back({part.gguf + ending, of_part, {name}, i});
             rows = part.end;
           }
-          if (rows != w.shape[0])
-            throw Error(str(file, ": tensor '", name, "' ", w.shape, " has rows behind ", rows, " that no part takes"));
+          if (rows != shape[0])
+            throw Error(str(file, ": tensor '", name, "' ", shape, " has rows behind ", rows, " that no part takes"));
           break;
         }
         case Transform::stack: {
           if (stem != filled(rule.hf, "{e}", 0)) break;  // with the first expert
-          std::vector<Stored<Cpu>> parts;
-          for (int64_t e = 0; e < rule.experts; ++e) parts.push_back(get(filled(rule.hf, "{e}", e) + ending));
-          put(rule.gguf + ending, detail::joined(parts, true));
+          std::vector<std::string> from;
+          for (int64_t e = 0; e < rule.experts; ++e) from.push_back(filled(rule.hf, "{e}", e) + ending);
+          parts.push_back({rule.gguf + ending, detail::stacked_shape(rule.experts, shape), std::move(from), first});
           break;
         }
+        case Transform::squeeze:
+          if (shape.rank() == 3) shape = {shape[0], shape[2]};
+          [[fallthrough]];
         default:
-          put(rule.gguf + ending, changed(rule, get(name), true));
+          parts.push_back({rule.gguf + ending, shape, {name}, first});
       }
     }
+    return parts;
+  }
+  /// The values of a part. `get` gives the tensors that it is made from, one at a time.
+  [[gnu::cold]] Stored<Cpu> gguf_tensor(const Part& part, const Get& get) const {
+    const TensorRule& rule = rules_[part.rule];
+    if (rule.transform == Transform::split) return detail::rows_of(get(part.from.front()), rule.begin, rule.end);
+    if (rule.transform != Transform::stack) return changed(rule, get(part.from.front()), true);
+    std::vector<Stored<Cpu>> experts;
+    for (const std::string& name : part.from) experts.push_back(get(name));
+    return detail::joined(experts, true);
+  }
+  /// The inverse of to_hf.
+  [[gnu::cold]] void to_gguf(const std::vector<std::string>& names, const Get& get, const Put& put,
+                             const std::string& file) const {
+    for (const Part& part : gguf_parts(
+             names, [&](const std::string& name) { return get(name).shape; }, file))
+      put(part.name, gguf_tensor(part, get));
   }
 
  private:

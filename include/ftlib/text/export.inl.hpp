@@ -1,0 +1,286 @@
+// text/export.inl.hpp: the bodies of text/export.hpp.
+#pragma once
+#include <ftlib/core/message.hpp>             // pretty_bytes, pretty_count
+#include <ftlib/io/gguf.hpp>                  // GgufWriter
+#include <ftlib/models/kit/gguf_mixture.hpp>  // gguf_types
+#include <ftlib/tensor/quantise.hpp>          // quantise_row
+#if FTLIB_HEADER_ONLY
+#include <ftlib/adapters/set.inl.hpp>    // AdapterSet::merged
+#include <ftlib/text/causal_lm.inl.hpp>  // CausalLM
+#endif
+#include <ftlib/text/export.hpp>
+#include <ftlib/text/tokenizer_gguf.hpp>  // gguf_tokenizer
+
+#include <algorithm>  // std::max_element
+#include <memory>     // std::make_unique
+#include <ostream>    // std::ostream
+#include <span>       // std::span
+#include <utility>    // std::move
+
+namespace ft::inline FTLIB_ABI {
+
+FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const GgufReport& r) {
+  out << r.path.string() << ": " << pretty_bytes(r.bytes) << ", ";
+  const char* comma = "";
+  for (const auto& [type, share] : r.types) {
+    out << comma << share.tensors << " tensors " << type << " (" << pretty_count(share.parameters) << ')';
+    comma = ", ";
+  }
+  out << '\n';
+  if (r.merged) out << "merged: the adapter in use, into " << r.merged << " weights\n";
+  if (r.adapted) out << "adapter: for " << r.adapted << " weights of the base\n";
+  if (r.copied) out << "copied: the quantised blocks of " << r.copied << " tensors, as they were\n";
+  if (r.requantised)
+    out << "quantised again: " << r.requantised
+        << " tensors whose files held them quantised already: they lose twice\n";
+  if (r.fallbacks)
+    out << "other types: " << r.fallbacks << " tensors have rows that are no whole number of blocks, and fall back\n";
+  for (const std::string& note : r.notes) out << "note: " << note << '\n';
+  return out;
+}
+
+namespace detail {
+
+/// Tensors on their way into a file: any type becomes another, some rows at a time, on the CPU's threads.
+class GgufEncoder {
+ public:
+  GgufEncoder(Executor& pool, GgufWriter& file) : pool_(pool), file_(file) {}
+
+  [[gnu::cold]] void put(const Stored<Cpu>& w, DType type) {
+    if (w.type == type) {
+      file_.put({w.data, static_cast<std::size_t>(w.bytes())});
+      return;
+    }
+    const int64_t cols = w.shape.back(), rows = cols ? w.shape.count() / cols : 0, to_bytes = storage_bytes(type, cols);
+    const int64_t step = std::max<int64_t>(1, (int64_t{4} << 20) / std::max<int64_t>(1, cols));
+    for (int64_t begin = 0; begin < rows; begin += step) {
+      const int64_t n = std::min(step, rows - begin);
+      values_.resize(static_cast<std::size_t>(n * cols));
+      encoded_.resize(static_cast<std::size_t>(n * to_bytes));
+      parallel_for(pool_, n, 1, [&](int64_t first, int64_t last) {
+        for (int64_t i = first; i < last; ++i) {
+          float* const row = values_.data() + i * cols;
+          dequantise_row(w.type, w.row(begin + i), 0, cols, row);
+          quantise_row(type, row, cols, encoded_.data() + i * to_bytes);
+        }
+      });
+      file_.put(encoded_);
+    }
+  }
+
+ private:
+  Executor& pool_;
+  GgufWriter& file_;
+  std::vector<float> values_;
+  std::vector<std::byte> encoded_;
+};
+
+/// In the host's memory, as what a session has in use makes it; a CPU's weights that nothing changes stay where they
+/// lie.
+template <Scalar T, Device D>
+[[gnu::cold]] Stored<Cpu> weight_in_use(CausalLM<T, D>& lm, const Parameter<T, D>& w, const Tensor<T, D>& merged) {
+  Context<D>& ctx = lm.context();
+  const Tensor<T, D>& value = merged ? merged : w.value;
+  if constexpr (std::same_as<D, Cpu>) {
+    return value ? as_stored(contiguous(ctx, value)) : w.stored;
+  } else {
+    const Stored<D> from = value ? as_stored(contiguous(ctx, value)) : w.stored;
+    auto [to, bytes] = new_stored(from.type, from.shape);
+    ctx.copy_to_host(bytes, from.data, static_cast<std::size_t>(from.bytes()));
+    ctx.synchronize();
+    return to;
+  }
+}
+
+/// What most of the parameters are, as a number for general.file_type.
+[[gnu::cold]] inline uint32_t gguf_file_type(const std::map<DType, GgufReport::Share>& types) {
+  const auto most = std::max_element(types.begin(), types.end(), [](const auto& a, const auto& b) {
+    return a.second.parameters < b.second.parameters;
+  });
+  for (const GgufMixture& mixture : gguf_mixtures)
+    if (mixture.type == most->first) return mixture.number;
+  return 0;
+}
+
+}  // namespace detail
+
+template <Scalar T, Device D>
+[[gnu::cold]] GgufReport save_gguf(CausalLM<T, D>& lm, const std::filesystem::path& path,
+                                   const SaveGgufOptions& options) {
+  std::error_code error;
+  if (std::filesystem::equivalent(path, lm.path(), error))
+    throw Error(path.string() + ": is the model's own file", "write to another.");
+  GgufReport report{.path = path};
+  const bool stored = options.type == "stored";
+  const GgufMixture& mixture = gguf_mixture(stored ? "f32" : options.type);
+  const GgufDescription model = lm.model().gguf();
+  report.notes = model.notes;
+
+  std::map<std::string, Parameter<T, D>*> by_name;
+  std::vector<std::string> names;
+  for (Parameter<T, D>* w : lm.adapters().base()) {
+    by_name[w->name] = w;
+    names.push_back(w->name);
+  }
+  const auto parts = model.map.gguf_parts(
+      names, [&](const std::string& name) { return by_name.at(name)->shape(); }, path.string());
+  GgufTypes types = gguf_types(mixture, parts, model);
+  report.fallbacks = types.fallbacks;
+  std::vector<GgufTensor> tensors;
+  for (const auto& [name, values] : model.tables)
+    tensors.push_back({name, DType::f32, {static_cast<int64_t>(values.size())}});
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    DType& type = types.types[i];
+    const Parameter<T, D>& w = *by_name.at(parts[i].from.front());
+    if (stored && !gguf_stays_f32(parts[i])) type = w.value ? dtype_of<T> : w.stored.type;
+    if (type == DType::f64) type = DType::f32;
+    tensors.push_back({parts[i].name, type, parts[i].shape});
+  }
+  for (const GgufTensor& tensor : tensors) {
+    ++report.types[tensor.type].tensors;
+    report.types[tensor.type].parameters += tensor.shape.count();
+  }
+
+  const Tokenizer& tokenizer = lm.tokenizer();
+  int32_t end_of_turn = -1;
+  if (!tokenizer.chat_template().empty()) try {
+      end_of_turn = text::Prompt(tokenizer, {.form = text::Form::chat}).end_token();
+    } catch (const Error& e) {
+      report.notes.push_back(str("the chat template is written as it is, and was not tried: ", e.message()));
+    }
+  std::string name = options.name;
+  if (name.empty()) name = (lm.path().has_filename() ? lm.path() : lm.path().parent_path()).stem().string();
+  GgufMetadata metadata{{"general.architecture", model.architecture},
+                        {"general.type", std::string("model")},
+                        {"general.name", name},
+                        {"general.file_type", stored ? detail::gguf_file_type(report.types) : mixture.number}};
+  if (std::any_of(tensors.begin(), tensors.end(), [](const GgufTensor& t) { return is_quantised(t.type); }))
+    metadata.emplace_back("general.quantization_version", uint32_t{2});
+  metadata.insert(metadata.end(), model.metadata.begin(), model.metadata.end());
+  auto of_tokenizer = gguf_tokenizer(tokenizer.spec(), lm.model().info().vocab_size, end_of_turn, report.notes);
+  std::move(of_tokenizer.begin(), of_tokenizer.end(), std::back_inserter(metadata));
+
+  GgufWriter file(path, metadata, tensors);
+  report.bytes = static_cast<int64_t>(file.bytes());
+  for (const auto& [table, values] : model.tables) file.put(std::as_bytes(std::span(values)));
+  std::unique_ptr<Context<Cpu>> host;
+  Executor* pool = nullptr;
+  if constexpr (std::same_as<D, Cpu>) {
+    pool = &lm.context().pool();
+  } else {
+    host = std::make_unique<Context<Cpu>>();
+    pool = &host->pool();
+  }
+  detail::GgufEncoder encoder(*pool, file);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    bool changed = false;
+    DType from = DType::f32;
+    const auto weight = [&](const std::string& of) {
+      const Parameter<T, D>& w = *by_name.at(of);
+      const Tensor<T, D> merged = lm.adapters().merged(lm.context(), w);
+      report.merged += merged && !changed;
+      changed |= static_cast<bool>(merged);
+      from = w.value ? dtype_of<T> : w.stored.type;
+      return detail::weight_in_use(lm, w, merged);
+    };
+    const DType type = types.types[i];
+    try {
+      encoder.put(model.map.gguf_tensor(parts[i], weight), type);
+    } catch (const Error& e) {
+      throw Error(str(path.string(), ": tensor ", quote(parts[i].name), ": ", e.message()), e.hint(), e.kind());
+    }
+    report.copied += is_quantised(from) && !changed && from == type;
+    report.requantised += is_quantised(from) && is_quantised(type) && (changed || from != type);
+    if (options.progress) options.progress(static_cast<int64_t>(file.written()), report.bytes);
+  }
+  file.commit();
+  return report;
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] GgufReport save_gguf_adapter(CausalLM<T, D>& lm, const std::filesystem::path& path,
+                                           const SaveGgufOptions& options) {
+  GgufReport report{.path = path};
+  const GgufMixture& mixture = gguf_mixture(options.type == "stored" ? "f32" : options.type);
+  if (mixture.type != DType::f32 && mixture.type != DType::f16)
+    throw Error(str(path.string(), ": an adapter in ", mixture.name), "f32 and f16 are written.");
+  const AdapterData data = lm.adapter_data();
+  if (data.config.kind != "lora")
+    throw Error(str(path.string(), ": a GGUF LoRA does not hold an adapter of kind '", data.config.kind, '\''),
+                "merge it: save_gguf() writes the model with what is in use.");
+  const GgufDescription model = lm.model().gguf();
+  report.notes = model.notes;
+
+  // B under its weight's name goes the way of the weight; A is the same for all parts of one.
+  std::map<std::string, Stored<Cpu>> down, up;
+  std::vector<std::string> names, unread;
+  for (Parameter<T, D>* w : lm.adapters().base()) {
+    const std::string module = module_of(w->name);
+    const auto a = data.tensors.find(module + ".lora_A.weight"), b = data.tensors.find(module + ".lora_B.weight");
+    if (data.tensors.count(w->name)) unread.push_back(w->name);
+    if (a == data.tensors.end() || b == data.tensors.end() || !w->name.ends_with(".weight")) continue;
+    names.push_back(w->name);
+    down[w->name] = a->second;
+    up[w->name] = b->second;
+  }
+  if (!unread.empty() || 2 * names.size() != data.tensors.size())
+    throw Error(str(path.string(), ": a GGUF LoRA does not hold ",
+                    unread.empty() ? str(data.tensors.size() - 2 * names.size(), " of the adapter's tensors")
+                                   : str("'", unread.front(), "', which is trained whole (", unread.size(), " such)")),
+                "merge it: save_gguf() writes the model with what is in use.");
+  report.adapted = static_cast<int64_t>(names.size());
+  const auto parts = model.map.gguf_parts(
+      names, [&](const std::string& name) { return up.at(name).shape; }, path.string());
+
+  // llama.cpp knows one alpha, and divides it by each B's own rank.
+  const auto alpha_of = [&](const std::string& name) {
+    return data.config.scale_of(module_of(name)) * static_cast<float>(down.at(name).shape[0]);
+  };
+  const float alpha = alpha_of(names.front());
+  int64_t rescaled = 0;
+  std::vector<GgufTensor> tensors;
+  for (const TensorMap::Part& part : parts) {
+    const std::string& name = part.from.front();
+    if (std::abs(alpha_of(name) / alpha - 1) > 1e-6f) ++rescaled;
+    tensors.push_back({part.name + ".lora_a", mixture.type, down.at(name).shape});
+    tensors.push_back({part.name + ".lora_b", mixture.type, part.shape});
+  }
+  if (rescaled)
+    report.notes.push_back(str(rescaled, " of ", parts.size(),
+                               " pairs have another scale than the first: GGUF has one for "
+                               "all, so that theirs is in the values of lora_b"));
+  for (const GgufTensor& tensor : tensors) {
+    ++report.types[tensor.type].tensors;
+    report.types[tensor.type].parameters += tensor.shape.count();
+  }
+  const GgufMetadata metadata{{"general.architecture", model.architecture},
+                              {"general.type", std::string("adapter")},
+                              {"adapter.type", std::string("lora")},
+                              {"adapter.lora.alpha", alpha},
+                              {"general.name", options.name.empty() ? path.stem().string() : options.name},
+                              {"general.base_model.count", uint32_t{1}},
+                              {"general.base_model.0.name", std::filesystem::path(data.base).stem().string()},
+                              {"general.file_type", mixture.number}};
+  GgufWriter file(path, metadata, tensors);
+  report.bytes = static_cast<int64_t>(file.bytes());
+  Context<Cpu> host({.threads = 1});
+  detail::GgufEncoder encoder(host.pool(), file);
+  for (const TensorMap::Part& part : parts) {
+    const std::string& name = part.from.front();
+    encoder.put(down.at(name), mixture.type);
+    Stored<Cpu> b = model.map.gguf_tensor(part, [&](const std::string& of) { return up.at(of); });
+    const float factor = alpha_of(name) / alpha;
+    if (std::abs(factor - 1) > 1e-6f) {
+      auto [scaled, bytes] = detail::new_stored(DType::f32, b.shape);
+      auto* const values = reinterpret_cast<float*>(bytes);
+      dequantise_row(b.type, b.data, 0, b.shape.count(), values);
+      for (int64_t i = 0; i < b.shape.count(); ++i) values[i] *= factor;
+      b = scaled;
+    }
+    encoder.put(b, mixture.type);
+  }
+  file.commit();
+  return report;
+}
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,334 @@
+// tests/text/export.cpp: models as GGUF: the tiny models of tests/data opened, written, opened again; files beside
+// those that gguf-py wrote; tokenizers through GGUF and back; types by llama.cpp's rules.
+#include "../model_fixtures.hpp"
+#include "../scratch.hpp"
+#include "../tiny_text_model.hpp"
+
+#include <doctest/doctest.h>
+#include <ftlib/finetune.hpp>
+#include <ftlib/io/gguf.hpp>
+#include <ftlib/io/json.hpp>
+#include <ftlib/models/kit/gguf_mixture.hpp>
+#include <ftlib/tensor/quantised.hpp>
+#include <ftlib/text/tokenizer_gguf.hpp>
+
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+
+using namespace ft;
+using ft::test::Scratch;
+
+namespace {
+using ExportLm = CausalLM<float, Cpu>;
+
+std::vector<float> logits_of(ExportLm& lm, int64_t length) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < length; ++i) tokens.push_back(static_cast<int32_t>((17 * i + 5) % 90));
+  PackedTokens batch;
+  batch.add(tokens);
+  return lm.model().logits(lm.context(), batch).to_host(lm.context());
+}
+double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
+  REQUIRE(a.size() == b.size());
+  double most = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) most = std::max(most, std::abs(double{a[i]} - double{b[i]}));
+  return most;
+}
+/// A fixture's folder with a tokenizer; `changes` go into its config.json.
+std::filesystem::path folder_of(const Scratch& dir, const std::string& name, const Json& changes) {
+  const auto folder = ft::test::tiny_text_model(dir, name.c_str());
+  Json config = read_json(folder / "config.json");
+  config.merge_patch(changes);
+  std::ofstream(folder / "config.json") << config.dump();
+  std::ofstream(folder / "tokenizer_config.json") << Json{
+      {"eos_token", "<|endoftext|>"}, {"chat_template", "{% for m in messages %}{{ m['content'] }}{% endfor %}"}};
+  return folder;
+}
+bool has_note(const GgufReport& report, const char* what) {
+  return std::any_of(report.notes.begin(), report.notes.end(),
+                     [&](const std::string& note) { return note.find(what) != std::string::npos; });
+}
+std::vector<std::string> hard_strings() {
+  std::vector<std::string> texts;
+  for (const Json& item : read_json(std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer" / "strings.json"))
+    if (item.is_string()) texts.push_back(item.get<std::string>());  // the others are no UTF-8
+  REQUIRE(texts.size() > 1000);
+  return texts;
+}
+/// Metadata as a file in memory.
+GgufFile in_memory(const GgufMetadata& metadata) {
+  auto bytes = std::make_shared<std::vector<std::byte>>(ft::detail::gguf_header("memory", metadata, {}).bytes);
+  return GgufFile::parse(*bytes, "memory", bytes);
+}
+}  // namespace
+
+TEST_CASE("save_gguf: every family's folder comes back with the same logits, tokens and template") {
+  // What GGUF has no word for is refused by its name; the model without it is exported.
+  struct Refused {
+    const char* said;
+    Json without;
+  };
+  const std::map<std::string, Refused> refused{
+      {"gemma3_tiny", {"query_pre_attn_scalar", {{"query_pre_attn_scalar", 12}}}},
+      {"smollm3_tiny", {"no_rope_layers", {{"no_rope_layers", {1, 1, 1}}, {"use_sliding_window", false}}}},
+      {"qwen3_moe_tiny", {"the experts", {}}}};
+  const std::set<std::string> windows{"mistral_tiny", "qwen2_tiny"};
+  for (const std::string& name : ft::test::model_folders()) {
+    CAPTURE(name);
+    const auto found = refused.find(name);
+    const auto write = [&](const Json& changes, const char* type, const Scratch& dir) {
+      auto lm = ExportLm::from_pretrained(folder_of(dir, name, changes), {.threads = 2});
+      return save_gguf(lm, dir / "out.gguf", {.type = type});
+    };
+    Json changes = Json::object();
+    if (found != refused.end()) {
+      const Scratch dir;
+      CHECK_THROWS_WITH_AS(write(changes, "f32", dir), doctest::Contains(found->second.said), Error);
+      CHECK_FALSE(std::filesystem::exists(dir / "out.gguf"));
+      changes = found->second.without;
+      if (changes.is_null()) continue;  // of its kind the GGUF fixture is exported
+    }
+    const Scratch dir;
+    auto lm = ExportLm::from_pretrained(folder_of(dir, name, changes), {.threads = 2});
+    const auto report = save_gguf(lm, dir / "out.gguf", {.type = "f32"});
+    CHECK(report.types.size() == 1);
+    CHECK(report.bytes == static_cast<int64_t>(std::filesystem::file_size(dir / "out.gguf")));
+    CHECK(has_note(report, "sliding_window") == (windows.count(name) > 0));
+    auto again = ExportLm::from_pretrained(dir / "out.gguf", {.threads = 2});
+    const int64_t length = windows.count(name) ? 8 : 23;
+    CHECK(largest_difference(logits_of(lm, length), logits_of(again, length)) <= 1e-5);
+    CHECK(again.model().info().max_position_embeddings == lm.model().info().max_position_embeddings);
+    const std::string text = "A hard one:  \"x_1\" +  {y}~ <|endoftext|>!";
+    CHECK(again.tokenizer().encode(text) == lm.tokenizer().encode(text));
+    CHECK(again.tokenizer().chat_template() == lm.tokenizer().chat_template());
+    CHECK(again.tokenizer().eos() == lm.tokenizer().eos());
+    // Half the digits of a half, and of a half as bfloat16.
+    for (const auto& [type, within] : {std::pair{"f16", 0.05}, std::pair{"bf16", 0.5}}) {
+      CAPTURE(type);
+      save_gguf(lm, dir / "small.gguf", {.type = type});
+      auto small = ExportLm::from_pretrained(dir / "small.gguf", {.threads = 2});
+      const double off = largest_difference(logits_of(lm, length), logits_of(small, length));
+      CHECK(off > 0);
+      CHECK(off <= within);
+    }
+  }
+}
+
+TEST_CASE("save_gguf: a GGUF leaves as it came, key by key and byte by byte") {
+  // Keys that gguf-py's fixtures have and ours have not, or the other way.
+  const std::set<std::string> not_written{"tokenizer.ggml.unknown_token_id", "tokenizer.ggml.add_space_prefix"},
+      added{"general.type",       "general.file_type",       "tokenizer.ggml.add_eos_token", "rope.dimension_count",
+            "vocab_size",         "attention.head_count_kv", "attention.key_length",         "attention.value_length",
+            "rope.freq_base_swa", "rope.scaling.finetuned"};
+  for (const std::string& name : ft::test::model_ggufs()) {
+    CAPTURE(name);
+    const Scratch dir;
+    const auto from = ft::test::model_data / name;
+    auto lm = ExportLm::from_pretrained(from, {.threads = 2});
+    const auto report = save_gguf(lm, dir / "out.gguf");
+    CHECK(report.copied > 0);
+    CHECK(report.requantised == 0);
+    const auto theirs = GgufFile::open(from), ours = GgufFile::open(dir / "out.gguf");
+    const std::string prefix = theirs.get<std::string>("general.architecture") + ".";
+    const auto bare = [&](const std::string& key) { return key.starts_with(prefix) ? key.substr(prefix.size()) : key; };
+    const auto text_of = [](const GgufValue& value) {
+      std::ostringstream out;
+      out << value.index() << ' ';
+      std::visit(
+          [&]<class V>(const V& v) {
+            if constexpr (std::same_as<V, GgufArray>)
+              out << static_cast<int>(v.type())
+                  << std::string(reinterpret_cast<const char*>(v.bytes().data()), v.bytes().size());
+            else out << v;
+          },
+          value);
+      return out.str();
+    };
+    const bool spm = theirs.get<std::string>("tokenizer.ggml.model") == "llama";
+    for (const auto& [key, value] : theirs.metadata()) {
+      const std::string named = key;
+      CAPTURE(named);
+      if (!ours.find(key)) {
+        const bool known = !spm && not_written.count(key) > 0;
+        CHECK(known);
+      } else {
+        const bool same = text_of(*ours.find(key)) == text_of(value) || key == "tokenizer.ggml.pre";
+        CHECK(same);
+      }
+    }
+    for (const auto& [key, value] : ours.metadata()) {
+      const std::string named = key;
+      CAPTURE(named);
+      const bool known = theirs.find(key) || added.count(bare(key)) > 0;
+      CHECK(known);
+    }
+    REQUIRE(ours.names().size() == theirs.names().size());
+    for (const std::string& tensor : theirs.names()) {
+      CAPTURE(tensor);
+      REQUIRE(ours.contains(tensor));
+      const auto a = ours.tensor(tensor), b = theirs.tensor(tensor);
+      CHECK(a.type == b.type);
+      CHECK(a.shape == b.shape);
+      CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(b.bytes())) == 0);
+    }
+    auto again = ExportLm::from_pretrained(dir / "out.gguf", {.threads = 2});
+    CHECK(largest_difference(logits_of(lm, 23), logits_of(again, 23)) == 0);
+    for (const std::string& text : hard_strings()) {
+      const bool same = again.tokenizer().encode(text) == lm.tokenizer().encode(text);
+      CHECK(same);
+      if (!same) break;
+    }
+  }
+}
+
+TEST_CASE("save_gguf: what a session has in use is in the file, and the model stays as it is") {
+  for (const std::string& name : ft::test::model_folders()) {
+    if (name == "gemma3_tiny" || name == "smollm3_tiny" || name == "qwen3_moe_tiny") continue;  // refused, see above
+    CAPTURE(name);
+    const Scratch dir;
+    auto lm = ExportLm::from_pretrained(folder_of(dir, name, Json::object()), {.threads = 2});
+    const auto base = logits_of(lm, 8);
+    lm.load_adapter(ft::test::model_data / name / "adapter_trained");
+    const auto adapted = logits_of(lm, 8);
+    REQUIRE(largest_difference(base, adapted) > 1e-3);
+    const auto report = save_gguf(lm, dir / "out.gguf", {.type = "f32"});
+    CHECK(report.merged > 0);
+    auto again = ExportLm::from_pretrained(dir / "out.gguf", {.threads = 2});
+    CHECK(largest_difference(adapted, logits_of(again, 8)) <= 1e-4);
+    lm.use_base();
+    CHECK(largest_difference(base, logits_of(lm, 8)) == 0);
+  }
+}
+
+TEST_CASE("save_gguf: a merge into a quantised base is quantised again, and said") {
+  const Scratch dir;
+  auto lm = ExportLm::from_pretrained(ft::test::model_data / "llama_q4_1.gguf", {.threads = 2});
+  lm.attach({.rank = 2});
+  const auto report = save_gguf(lm, dir / "out.gguf");
+  CHECK(report.merged == 14);
+  CHECK(report.requantised == 14);
+  CHECK(report.copied == 1);  // the embedding
+  std::ostringstream said;
+  said << report;
+  CHECK(said.str().find("quantised again: 14 tensors") != std::string::npos);
+  CHECK(said.str().find("into 14 weights") != std::string::npos);
+  CHECK_THROWS_WITH_AS(save_gguf(lm, ft::test::model_data / "llama_q4_1.gguf"),
+                       doctest::Contains("the model's own file"), Error);
+  CHECK_THROWS_WITH_AS(save_gguf(lm, dir / "x.gguf", {.type = "q3_k_m"}), doctest::Contains("'q3_k_m' is not known"),
+                       Error);
+  lm.adapters().base().front()->value = Tensor<float, Cpu>::zeros(lm.context(), lm.adapters().base().front()->shape());
+  lm.adapters().base().front()->value.data()[7] = NAN;
+  CHECK_THROWS_WITH_AS(save_gguf(lm, dir / "x.gguf", {.type = "q8_0"}), doctest::Contains("tensor 'token_embd.weight'"),
+                       Error);
+  CHECK_FALSE(std::filesystem::exists(dir / "x.gguf"));
+}
+
+TEST_CASE("text/tokenizer_gguf: tokenizers come back from GGUF with the same ids") {
+  const auto data = std::filesystem::path(FTLIB_TEST_DATA) / "tokenizer";
+  // How many of the strings GGUF cuts otherwise, and what the notes say of it.
+  struct Known {
+    const char* name;
+    int64_t differ;
+    const char* because;
+  };
+  for (const auto& [name_, wanted, because] :
+       {Known{"gpt2.json", 4, "3 added tokens take white space"}, Known{"smollm.json", 0, "3 rows"},
+        Known{"llama3.json", 0, "3 rows"}, Known{"qwen2.json", 20, "2 added tokens take white space"},
+        Known{"gemma.json", 138, "tokens that no merge makes"},
+        Known{"llama2.json", 6, "1 added tokens take white space"}}) {
+    const std::string name = name_;
+    CAPTURE(name);
+    const Tokenizer tokenizer = Tokenizer::from_file(data / name);
+    std::vector<std::string> notes;
+    const auto metadata = gguf_tokenizer(tokenizer.spec(), tokenizer.vocab_size() + 3, -1, notes);
+    const Tokenizer again = Tokenizer::from_gguf(in_memory(metadata));
+    CHECK(again.vocab_size() == tokenizer.vocab_size() + 3);
+    CHECK(std::any_of(notes.begin(), notes.end(), [](const auto& n) { return n.find("3 rows") == 0; }));
+    int64_t differ = 0;
+    std::string first;
+    for (const std::string& text : hard_strings()) {
+      if (again.encode(text) == tokenizer.encode(text)) continue;
+      if (!differ++) first = text;
+    }
+    CAPTURE(first);
+    CHECK(differ == wanted);
+    std::string said;
+    for (const std::string& note : notes) said += note + '\n';
+    CAPTURE(said);
+    CHECK(said.find(because) != said.npos);
+  }
+  std::vector<std::string> notes;
+  CHECK_THROWS_WITH_AS(gguf_tokenizer(tokenizer_spec_from_file(data / "unigram.model"), 1000, -1, notes),
+                       doctest::Contains("a unigram tokenizer"), Error);
+}
+
+TEST_CASE("save_gguf_adapter: laid over the base's GGUF as llama.cpp does it, it is the merged model") {
+  for (const std::string& name : ft::test::model_folders()) {
+    if (name == "gemma3_tiny" || name == "smollm3_tiny" || name == "qwen3_moe_tiny") continue;  // refused, see above
+    CAPTURE(name);
+    const Scratch dir;
+    auto lm = ExportLm::from_pretrained(folder_of(dir, name, Json::object()), {.threads = 2});
+    save_gguf(lm, dir / "base.gguf", {.type = "f32"});
+    lm.load_adapter(ft::test::model_data / name / "adapter_trained");
+    save_gguf(lm, dir / "merged.gguf", {.type = "f32"});
+    const auto report = save_gguf_adapter(lm, dir / "lora.gguf");
+    CHECK(report.adapted > 0);
+    const auto base = GgufFile::open(dir / "base.gguf"), merged = GgufFile::open(dir / "merged.gguf"),
+               lora = GgufFile::open(dir / "lora.gguf");
+    CHECK(lora.get<std::string>("general.type") == "adapter");
+    CHECK(lora.get<std::string>("adapter.type") == "lora");
+    CHECK(lora.get<std::string>("general.architecture") == base.get<std::string>("general.architecture"));
+    const auto alpha = lora.get<float>("adapter.lora.alpha");
+    std::size_t pairs = 0;
+    for (const std::string& tensor : base.names()) {
+      CAPTURE(tensor);
+      const auto values = [&](const GgufFile& file, const std::string& of) {
+        const auto w = file.tensor(of);
+        std::vector<float> v(static_cast<std::size_t>(w.shape.count()));
+        dequantise_row(w.type, w.data, 0, w.shape.count(), v.data());
+        return v;
+      };
+      auto w = values(base, tensor);
+      if (lora.contains(tensor + ".lora_a")) {
+        ++pairs;
+        const auto a = values(lora, tensor + ".lora_a"), b = values(lora, tensor + ".lora_b");
+        const Shape shape = base.info(tensor).shape;
+        const int64_t rank = lora.info(tensor + ".lora_a").shape[0];
+        REQUIRE(lora.info(tensor + ".lora_a").shape == Shape{rank, shape[1]});
+        REQUIRE(lora.info(tensor + ".lora_b").shape == Shape{shape[0], rank});
+        for (int64_t i = 0; i < shape[0]; ++i)
+          for (int64_t j = 0; j < shape[1]; ++j)
+            for (int64_t r = 0; r < rank; ++r)
+              w[static_cast<std::size_t>(i * shape[1] + j)] += alpha / static_cast<float>(rank) *
+                                                               b[static_cast<std::size_t>(i * rank + r)] *
+                                                               a[static_cast<std::size_t>(r * shape[1] + j)];
+      }
+      CHECK(largest_difference(w, values(merged, tensor)) <= 1e-5);
+    }
+    CHECK(2 * pairs == lora.names().size());
+  }
+}
+
+TEST_CASE("save_gguf_adapter: scales of their own go into B, and what GGUF does not hold is refused by name") {
+  const Scratch dir;
+  auto lm = ExportLm::from_pretrained(folder_of(dir, "llama_tiny", Json::object()), {.threads = 1});
+  CHECK_THROWS_WITH_AS(save_gguf_adapter(lm, dir / "x.gguf"), doctest::Contains("there is no adapter"), Error);
+  lm.attach({.rank = 2, .alpha = 4, .rank_pattern = {{"q_proj", 4}}, .alpha_pattern = {{"v_proj", 12}}});
+  for (auto* w : lm.parameters())
+    if (w->name.ends_with("lora_B.weight")) fill(lm.context(), w->value.view(), 0.5f);
+  const auto report = save_gguf_adapter(lm, dir / "lora.gguf");
+  CHECK(has_note(report, "2 of 14 pairs have another scale"));
+  const auto lora = GgufFile::open(dir / "lora.gguf");
+  CHECK(lora.get<float>("adapter.lora.alpha") == 4);
+  const auto first_of = [&](const char* name) { return ft::detail::load<float>(lora.tensor(name).data); };
+  CHECK(first_of("blk.0.attn_q.weight.lora_b") == 0.5f);  // rank 4 of alpha 4: llama.cpp divides by B's rank
+  CHECK(first_of("blk.1.attn_v.weight.lora_b") == 1.5f);
+  lm.attach({.rank = 2, .kind = "dora"});
+  CHECK_THROWS_WITH_AS(save_gguf_adapter(lm, dir / "x.gguf"), doctest::Contains("kind 'dora'"), Error);
+  lm.attach({.rank = 2, .modules_to_save = {"norm"}});
+  CHECK_THROWS_WITH_AS(save_gguf_adapter(lm, dir / "x.gguf"),
+                       doctest::Contains("input_layernorm.weight', which is trained whole (5 such)"), Error);
+  CHECK_FALSE(std::filesystem::exists(dir / "x.gguf"));
+}
