@@ -78,12 +78,7 @@ struct Asked {
       if (r.split == "train" || (r.split.empty() && has_splits(all)))
         for (const auto& answer : ft::text::accepted_answers(r))
           trained.insert(ft::text::normalize_answer(answer, ft::text::rules_for(r.lang)));
-    if (!a.unrelated.empty()) {
-      unrelated = ft::read_file(a.unrelated, uint64_t{64} << 20);
-      if (unrelated.starts_with("\xEF\xBB\xBF")) unrelated.erase(0, 3);
-      if (const auto fault = ft::text::text_fault(unrelated); !fault.empty())
-        throw ft::Error(a.unrelated + ": " + fault, "iconv turns other encodings into UTF-8.");
-    }
+    if (!a.unrelated.empty()) unrelated = read_unrelated(a.unrelated);
     check_output("--json", a.json);
     std::vector<std::filesystem::path> inputs(a.adapters.begin(), a.adapters.end());
     inputs.insert(inputs.end(), {a.data, a.unrelated, a.model});

@@ -1,9 +1,10 @@
-// examples/qa/main.cpp: from question-answer files to a model that answers them: prepare, train, evaluate, ask.
+// examples/qa/main.cpp: from question-answer files to a model that answers them: prepare, train, evaluate, ask, export.
 //
 // Each subcommand is a file beside this one. Needs one model (a GGUF file or a Hugging Face folder); SmolLM2-135M in
 // Q4_1 trains in about 0.7 GB of memory. docs/qa.md walks through it.
 #include "ask.hpp"
 #include "evaluate.hpp"
+#include "export.hpp"
 #include "prepare.hpp"
 #include "train.hpp"
 
@@ -13,7 +14,7 @@
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is a write that fails
-  CLI::App app("Fine-tune a language model on questions and answers: prepare, train, evaluate, ask.", "qa");
+  CLI::App app("Fine-tune a language model on questions and answers: prepare, train, evaluate, ask, export.", "qa");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("qa (ftlib " FTLIB_VERSION ")"));
   try {
@@ -21,6 +22,7 @@ int main(int argc, char** argv) {
     qa::add_train(app);
     qa::add_evaluate(app);
     qa::add_ask(app);
+    qa::add_export(app);
     app.parse(argc, argv);
     if (!std::cout.flush())
       throw ft::Error("standard output cannot be written to", "is its disk full, or its reader gone?");

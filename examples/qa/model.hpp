@@ -31,7 +31,7 @@ struct ModelArguments {
   std::optional<double> sure;  // of those that ask
 
   void add_to(CLI::App& command) {
-    command.add_option("--model", model, "a GGUF file or a Hugging Face folder")->required()->type_name("PATH");
+    add_model_to(command);
     command
         .add_option("--form", form,
                     "qa: \"Q: ...\\nA: ...\"; chat: the model's chat template (default: the adapter's, or qa)")
@@ -45,6 +45,10 @@ struct ModelArguments {
     command
         .add_option("--variable", variables, "sets a variable of the chat template, as JSON or text; may be repeated")
         ->type_name("NAME=VALUE");
+  }
+  /// Of a subcommand that asks nothing.
+  void add_model_to(CLI::App& command) {
+    command.add_option("--model", model, "a GGUF file or a Hugging Face folder")->required()->type_name("PATH");
     command.add_option("--threads", threads, "CPU threads; 0: one for each core")->capture_default_str();
     command.add_option("--device", device, "what computes; cuda: NVIDIA's GPU")
         ->check(CLI::IsMember({"cpu", "cuda"}))
@@ -132,6 +136,15 @@ inline std::vector<Record> of_split(const std::vector<Record>& records, std::str
   for (const Record& r : records)
     if (all || r.split == split || (split == "train" && r.split.empty())) chosen.push_back(r);
   return chosen;
+}
+
+/// A text that forgetting is measured on. Throws Error for what is no text.
+inline std::string read_unrelated(const std::string& file) {
+  std::string text = ft::read_file(file, uint64_t{64} << 20);
+  if (text.starts_with("\xEF\xBB\xBF")) text.erase(0, 3);
+  if (const auto fault = ft::text::text_fault(text); !fault.empty())
+    throw ft::Error(file + ": " + fault, "iconv turns other encodings into UTF-8.");
+  return text;
 }
 
 /// What the model's files hold that is passed over.

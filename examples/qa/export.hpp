@@ -1,0 +1,100 @@
+// examples/qa/export.hpp: `qa export`: a model with what was trained, as a file for llama.cpp or a folder for
+// transformers.
+#pragma once
+#include "model.hpp"
+
+namespace qa {
+
+struct ExportArguments : ModelArguments {
+  std::string adapter, to, type, out, name, unrelated;
+};
+
+/// The perplexity of a text that has nothing to do with what was trained.
+template <class Lm> double unrelated_perplexity(const std::string& file, Lm& lm) {
+  return ft::perplexity(lm, read_unrelated(file));
+}
+
+/// Says what the way out cost, with the file opened again as whoever gets it will.
+template <class Lm> void say_cost(const ExportArguments& a, double before) {
+  auto again = Lm::from_pretrained(a.out);
+  const double after = unrelated_perplexity(a.unrelated, again);
+  std::cout << ft::printed("perplexity of %s: %.3f before, %.3f in the file (%+.2f %%)\n", a.unrelated.c_str(), before,
+                           after, 100 * (after / before - 1));
+}
+
+template <class Lm> void export_model(const ExportArguments& a, Lm lm) {
+  if (!a.adapter.empty()) {
+    for (const auto& warning : lm.load_adapter(a.adapter)) std::cerr << "warning: " << warning << '\n';
+    const auto asked = lm.prompt().options();
+    if (asked.form != ft::text::Form::chat)
+      std::cerr
+          << "note: the adapter was trained on \"Q: ...\\nA:\", and the file keeps the chat template alone: ask it "
+             "so, or train with --form chat\n";
+    if (!asked.unknown.empty() && asked.sure > 0)
+      std::cerr << "note: \"" << asked.unknown << "\" below a confidence of " << asked.sure
+                << " is ftlib's doing, and is not in the file\n";
+  }
+  say_notes(lm);
+  const double before = a.unrelated.empty() ? 0 : unrelated_perplexity(a.unrelated, lm);
+  if (a.to == "gguf") {
+    std::cout << ft::save_gguf(lm, a.out, {.type = a.type.empty() ? "stored" : a.type, .name = a.name});
+  } else if (a.to == "gguf-lora") {
+    std::cout << ft::save_gguf_adapter(lm, a.out, {.type = a.type.empty() ? "f32" : a.type, .name = a.name});
+  } else {
+    const bool merged = !a.adapter.empty();
+    if (merged) lm.merge();
+    lm.save_pretrained(a.out);
+    std::cout << a.out << ": a Hugging Face folder in "
+              << ft::dtype_of<typename Lm::value_type> << (merged ? ", the adapter merged into the weights\n" : "\n");
+  }
+  if (!a.unrelated.empty()) say_cost<Lm>(a, before);
+}
+
+inline void add_export(CLI::App& app) {
+  const auto a = std::make_shared<ExportArguments>();
+  auto* c = app.add_subcommand("export", "Write the tuned model for llama.cpp or transformers");
+  a->add_model_to(*c);
+  c->add_option("--adapter", a->adapter,
+                "a PEFT folder, as train leaves it: merged into what is written (default: none)")
+      ->check(examples::not_empty)
+      ->type_name("FOLDER");
+  c->add_option(
+       "--to", a->to,
+       "gguf: one file for llama.cpp; hf: a folder for transformers; gguf-lora: the adapter alone, for llama.cpp "
+       "over the base")
+      ->required()
+      ->check(CLI::IsMember({"gguf", "hf", "gguf-lora"}));
+  c->add_option(
+       "--type", a->type,
+       "gguf: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q5_1, q5_0, q4_1 or q4_0, or stored: "
+       "each tensor as the model has it (default); gguf-lora: f32 (default) or f16")
+      ->check(examples::not_empty);
+  c->add_option("--out", a->out, "the file or folder to write")
+      ->required()
+      ->check(examples::not_empty)
+      ->type_name("PATH");
+  c->add_option("--name", a->name, "what the file calls the model (default: the model's file or folder)");
+  c->add_option("--unrelated", a->unrelated, "text whose perplexity is measured before and after (default: none)")
+      ->check(examples::not_empty)
+      ->type_name("TEXT");
+  c->footer(
+      "Example:\n  qa export --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter --to gguf --type q4_k_m "
+      "--out "
+      "tuned.gguf");
+  c->callback([a] {
+    if (a->to == "gguf-lora" && a->adapter.empty())
+      throw ft::Error("--to gguf-lora: there is no adapter", "name it with --adapter.");
+    if (a->to == "gguf-lora" && !a->unrelated.empty())
+      throw ft::Error("--unrelated: an adapter alone has no perplexity", "leave it out, or write --to gguf.");
+    if (a->to == "hf" && !a->type.empty())
+      throw ft::Error("--type: a folder is written in the type that is computed in", "leave it out.");
+    if (a->to == "hf") check_folder("--out", a->out);
+    else check_output("--out", a->out);
+    check_apart("--out", a->out, {a->model, a->adapter, a->unrelated});
+    if (!a->unrelated.empty()) read_unrelated(a->unrelated);
+    if (!a->adapter.empty()) ft::read_peft(a->adapter);  // before the model is opened
+    a->with_model([&](auto lm) { export_model(*a, std::move(lm)); });
+  });
+}
+
+}  // namespace qa

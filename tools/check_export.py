@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""What ftlib exports, in llama.cpp: opens, logits, greedy answers, template, end tokens, mixtures, LoRA.
+
+    check_export.py QA                        every tiny model of tests/data/models
+    check_export.py QA MODEL [ADAPTER]        a real model, a GGUF file or a Hugging Face folder (and a PEFT folder)
+
+QA is the program (build/examples/qa/qa). llama.cpp is that of llama-cpp-python (pip install llama-cpp-python; or its
+sources in PYTHONPATH and LLAMA_CPP_LIB_PATH=FOLDER with libllama.so), with keys and values in float32.
+
+Tiny models: logits of the float32 file are transformers' (expected.safetensors) within 1e-3, greedy tokens its own, logits
+with the LoRA peft's; q8_0, q4_0, q4_k_m, q5_k_m and q6_k have the tensor types that llama_model_quantize chooses for the
+float32 file, byte for byte the same file's keys, and an error against float32 of at most 1.02 of its. Prints a line for each
+model; the exit status is 1 where one is not as it should be."""
+import ctypes
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+try:
+    import gguf
+    import llama_cpp
+    import numpy as np
+except ImportError as error:
+    sys.exit(f"check_export.py: {error}\n  hint: pip install llama-cpp-python gguf (see the first lines of this file)")
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / "tests/data/models"
+MIXTURES = {"q8_0": 7, "q4_0": 2, "q4_k_m": 15, "q4_k_s": 14, "q5_k_m": 17, "q6_k": 18}
+# What GGUF cannot say of some fixtures, and the change of config.json without which the rest is exported.
+WITHOUT = {"gemma3_tiny": {"query_pre_attn_scalar": 12}, "smollm3_tiny": None, "qwen3_moe_tiny": None}
+WINDOWS = {"mistral_tiny": 8, "qwen2_tiny": 8}  # llama.cpp reads longer texts in full
+failed = []
+
+
+def check(name, what, good, detail=""):
+    if not good:
+        failed.append(name)
+        print(f"  {name}: NOT {what} {detail}")
+    return good
+
+
+def run(qa, *args, fails=False):
+    done = subprocess.run([qa, *map(str, args)], capture_output=True, text=True)
+    if (done.returncode != 0) != fails:
+        sys.exit(f"{' '.join(map(str, args))}\n{done.stdout}{done.stderr}")
+    return done.stdout + done.stderr
+
+
+def read_tensor(path, name):
+    with open(path, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        begin, end = header[name]["data_offsets"]
+        file.seek(8 + size + begin)
+        return np.frombuffer(file.read(end - begin), dtype=np.float32).reshape(header[name]["shape"])
+
+
+def tiny_tokenizer():
+    """A byte a token, as tests/tiny_text_model.hpp."""
+    vocab = {"<|endoftext|>": 0, **{chr(c): c - 32 for c in range(33, 127)}}
+    vocab["\u0120"] = len(vocab)
+    return {"version": "1.0", "added_tokens": [{"id": 0, "content": "<|endoftext|>", "special": True}],
+            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "use_regex": True},
+            "decoder": {"type": "ByteLevel"}, "model": {"type": "BPE", "vocab": vocab, "merges": []}}
+
+
+class Opened:
+    """A file in llama.cpp."""
+    def __init__(self, path, lora=None, n_ctx=256):
+        self.llama = llama_cpp.Llama(str(path), n_ctx=n_ctx, logits_all=True, verbose=False, n_threads=1, n_batch=512,
+                                     type_k=0, type_v=0, lora_path=str(lora) if lora else None)
+
+    def logits(self, tokens):
+        self.llama.reset()
+        self.llama.eval(tokens)
+        return np.array(self.llama.scores[:len(tokens)])
+
+    def greedy(self, prompt, count):
+        tokens = list(prompt)
+        self.llama.reset()
+        self.llama.eval(tokens)
+        for _ in range(count):
+            tokens.append(int(np.argmax(self.llama.scores[len(tokens) - 1])))
+            self.llama.eval(tokens[-1:])
+        return tokens[len(prompt):]
+
+
+def quantise(source, target, number):
+    params = llama_cpp.llama_model_quantize_default_params()
+    params.ftype, params.nthread = number, 1
+    if llama_cpp.llama_model_quantize(str(source).encode(), str(target).encode(), ctypes.byref(params)) != 0:
+        sys.exit(f"llama_model_quantize failed on {source}")
+
+
+def values(tensor):
+    return gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(np.float64).reshape(-1)
+
+
+def compare_mixture(name, mixture, ours, theirs, dense):
+    """Types and keys as llama_model_quantize's; the error of each quantised tensor at most 1.02 of its."""
+    a, b = gguf.GGUFReader(ours), gguf.GGUFReader(theirs)
+    kinds = {t.name: t.tensor_type.name for t in a.tensors}
+    for tensor in b.tensors:
+        check(name, f"{mixture}: the type of {tensor.name}", kinds.get(tensor.name) == tensor.tensor_type.name,
+              f"{kinds.get(tensor.name)}, llama.cpp has {tensor.tensor_type.name}")
+    for key, field in b.fields.items():
+        if key.startswith("GGUF.") or key not in a.fields:
+            check(name, f"{mixture}: key {key} is there", key.startswith("GGUF."))
+        else:
+            check(name, f"{mixture}: key {key}", a.fields[key].contents() == field.contents())
+    worst = 0.0
+    original = {t.name: values(t) for t in gguf.GGUFReader(dense).tensors}
+    other = {t.name: t for t in b.tensors}
+    for tensor in a.tensors:
+        if tensor.tensor_type.name in ("F32", "F16", "BF16"):
+            continue
+        mine = float(np.sum((values(tensor) - original[tensor.name]) ** 2))
+        its = float(np.sum((values(other[tensor.name]) - original[tensor.name]) ** 2))
+        worst = max(worst, (mine / its) ** 0.5 if its else float(mine > 0))
+    check(name, f"{mixture}: error within 1.02 of llama.cpp's", worst <= 1.02, f"{worst:.4f}")
+    return worst
+
+
+def tiny(qa, folder, scratch):
+    name = folder.name
+    model = scratch / name
+    model.mkdir()
+    for file in folder.iterdir():
+        if file.is_file():
+            (model / file.name).write_bytes(file.read_bytes())
+    (model / "tokenizer.json").write_text(json.dumps(tiny_tokenizer()))
+    (model / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    expected = json.loads((folder / "expected.json").read_text())
+    if name in WITHOUT:
+        said = run(qa, "export", "--model", model, "--to", "gguf", "--out", scratch / "x.gguf", fails=True)
+        check(name, "refused by what GGUF cannot say", "cannot say" in said or "GGUF cannot" in said, said)
+        print(f"{name}: refused: {said.strip().splitlines()[-1][:150]}")
+        return
+    out = scratch / f"{name}.f32.gguf"
+    run(qa, "export", "--model", model, "--to", "gguf", "--type", "f32", "--out", out)
+    opened = Opened(out)
+    most = 0.0
+    for i, sequence in enumerate(expected["sequences"]):
+        tokens = sequence["tokens"][:WINDOWS.get(name, 1 << 20)]
+        wanted = read_tensor(folder / "expected.safetensors", f"logits.{i}")[:len(tokens)]
+        most = max(most, float(np.abs(opened.logits(tokens) - wanted).max()))
+    check(name, "transformers' logits", most <= 1e-3, f"{most:.2e}")
+    answers = 0
+    for case in expected["generation"]:
+        count = min(20, WINDOWS.get(name, 99) - len(case["prompt"]))
+        if count > 0:
+            answers += 1
+            got = opened.greedy(case["prompt"], count)
+            check(name, "transformers' greedy tokens", got == case["greedy"][:count], f"{got} {case['greedy']}")
+    errors = {}
+    for mixture, number in MIXTURES.items():
+        ours, theirs = scratch / f"{name}.{mixture}.gguf", scratch / f"{name}.{mixture}.llama.gguf"
+        run(qa, "export", "--model", model, "--to", "gguf", "--type", mixture, "--out", ours)
+        quantise(out, theirs, number)
+        errors[mixture] = compare_mixture(name, mixture, ours, theirs, out)
+        Opened(ours).logits([1, 2, 3])
+    lora = scratch / f"{name}.lora.gguf"
+    adapter = folder / "adapter_trained"
+    run(qa, "export", "--model", model, "--adapter", adapter, "--to", "gguf-lora", "--out", lora)
+    merged = scratch / f"{name}.merged.gguf"
+    run(qa, "export", "--model", model, "--adapter", adapter, "--to", "gguf", "--type", "f32", "--out", merged)
+    tokens = expected["sequences"][-1]["tokens"][:WINDOWS.get(name, 1 << 20)]
+    base, over = opened.logits(tokens), Opened(out, lora).logits(tokens)
+    whole = Opened(merged).logits(tokens)
+    check(name, "changed by its adapter", float(np.abs(base - whole).max()) > 1e-3)
+    check(name, "LoRA over the base as merged", float(np.abs(over - whole).max()) <= 2e-3, float(np.abs(over - whole).max()))
+    print(f"{name}: logits within {most:.1e} of transformers', {answers} greedy answers equal; LoRA within "
+          f"{np.abs(over - whole).max():.1e} of merged; error beside llama.cpp's: "
+          + ", ".join(f"{m} {e:.3f}" for m, e in errors.items()))
+
+
+def tiny_gguf(qa, file, scratch):
+    name = file.name
+    expected = json.loads(file.with_suffix(".expected.json").read_text())
+    out = scratch / f"{name}.stored.gguf"
+    run(qa, "export", "--model", file, "--to", "gguf", "--out", out)
+    most = 0.0
+    opened, original = Opened(out), Opened(file)
+    for sequence in expected["sequences"]:
+        most = max(most, float(np.abs(opened.logits(sequence["tokens"]) - original.logits(sequence["tokens"])).max()))
+    check(name, "as the file that it came from", most == 0, f"{most:.2e}")
+    dense = scratch / f"{name}.f32.gguf"
+    run(qa, "export", "--model", file, "--to", "gguf", "--type", "f32", "--out", dense)
+    errors = {}
+    for mixture, number in MIXTURES.items():
+        ours, theirs = scratch / f"{name}.{mixture}.gguf", scratch / f"{name}.{mixture}.llama.gguf"
+        run(qa, "export", "--model", dense, "--to", "gguf", "--type", mixture, "--out", ours, "--name", "x")
+        quantise(dense, theirs, number)
+        errors[mixture] = compare_mixture(name, mixture, ours, theirs, dense)
+    print(f"{name}: stored: llama.cpp's logits are those of the file itself; error beside llama.cpp's: "
+          + ", ".join(f"{m} {e:.3f}" for m, e in errors.items()))
+
+
+def real(qa, model, adapter, scratch):
+    question = "Which city is the capital of France?"
+    for mixture in ("stored", "q8_0", "q4_k_m"):
+        out = scratch / f"{model.stem}.{mixture}.gguf"
+        said = run(qa, "export", "--model", model, "--to", "gguf", "--type", mixture, "--out", out,
+                   *(["--adapter", adapter] if adapter else []))
+        print(said.strip())
+        ours = run(qa, "ask", "--model", out, "--max-new-tokens", "24", question).strip().splitlines()[-1]
+        llama = llama_cpp.Llama(str(out), n_ctx=512, verbose=False, n_threads=2, type_k=0, type_v=0)
+        prompt = f"Q: {question}\nA:"
+        text = llama.create_completion(prompt, max_tokens=24, temperature=0, stop=["\n"])["choices"][0]["text"].strip()
+        check(model.name, f"{mixture}: the same greedy answer", text == ours, f"{text!r}, ours {ours!r}")
+        ends = llama.token_eos(), llama.metadata.get("tokenizer.ggml.eos_token_id")
+        check(model.name, "the end token", str(ends[0]) == ends[1], ends)
+        source = gguf.GGUFReader(model) if model.suffix == ".gguf" else None
+        if source and "tokenizer.chat_template" in source.fields:
+            check(model.name, "the chat template",
+                  source.fields["tokenizer.chat_template"].contents() == llama.metadata.get("tokenizer.chat_template"))
+        print(f"{model.name} {mixture}: {text!r}")
+    if adapter:
+        base, lora = scratch / "base.gguf", scratch / "lora.gguf"
+        run(qa, "export", "--model", model, "--to", "gguf", "--type", "f32", "--out", base)
+        run(qa, "export", "--model", model, "--adapter", adapter, "--to", "gguf-lora", "--out", lora)
+        merged = scratch / "merged.gguf"
+        run(qa, "export", "--model", model, "--adapter", adapter, "--to", "gguf", "--type", "f32", "--out", merged)
+        tokens = llama_cpp.Llama(str(base), vocab_only=True, verbose=False).tokenize(question.encode())
+        a, b = Opened(base, lora).logits(tokens), Opened(merged).logits(tokens)
+        check(model.name, "LoRA over the base as merged", float(np.abs(a - b).max()) <= 0.05, float(np.abs(a - b).max()))
+        print(f"{model.name}: LoRA over the base within {np.abs(a - b).max():.1e} of merged")
+
+
+def main():
+    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
+        sys.exit(__doc__)
+    qa = str(Path(sys.argv[1]).resolve())
+    with tempfile.TemporaryDirectory(prefix="ftlib-export-") as folder:
+        scratch = Path(folder)
+        if len(sys.argv) > 2:
+            real(qa, Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None, scratch)
+        else:
+            for model in sorted(MODELS.iterdir()):
+                if model.is_dir():
+                    tiny(qa, model, scratch)
+                elif model.suffix == ".gguf":
+                    tiny_gguf(qa, model, scratch)
+    print(f"{len(set(failed))} models not as they should be: {', '.join(sorted(set(failed)))}" if failed else "all as it should be")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
