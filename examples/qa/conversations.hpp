@@ -1,5 +1,5 @@
 // examples/qa/conversations.hpp: turns out of the forms that chat data come in: OpenAI's and TRL's messages, ShareGPT,
-// pairs of human and assistant, texts that alternate.
+// pairs of human and assistant, texts that alternate, Anthropic's transcripts.
 #pragma once
 #include "members.hpp"
 
@@ -95,6 +95,27 @@ inline void add_turns(std::vector<Message>& turns, const Json& list) {
       throw ft::Error(ft::str("turn ", i + 1, ": ", e.message()));
     }
   }
+}
+
+/// The turns of a text as Anthropic's HH-RLHF writes conversations, "\n\nHuman: ...\n\nAssistant: ..."; none where it
+/// is none.
+inline std::vector<Message> turns_of_transcript(std::string_view text) {
+  struct Mark {
+    std::string_view written, role;
+  };
+  static constexpr Mark marks[] = {{"Human:", "user"}, {"Assistant:", "assistant"}};
+  std::vector<Message> turns;
+  while (text.starts_with('\n')) text.remove_prefix(1);
+  if (!text.starts_with(marks[0].written) || text.find("\n\nAssistant:") == text.npos) return turns;
+  for (std::size_t at = 0; at < text.size();) {
+    const Mark& mark = text.substr(at).starts_with(marks[0].written) ? marks[0] : marks[1];
+    at += mark.written.size();
+    std::size_t end = text.size();
+    for (const Mark& next : marks) end = std::min(end, text.find("\n\n" + std::string(next.written), at));
+    turns.push_back({std::string(mark.role), examples::trimmed(text.substr(at, end - at))});
+    at = end == text.size() ? end : end + 2;
+  }
+  return turns;
 }
 
 }  // namespace qa

@@ -1,13 +1,15 @@
-// examples/qa/evaluate.hpp: `qa evaluate`: the base and tuned models answer the same questions; what was learned, kept
-// and made up.
+// examples/qa/evaluate.hpp: `qa evaluate`: the base and tuned models answer the same questions and judge the same
+// preference pairs; what was learned, kept and made up.
 #pragma once
 #include "model.hpp"
 
 #include <ftlib/core/random.hpp>
+#include <ftlib/text/prefer.hpp>
 
 #include <map>       // std::map
 #include <optional>  // std::optional
 #include <set>       // std::set
+#include <tuple>     // std::tuple
 
 namespace qa {
 
@@ -15,6 +17,7 @@ struct EvaluateArguments : ModelArguments {
   std::vector<std::string> adapters;
   std::string data, split = "test", unrelated, json;
   int64_t max_new_tokens = 48, batch = 64, limit = 0;
+  float beta = 0.1f;
 };
 
 inline constexpr double most_forgotten = 0.1;
@@ -57,20 +60,21 @@ inline Interval interval(const ft::Evaluation& e) {
 
 /// What is asked and read, before a model is opened.
 struct Asked {
-  std::vector<Record> all, records, untrained, unanswered;
-  std::set<std::string> trained;  // answers, by the rules of their language
+  std::vector<Record> all, records, untrained, unanswered, pairs;  // pairs are judged, not asked
+  std::set<std::string> trained;                                   // answers, by the rules of their language
   std::string unrelated;
 
   explicit Asked(const EvaluateArguments& a) : all(ft::text::read_records(a.data)), records(of_split(all, a.split)) {
     if (records.empty())
       throw ft::Error(a.data + ": has no record of split '" + a.split + "'", "name another with --split.");
     for (const Record& r : records)
-      if (r.unanswered) unanswered.push_back(r);
-    std::erase_if(records, [](const Record& r) { return r.unanswered || !r.text.empty(); });
-    if (records.empty() && unanswered.empty())
+      if (!r.rejected.empty()) pairs.push_back(r);
+      else if (r.unanswered) unanswered.push_back(r);
+    std::erase_if(records, [](const Record& r) { return r.unanswered || !r.text.empty() || !r.rejected.empty(); });
+    if (records.empty() && unanswered.empty() && pairs.empty())
       throw ft::Error(a.data + ": split '" + a.split + "' has plain texts alone", "there is nothing to ask.");
-    if (a.limit > 0 && static_cast<int64_t>(records.size()) > a.limit)
-      records.resize(static_cast<std::size_t>(a.limit));
+    for (auto* of : {&records, &pairs})
+      if (a.limit > 0 && static_cast<int64_t>(of->size()) > a.limit) of->resize(static_cast<std::size_t>(a.limit));
     // Facts that were never trained: what the tuned model says to them should not be a trained answer.
     if (ft::text::split_name(a.split) == "test") untrained = of_split(all, "untrained");
     if (untrained.size() == all.size()) untrained.clear();
@@ -113,6 +117,7 @@ struct Result {
   std::string name;  // "base", or the adapter's folder
   ft::Evaluation main, untrained, unanswered;
   std::optional<double> unrelated;
+  std::optional<ft::PreferenceReport> pairs;
   double says_trained = 0, says_unknown = 0;  // of what was never trained
   Interval exact;
 };
@@ -131,6 +136,13 @@ inline ft::Json to_json(const Result& r, const Asked& asked) {
                          {"says_trained_answer", r.says_trained},
                          {"says_it_does_not_know", r.says_unknown},
                          {"n", r.untrained.n}};
+  if (r.pairs)
+    json["pairs"] = {{"likelier", r.pairs->likelier},
+                     {"likelier_a_token", r.pairs->likelier_a_token},
+                     {"larger_reward", r.pairs->accuracy},
+                     {"margin", r.pairs->margin},
+                     {"loss", r.pairs->loss},
+                     {"n", r.pairs->pairs}};
   if (!asked.unanswered.empty())
     json["unanswered"] = {{"says_it_does_not_know", r.unanswered.exact_match}, {"n", r.unanswered.n}};
   return json;
@@ -138,14 +150,16 @@ inline ft::Json to_json(const Result& r, const Asked& asked) {
 
 /// Which of several tuned models is the better one, as a place in `results`, whose first is the base: of those whose
 /// perplexity of unrelated text rises by at most `most` (of all, where none is, or it was not asked) the one
-/// with most right answers; among equals the one that forgets less.
+/// with most right answers; among equals the one that judges more pairs rightly, then the one that forgets less.
 inline std::size_t better_of(const std::vector<Result>& results, double most) {
   const auto rise = [&](const Result& r) { return r.unrelated ? *r.unrelated / *results[0].unrelated - 1 : 0; };
   const bool some = std::any_of(results.begin() + 1, results.end(), [&](auto& r) { return rise(r) <= most; });
   std::size_t best = 0;
   for (std::size_t i = 1; i < results.size(); ++i) {
     if (some && rise(results[i]) > most) continue;
-    const auto rank = [&](const Result& r) { return std::pair(r.main.exact_match, -rise(r)); };
+    const auto rank = [&](const Result& r) {
+      return std::tuple(r.main.exact_match, r.pairs ? r.pairs->accuracy : 0, -rise(r));
+    };
     if (best == 0 || rank(results[i]) > rank(results[best])) best = i;
   }
   return best;
@@ -153,6 +167,7 @@ inline std::size_t better_of(const std::vector<Result>& results, double most) {
 
 template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked, Lm lm) {
   const examples::ShareOfMachine share_of_machine;
+  std::string left_out;  // of the pairs
   const auto run = [&](const std::string& name, const std::string& shown) {
     const auto answers = [&](const std::vector<Record>& to, const std::string& what) -> ft::Evaluation {
       if (to.empty()) return {};
@@ -169,6 +184,11 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
     r.main = answers(asked.records, "questions of split '" + a.split + "', answered");
     r.untrained = answers(asked.untrained, "questions that were never trained, answered");
     r.unanswered = answers(asked.unanswered, "questions without an answer, answered");
+    if (!asked.pairs.empty()) {
+      const ft::PreferenceData data(asked.pairs, lm.prompt(), lm.model().context_length());
+      r.pairs = ft::evaluate_preferences(lm, data, {.beta = a.beta});
+      left_out = data.left_out();
+    }
     if (!asked.unrelated.empty()) r.unrelated = ft::perplexity(lm, asked.unrelated);
     r.says_trained = asked.says_trained(r.untrained);
     const std::string unknown = lm.prompt().options().unknown;
@@ -205,7 +225,10 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
   };
   const auto percent = [](double v) { return ft::printed("%8.1f %%", 100 * v); };
   const auto plain = [](double v) { return ft::printed("%10.3g", v); };
-  std::cout << "on " << results[0].main.n << " records of split '" << a.split << "'        base";
+  const auto of_pairs = results[0].pairs ? ft::str(results[0].pairs->pairs, " preference pairs ") : "";
+  std::cout << "on " << (asked.records.empty() && results[0].pairs ? "" : ft::str(results[0].main.n, " records "))
+            << (asked.records.empty() || of_pairs.empty() ? "" : "and ") << of_pairs << "of split '" << a.split
+            << "'        base";
   if (results.size() == 2) std::cout << "       tuned";
   for (std::size_t i = 1; results.size() > 2 && i < results.size(); ++i) std::cout << ft::printed("     tuned %zu", i);
   std::cout << '\n';
@@ -228,6 +251,16 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
     row("  to the letter           ", [&](const Result& r) { return percent(r.main.strict_match); });
     row("F1                        ", [&](const Result& r) { return percent(r.main.f1); });
     row("perplexity of the answers ", [&](const Result& r) { return plain(r.main.perplexity); });
+  }
+  if (results[0].pairs) {
+    row("pairs: better one likelier", [&](const Result& r) { return percent(r.pairs->likelier); });
+    row("  by its tokens' mean     ", [&](const Result& r) { return percent(r.pairs->likelier_a_token); });
+    if (results.size() > 1) {  // rewards are measured from the base
+      row("  has the larger reward   ",
+          [&](const Result& r) { return &r == &results[0] ? "         -" : percent(r.pairs->accuracy); });
+      row("  margin of rewards       ", [&](const Result& r) { return plain(r.pairs->margin); });
+    }
+    if (!left_out.empty()) std::cout << "warning: of the preference pairs, " << left_out << '\n';
   }
   if (!asked.untrained.empty()) {
     row("never trained: exact match", [&](const Result& r) { return percent(r.untrained.exact_match); });
@@ -310,6 +343,10 @@ inline void add_evaluate(CLI::App& app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   c->add_option("--batch", a->batch, "questions answered side by side")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--beta", a->beta, "of preference pairs, as they were trained: the rewards' unit")
+      ->check(examples::finite)
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   c->add_option("--limit", a->limit, "only the first so many records; 0: all")

@@ -56,6 +56,8 @@ inline const Names answer_names = {"answer",
                                    "답변내용",
                                    "출력",
                                    "결과"};
+inline const Names chosen_names = {"chosen", "chosenresponse"};  // of a preference pair
+inline const Names rejected_names = {"rejected", "rejectedresponse"};
 inline const Names input_names = {"input", "입력"};  // what an instruction is to be done on
 inline const Names context_names = {"context", "passage", "paragraph", "문맥", "지문", "본문"};
 inline const Names id_names = {"id", "qid", "questionid", "uuid", "guid"};

@@ -70,6 +70,7 @@ inline std::string content_of(const Record& record) {
   std::string all =
       str(record.question, '\0', record.answers.empty() ? "" : record.answers.front(), '\0', record.context);
   for (const auto& turn : record.turns) all += str('\0', turn.role, '\0', turn.content);
+  for (const auto& answer : record.rejected) all += str('\0', "not ", answer);
   return all + '\0' + record.text;
 }
 
@@ -149,6 +150,7 @@ inline Measured measure(const std::vector<Record>& records) {
     std::size_t n = characters(record.context) + characters(record.question) + characters(record.text);
     if (!record.answers.empty()) n += characters(record.answers.front());
     for (const auto& turn : record.turns) n += characters(turn.content);
+    for (const auto& answer : record.rejected) n += characters(answer);
     out.sizes.push_back(n);
   }
   out.shown = [&records](std::size_t i) {
@@ -164,6 +166,7 @@ inline Measured measure(const std::vector<Record>& records) {
       text += str("Q: ", cut(record.question), "\nA:[[ ",
                   record.unanswered ? "(that it does not know: --unknown)" : cut(record.answers.front()), "]]\n");
     }
+    for (const auto& answer : record.rejected) text += str("not [[ ", cut(answer), "]]\n");
     return indented(text);
   };
   return out;
@@ -196,6 +199,7 @@ inline Measured measure(const std::vector<Record>& records, const std::filesyste
         const auto part = cut(tokenizer.decode(std::span(example.tokens).subspan(begin, end - begin)));
         text += learned ? "[[" + part + "]]" : part;
       }
+      for (const auto& answer : data->records()[i].rejected) text += str("\nnot [[", cut(answer), "]]");
       return indented(text);
     };
     return out;
@@ -315,13 +319,14 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
 
   std::map<std::string, std::size_t> languages, splits;
   std::map<std::string, std::set<std::string>> answers_of_question;
-  std::size_t conversations = 0, texts = 0, line_feeds = 0, none = 0;
+  std::size_t conversations = 0, texts = 0, preferred = 0, line_feeds = 0, none = 0;
   const std::set<std::string> missing = {"nan", "null", "none", "n/a", "#n/a", "undefined"};
   for (const auto& record : records) {
     ++languages[record.lang];
     ++splits[record.split];
     conversations += !record.turns.empty();
     texts += !record.text.empty();
+    preferred += record.rejected.size();
     if (!record.answers.empty()) {
       none += missing.contains(lowered(record.answers.front()));
       line_feeds += record.answers.front().find('\n') != std::string::npos;
@@ -334,6 +339,9 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   if (conversations > 0)
     report << "  " << detail::counted(conversations, "conversation")
            << ", of which every assistant's turn is learned: train with --form chat\n";
+  if (preferred > 0)
+    report << "  " << detail::counted(preferred, "preference pair")
+           << ", of which the better answer is learned to be preferred\n";
   if (texts > 0) report << "  " << detail::counted(texts, "plain text") << ", learned whole\n";
   if (splits.size() == 1 && splits.contains("")) {
     report << "  no splits: train holds a tenth out\n";
@@ -406,8 +414,8 @@ inline void add_prepare(CLI::App& app) {
   command
       ->add_option(
           "FILE", arguments->files,
-          "JSON, JSONL, CSV, TSV, SQuAD, KorQuAD, chat data (messages, ShareGPT, TRL, Alpaca), chatterbot YAML, "
-          "Open Trivia text, or folders of these")
+          "JSON, JSONL, CSV, TSV, SQuAD, KorQuAD, chat data (messages, ShareGPT, TRL, Alpaca), preference pairs, "
+          "chatterbot YAML, Open Trivia text, or folders of these")
       ->required();
   command->add_option("--out", arguments->out, "the JSONL file to write")->required()->type_name("DATA.jsonl");
   command

@@ -138,6 +138,7 @@ class Collector {
         if (auto text = trimmed(answer); std::find(answers.begin(), answers.end(), text) == answers.end())
           answers.push_back(std::move(text));
       record.answers = std::move(answers);
+      for (auto& answer : record.rejected) answer = trimmed(answer);
     }
     if (const auto fault = record_fault(record); !fault.empty())
       return bad(line, record.id.empty() || !ft::text::text_fault(record.id).empty()
@@ -154,7 +155,8 @@ class Collector {
   Form form() const { return options_.form; }
   Source take() {
     std::string said;
-    for (const char* what : {"question", "answer", "turns", "text", "input", "context", "system", "history", "split"}) {
+    for (const char* what :
+         {"question", "answer", "rejected", "turns", "text", "input", "context", "system", "history", "split"}) {
       const auto& names = served_[what];
       if (names.empty()) continue;
       said += str(said.empty() ? "" : "; ", what, " from ");
@@ -229,10 +231,11 @@ inline std::string plain_text_name(Members& members) {
 
 /// What an object is that is neither question and answer nor conversation, as an Error with what to do.
 inline Error not_a_record(Members& members) {
-  const Json &chosen = members.named("chosen"), &rejected = members.named("rejected");
-  if (!chosen.is_null() && !rejected.is_null())
-    return Error("is a preference pair (chosen, rejected), which is not learned yet",
+  if (!members.named("chosen").is_null())
+    return Error("has a chosen answer and no rejected one",
                  "to learn the chosen answers alone, say --answer-column chosen.");
+  if (!members.named("rejected").is_null())
+    return Error("has a rejected answer and none that is better", "a preference pair has a chosen answer too.");
   if (const auto name = plain_text_name(members); !name.empty())
     return Error(str("is plain text (\"", name, "\"), without a question and an answer"),
                  "as lines of {\"text\": ...} in a .jsonl file it is learned whole.");
@@ -280,6 +283,55 @@ inline std::vector<Message> conversation_of(Collector& out, Members& members) {
   return turns;
 }
 
+/// One side of a preference pair as turns: a text, a turn, turns, or a whole transcript.
+inline std::vector<Message> side_of(const Json& value) {
+  std::vector<Message> turns;
+  if (value.is_string()) {
+    const auto& text = value.get_ref<const std::string&>();
+    if (trimmed(text).starts_with("[{")) {  // of a table
+      if (const auto list = ft::parse_json(text, "the list of turns"); holds_turns(list)) add_turns(turns, list);
+    } else {
+      turns = turns_of_transcript(text);
+    }
+    if (turns.empty()) turns.push_back({"assistant", text});
+  } else if (value.is_object()) {  // one turn, LLaMA-Factory's
+    Members members(value);
+    if (members(role_members).is_null()) turns.push_back({"assistant", content_of(members(content_members))});
+    else add_turns(turns, Json::array({value}));
+  } else {
+    add_turns(turns, value);
+  }
+  return turns;
+}
+
+/// Makes `record` a preference pair of two conversations that differ in their last turn, the assistant's. `before` are
+/// turns that stand before both sides, where these do not hold them.
+inline void prefer(Record& record, const std::vector<Message>& before, std::vector<Message> chosen,
+                   std::vector<Message> rejected) {
+  for (auto* side : {&chosen, &rejected}) {
+    if (side->empty()) throw Error("one side of the preference pair is empty");
+    const bool whole = std::any_of(side->begin(), side->end(), [](const auto& turn) { return turn.role == "user"; });
+    if (whole && !before.empty()) {  // a system prompt goes before it; the question stands in it
+      const auto& asked = before.back();
+      if (asked.role == "user" && std::none_of(side->begin(), side->end(), [&](const auto& turn) {
+            return turn.role == "user" && trimmed(turn.content) == trimmed(asked.content);
+          }))
+        throw Error("the question beside the preference pair is not in its conversations");
+      if (before[0].role == "system" && side->front().role != "system") side->insert(side->begin(), before[0]);
+    } else if (!whole) {
+      if (!before.empty() && before.back().role == "assistant")
+        throw Error("the conversation beside the preference pair ends with the assistant's turn already");
+      side->insert(side->begin(), before.begin(), before.end());
+    }
+    if (side->back().role != "assistant")
+      throw Error("one side of the preference pair does not end with the assistant's turn");
+  }
+  if (chosen.size() != rejected.size() || !std::equal(chosen.begin(), chosen.end() - 1, rejected.begin()))
+    throw Error("the two conversations of the preference pair part before their last turns");
+  record.turns = std::move(chosen);
+  record.rejected = {std::move(rejected.back().content)};
+}
+
 /// What came before an Alpaca record's question: its system prompt and history.
 inline std::vector<Message> turns_before(Collector& out, Members& members) {
   std::vector<Message> turns;
@@ -304,6 +356,61 @@ inline std::vector<Message> turns_before(Collector& out, Members& members) {
   return turns;
 }
 
+/// Whether one side of a pair is an answer alone, or several: neither turns nor a transcript.
+inline bool is_a_text(const Json& value) {
+  if (value.is_array())
+    return std::all_of(value.begin(), value.end(), [](const Json& one) { return one.is_string() && is_a_text(one); });
+  if (!value.is_string()) return value.is_null();
+  const auto& text = value.get_ref<const std::string&>();
+  return !trimmed(text).starts_with("[{") && turns_of_transcript(text).empty();
+}
+
+/// A preference pair of conversations: each side whole (TRL's implicit prompt, UltraFeedback, Anthropic's transcripts),
+/// or behind the turns of its prompt (TRL, LLaMA-Factory); or a conversation whose last turn another text is worse
+/// than.
+inline void add_pair(Collector& out, Members& members, Record& record, const std::string& chosen_name,
+                     const Json& chosen, const std::string& rejected_name, const Json& rejected) {
+  const auto [system_name, system] = members.get(system_names);
+  std::vector<Message> before;
+  if (const auto text = text_of(system, "system prompt"); !ft::text::is_blank(text)) {
+    before.push_back({"system", text});
+    out.served("system", system_name);
+  }
+  const auto& said = out.options().columns;
+  const auto [turns_name, turns] = members.get(turns_names);
+  const auto [asked_name, asked] = members.get(question_names, said.question);
+  const bool blank = asked.is_string() && ft::text::is_blank(asked.get_ref<const std::string&>());
+  if (!turns_name.empty() || (!asked.is_null() && !blank)) {
+    const Json& value = turns_name.empty() ? asked : turns;
+    auto list = side_of(value);
+    if (value.is_string() && list.size() == 1) list[0].role = "user";
+    if (list.size() > 1 && list.back().role == "assistant" && ft::text::is_blank(list.back().content)) list.pop_back();
+    before.insert(before.end(), list.begin(), list.end());
+    out.served(turns_name.empty() ? "question" : "turns", turns_name.empty() ? asked_name : turns_name);
+  }
+  std::vector<Message> better;
+  if (!chosen_name.empty()) {
+    better = side_of(chosen);
+    out.served("answer", chosen_name);
+  } else {
+    if (before.empty() || before.back().role != "assistant") throw not_a_record(members);
+    better = {before.back()};
+    before.pop_back();
+  }
+  out.served("rejected", rejected_name);
+  if (rejected.is_array() && is_a_text(rejected)) {  // several, or one, as prepare writes them
+    for (const auto& one : rejected) {
+      std::vector<std::string> others = std::move(record.rejected);
+      prefer(record, before, better, {{"assistant", one.get<std::string>()}});
+      others.push_back(std::move(record.rejected.front()));
+      record.rejected = std::move(others);
+    }
+    if (rejected.empty()) throw Error("there is no rejected answer");
+  } else {
+    prefer(record, before, std::move(better), side_of(rejected));
+  }
+}
+
 inline void add_object(Collector& out, std::int64_t line, const Json& object, const Json& passage = {}) {
   std::string id;
   try {
@@ -321,18 +428,39 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
       members.use(name);
       out.served("split", name);
     }
+    const auto [chosen_name, chosen] = members.get(chosen_names, {}, /*used=*/false);
+    const auto [rejected_name, rejected] = members.get(rejected_names, {}, /*used=*/false);
+    const bool pair = said.answer.empty() && !rejected.is_null();
+    if (pair) {
+      members.use(chosen_name);
+      members.use(rejected_name);
+      if (!is_a_text(chosen) || !is_a_text(rejected) || !is_a_text(members(question_names, said.question)) ||
+          !members.get(turns_names, {}, false).first.empty()) {
+        add_pair(out, members, record, chosen_name, chosen, rejected_name, rejected);
+        members.unused([&](const std::string& key) { out.unused(key); });
+        return out.add(line, std::move(record));
+      }
+    }
     record.turns = conversation_of(out, members);
     const bool rated = members.named("label").is_boolean();
     if (rated && (!record.turns.empty() || !members.named("completion").is_null()))
       throw Error("is a rated answer (label), which is not learned yet",
                   "keep those with a good label, and give them without it.");
     if (!record.turns.empty()) {
-      if (record.turns.back().role != "assistant" && !members.named("rejected").is_null()) throw not_a_record(members);
+      if (record.turns.back().role != "assistant" && !chosen.is_null()) throw not_a_record(members);
       members.unused([&](const std::string& key) { out.unused(key); });
       return out.add(line, std::move(record));
     }
     const auto [question_name, question] = members.get(question_names, said.question);
-    const auto [answer_name, answer] = members.get(answer_names, said.answer);
+    const bool of_pair = pair && !chosen_name.empty();
+    const auto [answer_name, answer] =
+        of_pair ? std::pair<std::string, const Json&>(chosen_name, chosen) : members.get(answer_names, said.answer);
+    if (pair) {
+      if (answer_name.empty()) throw not_a_record(members);
+      if (question_name.empty()) throw Error("is a preference pair without a question", columns_hint);
+      record.rejected = answers_of(rejected);
+      out.served("rejected", rejected_name);
+    }
     // "input" beside another question is what the task is done on, and without one the question.
     std::string input;
     if (const auto [name, value] = members.get(input_names);
@@ -340,7 +468,7 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
       input = text_of(value, "input");
       if (!input.empty()) out.served("input", name);
     }
-    if (answer_name.empty() && (question_name.empty() || !members.named("rejected").is_null())) {
+    if (answer_name.empty() && (question_name.empty() || !chosen.is_null())) {
       const auto name = question_name.empty() && members.named("chosen").is_null() ? plain_text_name(members) : "";
       if (name.empty()) throw not_a_record(members);
       record.text = trimmed(text_of(members.named(name), "text"));
@@ -386,6 +514,7 @@ inline void add_object(Collector& out, std::int64_t line, const Json& object, co
     before.push_back({"user", trimmed(trimmed(record.question) + '\n' + trimmed(input))});
     if (record.answers.empty()) throw Error("there is no answer");
     before.push_back({"assistant", trimmed(record.answers.front())});
+    for (auto& worse : record.rejected) worse = trimmed(worse);
     record.turns = std::move(before);
     record.question.clear();
     record.answers.clear();
@@ -652,7 +781,10 @@ inline std::string header_fault(const std::vector<std::string>& header, const Co
   const auto question = members.get(question_names, said.question).first,
              answer = members.get(answer_names, said.answer).first;
   if (chat || (!question.empty() && !answer.empty() && question != answer)) return {};
-  if (!members.named("chosen").is_null() || (question.empty() && answer.empty()))
+  const auto chosen = members.get(chosen_names).first, rejected = members.get(rejected_names).first;
+  if (said.answer.empty() && !chosen.empty() && !rejected.empty()) return {};  // the sides may hold their question
+  if (said.answer.empty() && !rejected.empty() && !question.empty() && !answer.empty()) return {};
+  if (!chosen.empty() || (question.empty() && answer.empty()))
     for (const auto name : {"chosen", "text"})
       if (!members.named(name).is_null()) return not_a_record(members).message();
   return str("of the ", header.size(), header.size() == 1 ? " column" : " columns", " none is named ",

@@ -1,10 +1,14 @@
-// examples/qa/train.hpp: `qa train`: records are learned, what the model knows beside is kept, an adapter is written.
+// examples/qa/train.hpp: `qa train`: records and preference pairs are learned, what the model knows beside is kept, an
+// adapter is written.
 #pragma once
 #include "keep.hpp"
 #include "model.hpp"
 
+#include <ftlib/text/prefer.hpp>
+
 #include <map>       // std::map
 #include <optional>  // std::optional
+#include <set>       // std::set
 
 namespace qa {
 
@@ -15,6 +19,7 @@ struct TrainArguments : ModelArguments {
   examples::LoraOptions lora{.alpha_per_rank = 2};
   bool recompute = false, everything = false, cuda_graph = false;
   float interpolate = 1, weight_decay = 0, keep_weight = 1;
+  ft::PreferenceOptions preferences;
   double lr = 0, withhold = 0.03;
   int64_t epochs = 0, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512;
   int samples = 2;
@@ -27,13 +32,14 @@ inline std::string counted(const std::map<std::string, int64_t>& splits) {
   return out;
 }
 
-inline constexpr double default_lr = 1e-3;
+inline constexpr double default_lr = 1e-3, default_preference_lr = 1e-4;
 inline constexpr int64_t usual_epochs = 4, least_steps = 120;
 
 /// The usual epochs, or as many as make steps enough: so few records are read a step that four epochs of them would be
 /// a dozen steps, in which nothing is learned.
-inline int64_t enough_epochs(const ft::text::Dataset& data, int64_t batch_tokens, uint64_t seed) {
-  const auto steps = static_cast<int64_t>(data.plan(batch_tokens, seed, 0).size());
+inline int64_t enough_epochs(const ft::DataSource& data, int64_t batch_tokens, uint64_t seed) {
+  const auto steps =
+      data.size(0, {.batch_tokens = batch_tokens, .micro_batch_tokens = batch_tokens, .seed = seed})->batches;
   const int64_t epochs = std::max(usual_epochs, (least_steps + steps - 1) / steps);
   if (epochs > usual_epochs)
     std::cout << "epochs: " << epochs << ", because one has " << steps << (steps == 1 ? " step" : " steps")
@@ -68,48 +74,93 @@ struct MixFile {
   }
 };
 
+/// Those of the records that hold a preference pair, or those that hold none.
+inline std::vector<Record> of_kind(const std::vector<Record>& records, bool pairs) {
+  std::vector<Record> out;
+  for (const Record& r : records)
+    if (r.rejected.empty() != pairs) out.push_back(r);
+  return out;
+}
+/// How many records data are of.
+inline std::size_t records_of(const ft::text::Dataset& data) { return data.size(); }
+inline std::size_t records_of(const ft::PreferenceData& data) {
+  std::set<std::size_t> places;
+  for (const auto& pair : data.pairs()) places.insert(pair.chosen.record);
+  return places.size();
+}
+
 /// Records as they are learned and held out, with what is said of them.
 struct Parts {
   std::vector<Record> records;
-  ft::text::Dataset learned, held_out;
-  bool looks_at_test = false;  // what is held out is what is asked at the end, and decides nothing
+  ft::text::Dataset learned, held_out;       // of records that are learned as they stand
+  ft::PreferenceData pairs, held_out_pairs;  // of which the better answer is learned to be preferred
+  bool looks_at_test = false;                // what is held out is what is asked at the end, and decides nothing
 
   /// Throws Error where nothing can be learned.
   template <class Lm> Parts(const TrainArguments& a, std::vector<Record> all, Lm& lm) : records(std::move(all)) {
     const ft::text::DatasetOptions options{
         .loss_on = a.everything ? ft::text::LossOn::everything : ft::text::LossOn::answer, .max_tokens = a.max_tokens};
     const bool splits = has_splits(records);
-    const auto valid = splits ? of_split(records, "valid") : std::vector<Record>(),
+    const auto train = of_split(records, "train"), valid = splits ? of_split(records, "valid") : std::vector<Record>(),
                test = splits ? of_split(records, "test") : std::vector<Record>();
-    const ft::text::Dataset data(of_split(records, "train"), lm.prompt(), options);
     // What decides when to stop must not be what is asked at the end: without "valid", a tenth of what is learned.
     looks_at_test = valid.empty() && !test.empty() && a.run.patience == 0;
-    if (!valid.empty() || looks_at_test) {
-      learned = data;
-      held_out = {looks_at_test ? test : valid, lm.prompt(), options};
-    } else if (data.size() < 5) {  // too few to spare one
-      learned = data;
-    } else {
-      const double rest = static_cast<double>(data.size() - 1) / static_cast<double>(data.size());
-      std::tie(learned, held_out) = data.split(std::min(0.9, rest), a.run.seed);
-    }
-    if (held_out.size() == 0 && a.run.patience > 0)
-      throw ft::Error(ft::str("--patience: of ", data.size(), " records none is held out"),
+    const auto& apart = looks_at_test ? test : valid;
+    // One kind of records: `data` of those to learn and of those that are held out.
+    const auto part = [&](const std::string& what, bool of_pairs, auto make, auto& learn, auto& hold) {
+      const auto own = of_kind(train, of_pairs), own_apart = of_kind(apart, of_pairs);
+      if (own.empty()) {
+        if (!own_apart.empty())
+          std::cout << "warning: " << own_apart.size() << (of_pairs ? " preference pairs" : " other records")
+                    << " to hold out are not looked at, for none of the kind is learned\n";
+        return;
+      }
+      const auto data = make(own);
+      const std::size_t whole = records_of(data);
+      if (!apart.empty()) {
+        learn = data;
+        if (!own_apart.empty()) hold = make(own_apart);
+      } else if (whole < 5) {  // too few to spare one
+        learn = data;
+      } else {
+        const double rest = static_cast<double>(whole - 1) / static_cast<double>(whole);
+        std::tie(learn, hold) = data.split(std::min(0.9, rest), a.run.seed);
+      }
+      std::cout << what << ": " << learn.size() << (of_pairs ? ", " : " examples, ") << learn.tokens()
+                << " tokens; held out " << hold.size()
+                << (hold.size() == 0 ? ": there are too few"
+                    : looks_at_test  ? " of split \"test\", which are looked at and decide nothing"
+                    : !valid.empty() ? " of split \"valid\""
+                                     : ", a tenth of what there was to learn");
+      say_left_out(data, hold, a.max_tokens);
+    };
+    part(
+        "data", false, [&](const auto& r) { return ft::text::Dataset(r, lm.prompt(), options); }, learned, held_out);
+    part(
+        "preference pairs", true, [&](const auto& r) { return ft::PreferenceData(r, lm.prompt(), a.max_tokens); },
+        pairs, held_out_pairs);
+    if (held_out.size() + held_out_pairs.size() == 0 && a.run.patience > 0)
+      throw ft::Error(ft::str("--patience: of ", learned.size() + pairs.size(), " records none is held out"),
                       "give more records, or some of split \"valid\".");
-    std::cout << "data: " << learned.size() << " examples, " << learned.tokens() << " tokens; held out "
-              << held_out.size()
-              << (held_out.size() == 0 ? ": there are too few"
-                  : looks_at_test      ? " of split \"test\", which are looked at and decide nothing"
-                  : !valid.empty()     ? " of split \"valid\""
-                                       : ", a tenth of what there was to learn");
-    if (data.too_long()) std::cout << "; " << data.too_long() << " left out: longer than " << a.max_tokens << " tokens";
-    if (held_out.too_long()) std::cout << "; and " << held_out.too_long() << " of those to hold out";
-    std::cout << '\n';
-    for (const ft::text::Dataset* of : {&data, &std::as_const(held_out)})
-      if (!of->refused().empty())
-        std::cout << "warning: of those to " << (of == &data ? "learn" : "hold out") << ' ' << of->left_out() << '\n';
     say_kinds(splits);
-    say_cut(data, lm.prompt());
+    say_cut(lm.prompt());
+  }
+
+  /// Those that are learned, of both kinds.
+  std::vector<Record> to_learn() const {
+    std::vector<Record> out = learned.records();
+    out.insert(out.end(), pairs.records().begin(), pairs.records().end());
+    return out;
+  }
+  /// Held-out records that are questions.
+  std::vector<Record> to_ask() const {
+    std::vector<Record> out;
+    for (const auto& example : held_out.examples())
+      if (held_out.records()[example.record].text.empty()) out.push_back(held_out.records()[example.record]);
+    for (const auto& pair : held_out_pairs.pairs())
+      if (out.empty() || !(out.back() == held_out_pairs.records()[pair.chosen.record]))
+        out.push_back(held_out_pairs.records()[pair.chosen.record]);
+    return out;
   }
 
  private:
@@ -129,18 +180,32 @@ struct Parts {
     if (texts) std::cout << "  " << texts << " of all are plain texts, which are learned whole\n";
     if (unanswered) std::cout << "  " << unanswered << " of all have no answer\n";
   }
-  static void say_cut(const ft::text::Dataset& data, const ft::text::Prompt& prompt) {
+  void say_cut(const ft::text::Prompt& prompt) const {
     int64_t cut = 0;
     const std::vector<std::string> stops = prompt.stop();
-    for (const auto& example : data.examples()) {
-      const Record& r = data.records()[example.record];
-      if (!r.text.empty()) continue;
+    const auto look = [&](const Record& r) {
+      if (!r.text.empty()) return;
       const std::string answer = prompt.accepted(r).front();
       cut += std::any_of(stops.begin(), stops.end(), [&](const auto& s) { return answer.find(s) != answer.npos; });
-    }
+    };
+    for (const auto& example : learned.examples()) look(learned.records()[example.record]);
+    for (const auto& pair : pairs.pairs()) look(pairs.records()[pair.chosen.record]);
     if (cut)
       std::cout << "warning: " << cut << " of the answers hold what ends an answer in this form ("
                 << on_one_line(stops.front()) << "), and will be cut there: give --form chat\n";
+  }
+  static void say_left_out(const ft::text::Dataset& data, const ft::text::Dataset& hold, int64_t max_tokens) {
+    if (data.too_long()) std::cout << "; " << data.too_long() << " left out: longer than " << max_tokens << " tokens";
+    if (hold.too_long()) std::cout << "; and " << hold.too_long() << " of those to hold out";
+    std::cout << '\n';
+    for (const ft::text::Dataset* of : {&data, &hold})
+      if (!of->refused().empty())
+        std::cout << "warning: of those to " << (of == &data ? "learn" : "hold out") << ' ' << of->left_out() << '\n';
+  }
+  static void say_left_out(const ft::PreferenceData& data, const ft::PreferenceData& hold, int64_t) {
+    if (!data.left_out().empty()) std::cout << "; " << data.left_out();
+    if (!hold.left_out().empty()) std::cout << "; of those to hold out " << hold.left_out();
+    std::cout << '\n';
   }
 };
 
@@ -196,6 +261,9 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   using T = typename Lm::value_type;
   using D = typename Lm::device_type;
   // 1. The model, with what is to be learned: an adapter, or all of it.
+  if (a.lora.full && !of_kind(of_split(records, "train"), true).empty())
+    throw ft::Error("--full: preference pairs are learned beside the base that the model is held to",
+                    "leave --full away; an adapter can be merged into its base afterwards.");
   a.lora.apply(lm, a.run.seed);
   std::cout << lm.summary();
   const std::filesystem::path out = a.out, result = out / (a.lora.full ? "model" : "adapter");
@@ -210,12 +278,30 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   a.set_form(lm, unanswered ? unknown : "");
   const Parts parts(a, records, lm);
   std::vector<ft::text::Dataset> beside;
-  std::vector<ft::MixedPart> mix;
+  std::vector<ft::MixedPart> mix, looked_at;
+  // Of records and pairs the larger part is read through, and in each step as much of the other as makes one epoch too.
+  const bool prefers = parts.pairs.size() > 0, pairs_first = parts.pairs.tokens() > parts.learned.tokens();
+  const auto first_of = [&](const ft::text::Dataset& plain, const ft::PreferenceData& pairs,
+                            std::vector<ft::MixedPart>& others) -> const ft::DataSource& {
+    const ft::DataSource *first = &plain, *second = &pairs;
+    if (pairs.size() > 0 && (pairs_first || plain.size() == 0)) std::swap(first, second);
+    if (plain.size() > 0 && pairs.size() > 0)
+      others.push_back({second,
+                        static_cast<double>(std::min(plain.tokens(), pairs.tokens())) /
+                            static_cast<double>(std::max(plain.tokens(), pairs.tokens())),
+                        1});
+    return *first;
+  };
+  const ft::DataSource& first = first_of(parts.learned, parts.pairs, mix);
+  const ft::DataSource& first_held_out = first_of(parts.held_out, parts.held_out_pairs, looked_at);
   beside.reserve(a.mix.size());
   for (const std::string& given : a.mix) {
     const MixFile file(given);
-    beside.emplace_back(of_split(ft::text::read_records(file.path), "train"), lm.prompt(),
-                        ft::text::DatasetOptions{.max_tokens = a.max_tokens});
+    const auto others = of_split(ft::text::read_records(file.path), "train");
+    if (const auto n = of_kind(others, true).size(); n > 0)
+      std::cout << "warning: of " << n << " preference pairs in " << file.path
+                << " the better answers alone are learned; give it as --data to learn the preference\n";
+    beside.emplace_back(others, lm.prompt(), ft::text::DatasetOptions{.max_tokens = a.max_tokens});
     mix.push_back({&beside.back(), 1, file.weight});
     std::cout << "beside them: " << file.path << ", " << beside.back().size() << " examples, weight " << file.weight
               << (beside.back().left_out().empty() ? "" : "; ") << beside.back().left_out() << '\n';
@@ -223,22 +309,28 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   // 3. What the model is to keep. One that is trained whole has no base beside it: there the text itself is learned.
   std::optional<Kept> kept;
   std::optional<ft::Keeping<T, D>> keeping;
-  std::vector<ft::MixedPart> looked_at;
   if (a.keep_weight > 0) {
-    kept.emplace(a.keep, lm, parts.learned.records(), out, a.run.seed, a.lora.full);
+    kept.emplace(a.keep, lm, parts.to_learn(), out, a.run.seed, a.lora.full);
     mix.push_back({&kept->read(), kept_share, a.keep_weight});
     looked_at.push_back({&kept->watched(), 1, a.keep_weight});
     if (!a.lora.full) keeping.emplace(lm);
   }
-  const ft::MixedSource source(parts.learned, mix), held_out(parts.held_out, looked_at);
+  const ft::MixedSource source(first, mix), held_out(first_held_out, looked_at);
+  ft::Trainable<T, D>* learner = &lm;
+  if (keeping) learner = &*keeping;
+  std::optional<ft::Preferring<T, D>> preferring;
+  if (prefers) learner = &preferring.emplace(lm, a.preferences, *learner);
 
   // 4. The run.
-  const double lr = a.lr > 0 ? a.lr : a.lora.full ? 3e-5 : default_lr;
+  const double lr = a.lr > 0 ? a.lr : a.lora.full ? 3e-5 : prefers ? default_preference_lr : default_lr;
+  if (prefers)
+    std::cout << "preferences: beta " << a.preferences.beta << ", rate " << lr
+              << (parts.learned.size() > 0 ? "; the records' loss stands beside the pairs', each a mean" : "") << '\n';
   auto config = a.run.config(out);
   config.optimizer = ft::AdamW{.lr = static_cast<float>(lr), .weight_decay = a.weight_decay};
   config.batch_tokens = a.batch_tokens;
   config.micro_batch_tokens = a.micro_batch_tokens;
-  config.epochs = a.epochs > 0 ? a.epochs : enough_epochs(parts.learned, a.batch_tokens, a.run.seed);
+  config.epochs = a.epochs > 0 ? a.epochs : enough_epochs(first, a.batch_tokens, a.run.seed);
   config.max_steps = a.max_steps;
   if (config.evaluate_every == 0 && config.epochs > usual_epochs)  // epochs of a few steps: not behind each
     config.evaluate_every = (least_steps + usual_epochs - 1) / usual_epochs;
@@ -246,7 +338,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   config.cuda_graph = a.cuda_graph;
   if (a.run.patience > 0 && kept)
     std::cout << "stops by the held-out loss plus " << a.keep_weight << " times the divergence from the base\n";
-  ft::Trainer<T, D> trainer(keeping ? static_cast<ft::Trainable<T, D>&>(*keeping) : lm, config);
+  ft::Trainer<T, D> trainer(*learner, config);
   const auto plan = trainer.plan(source);
   std::cout << plan << std::flush;
   ft::Progress progress(std::cerr);
@@ -256,17 +348,24 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
     steps = s.step;
     return ft::Flow::go;
   });
+  const auto asked = parts.to_ask();
   trainer.on_evaluation([&](int64_t step, double loss) {
     const double moved = kept ? trainer.evaluate(kept->watched()) : 0;
     progress.message(ft::str("step ", step, ": held-out loss ", loss - a.keep_weight * moved) +
                      (!kept         ? ""
                       : a.lora.full ? ft::printed("; loss on kept text %.3g", moved)
                                     : ft::printed("; kept text: perplexity %+.1f %%", 100 * std::expm1(moved))));
-    for (int i = 0; i < a.samples && i < static_cast<int>(parts.held_out.size()); ++i) {
-      const auto& record = parts.held_out.records()[parts.held_out.examples()[static_cast<std::size_t>(i)].record];
-      if (!record.text.empty()) continue;
-      auto answer = lm.generate_from(lm.prompt().question(record), {.max_new_tokens = 24, .stop = lm.prompt().stop()});
-      progress.message(on_one_line("  " + ft::text::last_question(record) + " ->" + answer.rest()));
+    if (parts.held_out_pairs.size() > 0) {
+      const auto pairs = ft::evaluate_preferences(lm, parts.held_out_pairs, a.preferences);
+      progress.message(
+          ft::printed("  held-out pairs: loss %.3g, the better answer has the larger reward in %.0f %%, "
+                      "margin %.3g",
+                      pairs.loss, 100 * pairs.accuracy, pairs.margin));
+    }
+    for (std::size_t i = 0; i < asked.size() && i < static_cast<std::size_t>(a.samples); ++i) {
+      auto answer =
+          lm.generate_from(lm.prompt().question(asked[i]), {.max_new_tokens = 24, .stop = lm.prompt().stop()});
+      progress.message(on_one_line("  " + ft::text::last_question(asked[i]) + " ->" + answer.rest()));
     }
   });
   const auto save = [&](const std::filesystem::path& to) {
@@ -275,12 +374,13 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   };
   const auto report = examples::fit_or_keep(
       lm, progress, steps, out / (a.lora.full ? "unfinished-model" : "unfinished-adapter"),
-      [&] { return trainer.fit(source, parts.held_out.size() ? &held_out : nullptr); }, save);
+      [&] { return trainer.fit(source, parts.held_out.size() + parts.held_out_pairs.size() ? &held_out : nullptr); },
+      save);
 
   // 5. What it came to: the weights first, which took longest to come by.
   if (report.finished) {
     if (!a.lora.full) lm.interpolate(a.interpolate);
-    if (a.withhold > 0 && !a.lora.full && !parts.looks_at_test)
+    if (a.withhold > 0 && !a.lora.full && !parts.looks_at_test && parts.learned.size() > 0)
       find_sure(lm, parts.held_out.records(), a.withhold, unknown);
     examples::write_or_save_elsewhere(result, save);
   }
@@ -291,7 +391,9 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
                             {"lr", lr},
                             {"epochs", config.epochs},
                             {"keep_weight", a.keep_weight},
-                            {"interpolate", a.interpolate}}))
+                            {"interpolate", a.interpolate},
+                            {"preference_pairs", parts.pairs.size()},
+                            {"beta", a.preferences.beta}}))
     std::cout << "wrote " << result.string() << '\n';
 }
 
@@ -338,7 +440,24 @@ inline void add_train(CLI::App& app) {
        "their language)")
       ->check(examples::not_empty)
       ->type_name("WORDS");
-  c->add_option("--lr", a->lr, ft::str("learning rate; 0: ", default_lr, " for LoRA, 3e-5 for --full"))
+  c->add_option("--beta", a->preferences.beta,
+                "of preference pairs (records with rejected answers): how strongly the model is held to its base")
+      ->check(examples::finite)
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  c->add_option("--label-smoothing", a->preferences.label_smoothing,
+                "of pairs: the share that may be the wrong way round")
+      ->check(examples::finite)
+      ->check(CLI::Range(0.0, 0.49))
+      ->capture_default_str();
+  c->add_option("--chosen-nll", a->preferences.nll,
+                "of pairs: weight of the better answer's own loss beside the preference (RPO)")
+      ->check(examples::finite)
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  c->add_option("--lr", a->lr,
+                ft::str("learning rate; 0: ", default_lr, " for LoRA, ", default_preference_lr,
+                        " where there are preference pairs, 3e-5 for --full"))
       ->check(examples::finite)
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -277,6 +277,34 @@ def conversations():
     assert [turns[-1]["content"] for turns in messages][0] in [a["answers"][0] for a in asked]
 
 
+def preferences():
+    """Pairs are prepared, learned, and judged; with records beside them; refused where no base would be left."""
+    pairs = scratch / "pairs.jsonl"
+    table = scratch / "pairs.csv"
+    table.write_text("prompt,chosen,rejected,split\n" + "".join(
+        f"How is {word}?,{word} is fine today,{word} is a mess again,{'test' if i % 4 == 3 else 'train'}\n"
+        for i, word in enumerate("rain snow hail wind fog sun frost dew ice mist heat cold".split())))
+    says(run("prepare", table, "--out", pairs, "--model", model), "12 preference pairs", 'answer from "chosen"; rejected from "rejected"',
+         "[[ rain is fine today", "not [[rain is a mess again]]")
+    said = says(train(pairs, "preferred", "--epochs", 30, "--lr", 1e-2, "--keep-weight", 0), "preference pairs: 9, ",
+                "held out 3 of split \"test\"", "preferences: beta 0.1, rate 0.01")
+    assert "sure:" not in said and "data:" not in said, said
+    assert json.loads((scratch / "preferred/training.json").read_text())["preference_pairs"] == 9
+    report = scratch / "preferred.json"
+    says(run("evaluate", "--model", model, "--adapter", scratch / "preferred/adapter", "--data", pairs, "--threads", 1, "--json", report),
+         "on 3 preference pairs of split 'test'", "pairs: better one likelier", "has the larger reward")
+    judged = json.loads(report.read_text())
+    assert judged["tuned"]["pairs"]["larger_reward"] == 1 and judged["tuned"]["pairs"]["margin"] > 0.1, judged
+    assert judged["base"]["pairs"]["margin"] == 0 and judged["base"]["pairs"]["n"] == 3, judged
+    beside = records("beside.jsonl", *({"question": f"q{i}?", "answer": f"a{i}"} for i in range(8)))
+    says(run("train", "--model", model, "--data", pairs, "--data", beside, "--out", scratch / "both", "--threads", 1, "--lora-rank", 2,
+             "--epochs", 2, "--keep-weight", 0), "data: 8 examples", "preference pairs: 9, ", "each a mean")
+    says(run("train", "--model", model, "--data", pairs, "--out", scratch / "no", "--full", code=2), "--full: preference pairs are learned beside the base")
+    says(train(beside, "mixed", "--epochs", 1, "--keep-weight", 0, "--mix", pairs),
+         "warning: of 9 preference pairs in ", "the better answers alone are learned")
+    says(train(pairs, "short", "--max-tokens", 4, code=2), "of 9 records no pair is left; 9 pairs left out: longer than 4 tokens")
+
+
 def templates():
     """A template beside the tokenizer is read; what it does not hold is refused by its line; a message forges nothing."""
     config = model / "tokenizer_config.json"
@@ -586,7 +614,7 @@ def full_disk():
 
 try:
     make_model()
-    for case in (few_records, kept_and_withheld, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations,
+    for case in (few_records, kept_and_withheld, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations, preferences,
                  templates, adapters, not_numbers, gguf, tokens, refused_conversations, inputs_stay, full_disk):
         case()
     print("qa: all cases are right")

@@ -168,7 +168,7 @@ TEST_CASE("cases/03: a byte-order mark says how to read; what is not UTF-8 is na
   CHECK(says(read_text("a.csv", "question,answer\n\xbb\xf6?,\xb3\xeb\xb6\xfb\n"), "iconv -f CP949 -t UTF-8 "));
 }
 
-TEST_CASE("cases/04: conversations and plain text are records of their own; preference pairs are named") {
+TEST_CASE("cases/04: conversations and plain text are records of their own; rated answers are named") {
   const auto first = [](const char* name) { return read_source(cases / "04-chat-formats" / name).records.at(0); };
   CHECK(pairs("04-chat-formats/alpaca.json") ==
         Pairs{{"Name the colour.\nGrass", "Green"}, {"Name the sky's colour.", "Blue"}, {"Translate.", "x"}});
@@ -193,10 +193,7 @@ TEST_CASE("cases/04: conversations and plain text are records of their own; pref
   CHECK(shared.records[1].question == "Sides of a hexagon?");
   CHECK(pairs("04-chat-formats/trl_prompt_completion.jsonl") == Pairs{{"Colour of grass?", "Green."}});
   CHECK(pairs("04-chat-formats/llamacpp_prompt_response.jsonl") == grass);
-  CHECK(says(read_source(cases / "04-chat-formats/llamacpp_prompt_response.jsonl"),
-             "not used: \"chosen\", \"rejected\""));
-  CHECK(refusal({.files = {cases / "04-chat-formats/dpo.jsonl"}})
-            .find("is a preference pair (chosen, rejected), which is not learned yet") != std::string::npos);
+  CHECK(says(read_source(cases / "04-chat-formats/llamacpp_prompt_response.jsonl"), "not used: \"response\""));
   CHECK(first("text_only.jsonl").text == "### Human: Colour of grass? ### Assistant: Green.");
   CHECK(says(read_source(cases / "04-chat-formats/text_only.jsonl"), "text from \"text\""));
   CHECK(says(read_text("a.csv", "id,text\n1,Grass is green.\n"), "is plain text (\"text\")"));
@@ -237,13 +234,8 @@ TEST_CASE("cases/04: conversations and plain text are records of their own; pref
   CHECK(why(R"({"messages":[{"role":"user","content":[{"type":"image_url"}]},{"role":"assistant","content":"b"}]})")
             .find("turn 1: its content holds 'image_url', which is not text") != std::string::npos);
   CHECK(why(R"({"prompt":"a","completion":"b","label":false})").find("is a rated answer (label)") != std::string::npos);
-  CHECK(why(R"({"chosen":[{"role":"user","content":"a"}],"rejected":[{"role":"user","content":"a"}]})")
-            .find("is a preference pair") != std::string::npos);
-  CHECK(why(R"({"conversations":[{"from":"human","value":"a"}],"chosen":{"value":"b"},"rejected":{"value":"c"}})")
-            .find("is a preference pair") != std::string::npos);
   CHECK(why(R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}],"label":true})")
             .find("is a rated answer") != std::string::npos);
-  CHECK(read_text("a.csv", "prompt,chosen,rejected\na,b,c\n").refused.find("is a preference pair") == 0);
   CHECK(
       says(read_text("a.jsonl", R"({"text":"a","label":"b"})"), "none of \"label\", \"text\" is known as a question"));
   CHECK(read_text("a.csv", "text\nabc\n").refused.find("is plain text") == 0);
@@ -252,6 +244,102 @@ TEST_CASE("cases/04: conversations and plain text are records of their own; pref
   CHECK(out.records[0].turns == shared.records[0].turns);
   CHECK(out.says("1 conversation, of which every assistant's turn is learned"));
   CHECK(out.says("    assistant: [[Yellow.]]\n"));
+}
+
+TEST_CASE("cases/04: preference pairs of every form are records with a rejected answer") {
+  const auto from = [](std::string_view json, const char* name = "a.jsonl") {
+    const auto source = read_text(name, json);
+    return source.records.empty() ? Record{.text = joined(source)} : source.records[0];
+  };
+  const Record plain{.question = "Colour of grass?", .answers = {"Green"}, .rejected = {"Blue"}};
+  const auto dpo = read_source(cases / "04-chat-formats/dpo.jsonl");
+  REQUIRE(dpo.records.size() == 1);
+  CHECK(dpo.records[0] == plain);
+  CHECK(says(dpo, "question from \"prompt\"; answer from \"chosen\"; rejected from \"rejected\""));
+  CHECK(from("prompt,chosen,rejected\nColour of grass?,Green,Blue\n", "a.csv") == plain);
+  CHECK(from(R"([{"instruction":"Colour","input":"grass","chosen":" Green","rejected":"Blue "}])", "a.json") ==
+        Record{.question = "Colour\ngrass", .answers = {"Green"}, .rejected = {"Blue"}});
+  // Whole conversations: TRL's implicit prompt, UltraFeedback with the prompt and the chosen one beside it,
+  // Anthropic's.
+  const std::string user = R"({"role":"user","content":"Colour of grass?"})",
+                    better = R"({"role":"assistant","content":"Green"})",
+                    worse = R"({"role":"assistant","content":"Blue"})";
+  const std::string sides = "\"chosen\":[" + user + ',' + better + "],\"rejected\":[" + user + ',' + worse + ']';
+  CHECK(from('{' + sides + '}') == plain);
+  CHECK(from("{\"prompt\":\"Colour of grass?\",\"messages\":[" + user + ',' + better + "]," + sides +
+             ",\"score_chosen\":8}") == plain);
+  CHECK(from(R"({"prompt":"Colour of grass?",)" + sides + '}') == plain);
+  CHECK(
+      from(
+          R"({"chosen":"\n\nHuman: Colour of grass?\n\nAssistant: Green","rejected":"\n\nHuman: Colour of grass?\n\nAssistant: Blue"})") ==
+      plain);
+  CHECK(from("chosen,rejected\n\"\n\nHuman: Colour of grass?\n\nAssistant: Green\",\"\n\nHuman: Colour of "
+             "grass?\n\nAssistant: Blue\"\n",
+             "a.csv") == plain);
+  CHECK(from("{\"prompt\":[" + user + "],\"chosen\":[" + better + "],\"rejected\":[" + worse + "]}") == plain);
+  CHECK(from(R"({"prompt":"\n\nHuman: Colour of grass?\n\nAssistant:","chosen":"Green","rejected":"Blue"})") == plain);
+  // Behind a prompt of several turns: TRL, LLaMA-Factory; a system prompt, a history.
+  Record turned{.turns = {{"system", "Be brief."},
+                          {"user", "Hello"},
+                          {"assistant", "Hi"},
+                          {"user", "Colour of grass?"},
+                          {"assistant", "Green"}},
+                .rejected = {"Blue"}};
+  CHECK(
+      from(
+          R"({"conversations":[{"from":"system","value":"Be brief."},{"from":"human","value":"Hello"},{"from":"gpt","value":"Hi"},)"
+          R"({"from":"human","value":"Colour of grass?"}],"chosen":{"from":"gpt","value":"Green"},"rejected":{"value":"Blue"}})") ==
+      turned);
+  CHECK(
+      from(
+          R"({"system":"Be brief.","history":[["Hello","Hi"]],"question":"Colour of grass?","chosen":"Green","rejected":"Blue"})") ==
+      turned);
+  CHECK(
+      from(
+          R"({"system":"Be brief.","messages":[{"role":"user","content":"Hello"},{"role":"assistant","content":"Hi"},)" +
+          user + ',' + better + R"(],"rejected_response":"Blue"})") == turned);
+  turned.turns.erase(turned.turns.begin());
+  CHECK(from(R"({"chosen":"\n\nHuman: Hello\n\nAssistant: Hi\n\nHuman: Colour of grass?\n\nAssistant: Green",)"
+             R"("rejected":"\n\nHuman: Hello\n\nAssistant: Hi\n\nHuman: Colour of grass?\n\nAssistant: Blue"})") ==
+        turned);
+  // The chosen alone, where that is asked for; and what is no pair, by name.
+  ReadOptions alone;
+  alone.columns.answer = "chosen";
+  CHECK(read_source(cases / "04-chat-formats/dpo.jsonl", alone).records[0].rejected.empty());
+  const auto why = [&](std::string_view json) { return from(json).text; };
+  const auto contains = [](const std::string& text, std::string_view part) {
+    CHECK_MESSAGE(text.find(part) != text.npos, text);
+  };
+  contains(why(R"({"prompt":"a","chosen":"b","rejected":"b "})"), "1: the rejected answer is an accepted one too");
+  contains(why(R"({"prompt":"a","chosen":"b","rejected":" "})"), "1: the rejected answer is empty");
+  contains(why(R"({"prompt":"a","chosen":"","rejected":"b"})"), "1: the answer is empty");
+  contains(why(R"({"chosen":"b","rejected":"c"})"), "1: is a preference pair without a question");
+  contains(why(R"({"prompt":"a","chosen":"b"})"), "1: has a chosen answer and no rejected one");
+  contains(why(R"({"prompt":"a","rejected":"b"})"), "1: has a rejected answer and none that is better");
+  contains(why("{\"chosen\":[" + user + "],\"rejected\":[" + user + "]}"), "does not end with the assistant's turn");
+  contains(why("{\"chosen\":[" + user + ',' + better + R"(],"rejected":[{"role":"user","content":"Of tar?"},)" + worse +
+               "]}"),
+           "part before their last turns");
+  contains(why(R"({"prompt":"Another?",)" + sides + '}'),
+           "the question beside the preference pair is not in its conversations");
+  contains(why("{\"messages\":[" + user + ',' + better + R"(],"chosen":"Green","rejected":"Blue"})"),
+           "ends with the assistant's turn already");
+  CHECK(read_text("a.csv", "prompt,chosen\na,b\n").refused.find("has a chosen answer and no rejected one") == 0);
+  // Written, told, and read back.
+  const auto out = prepared({.files = {cases / "04-chat-formats/dpo.jsonl"}});
+  CHECK(out.records[0].rejected == plain.rejected);
+  CHECK(out.says("  1 preference pair, of which the better answer is learned to be preferred\n"));
+  CHECK(out.says("    A:[[ Green]]\n    not [[ Blue]]\n"));
+  const Scratch scratch;
+  ft::text::write_records(scratch / "again.jsonl", out.records);
+  CHECK(prepared({.files = {scratch / "again.jsonl"}}).records == out.records);
+  const std::vector<Record> several = {
+      {.id = "1", .question = "a", .answers = {"b", "c"}, .lang = "en", .rejected = {"d", "e"}},
+      {.id = "2", .lang = "en", .turns = turned.turns, .rejected = {"Blue", "Red"}}};
+  ft::text::write_records(scratch / "several.jsonl", several);
+  const auto read = prepared({.files = {scratch / "several.jsonl"}});
+  CHECK(read.records == several);
+  CHECK(read.says("  4 preference pairs"));
 }
 
 TEST_CASE("cases/05: a question that is marked as impossible is left out and counted") {
