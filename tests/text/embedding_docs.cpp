@@ -59,6 +59,24 @@ std::vector<ft::text::Record> records_of(const std::vector<std::pair<std::string
 }
 // end
 
+// block
+/// Learns which of two replies is the better one (a record's answer, and its `rejected` ones), and stays beside it as
+/// the base is on text that the base writes.
+ft::PreferenceReport prefer(LM& session, const std::vector<ft::text::Record>& records,
+                            const std::vector<std::string>& beginnings) {
+  session.attach(ft::Lora{.rank = 8, .alpha = 16, .targets = {"q_proj", "v_proj", "up_proj"}});
+  const ft::PreferenceData pairs(records, session.prompt(ft::text::Form::chat));  // left_out() says what is not in it
+  const ft::KeptText kept(ft::text::Dataset(ft::write_texts(session, beginnings), session.prompt()));
+  ft::Keeping<float, ft::Cpu> keeping(session);
+  ft::Preferring<float, ft::Cpu> preferring(session, {.beta = 0.1f}, keeping);  // what are no pairs is keeping's
+  const ft::MixedSource source(pairs, {{&kept, /*share=*/0.25, /*weight=*/1}});
+  ft::Trainer trainer(preferring, {.optimizer = ft::AdamW{.lr = 1e-3f}, .epochs = 8});
+  trainer.fit(source);
+  std::clog << "kept text moved by " << trainer.evaluate(kept) << " a token\n";
+  return ft::evaluate_preferences(session, pairs);
+}
+// end
+
 void tenants(LM& lm, LM& other) {
   // block
   lm.use("tenant 7");
@@ -205,6 +223,23 @@ TEST_CASE("docs/embedding: freezing, rates and gradients; what is saved comes ba
   CHECK(seen.embedding.size() == 2 * static_cast<std::size_t>(lm.model().info().hidden_size));
   CHECK(seen.states.size() == 15 * static_cast<std::size_t>(lm.model().info().hidden_size));
   CHECK(std::isfinite(seen.loss));
+}
+
+TEST_CASE("docs/embedding: preferences are learned, and other text is kept") {
+  using namespace embedding_docs;
+  const ft::test::Scratch dir;
+  auto lm = LM::from_pretrained(chat_model(dir), {.threads = 1});
+  std::vector<ft::text::Record> records;
+  for (const char* word : {"sky", "snow", "tar", "grass"})
+    records.push_back({.question = ft::str(word, "?"), .answers = {"it is fine"}, .rejected = {"go away", "no idea"}});
+  std::ostringstream log;
+  auto* const clog = std::clog.rdbuf(log.rdbuf());
+  const auto report = prefer(lm, records, {"a", "the", "one"});
+  std::clog.rdbuf(clog);
+  CHECK(log.str().starts_with("kept text moved by "));
+  CHECK(report.pairs == 8);
+  CHECK(report.margin > 0);
+  CHECK(report.accuracy > 0.9);
 }
 
 TEST_CASE("docs/embedding: errors by kind") {

@@ -13,6 +13,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <fstream>
 
 using namespace ft;
 
@@ -113,6 +114,33 @@ TEST_CASE("text/prefer: each rejected answer makes a pair with the first accepte
   records.back().rejected = {"hot"};
   CHECK_THROWS_WITH_AS(PreferenceData(records, lm.prompt()),
                        doctest::Contains("record 4: the rejected answer is an accepted one too"), Error);
+}
+
+TEST_CASE("text/prefer: of conversations the last turns are learned alone, and what the template refuses is told") {
+  const test::Scratch scratch;
+  const auto folder = test::tiny_text_model(scratch);
+  std::ofstream(folder / "chat_template.jinja")
+      << "{% for m in messages %}{% if m.content == 'tar?' %}{{ raise_exception('no tar') }}{% endif %}"
+         "{{ m.role + ':' + m.content + '<|endoftext|>' }}{% endfor %}"
+         "{% if add_generation_prompt %}{{ 'assistant:' }}{% endif %}";
+  Lm lm = Lm::from_pretrained(folder, {.threads = 1});
+  auto records = preferences;
+  records.push_back({.id = "e",
+                     .turns = {{"user", "hi"}, {"assistant", "ho"}, {"user", "sun?"}, {"assistant", "hot"}},
+                     .rejected = {"cold"}});
+  const PreferenceData data(records, lm.prompt(text::Form::chat));
+  CHECK(data.size() == 5);
+  CHECK_MESSAGE(data.left_out().find("1 pair left out that the chat template refuses: record 4 'd' (") == 0,
+                data.left_out());
+  for (const bool rejected : {false, true}) {
+    const auto& pair = data.pairs().back();
+    const text::Example& e = rejected ? pair.rejected : pair.chosen;
+    std::string read, learned;
+    for (std::size_t i = 0; i < e.tokens.size(); ++i)
+      (e.learned[i] ? learned : read) += lm.tokenizer().decode(std::vector<int32_t>{e.tokens[i]});
+    CHECK(read == "user:hi<|endoftext|>assistant:ho<|endoftext|>user:sun?<|endoftext|>assistant:");
+    CHECK(learned == (rejected ? "cold<|endoftext|>" : "hot<|endoftext|>"));
+  }
 }
 
 TEST_CASE(
