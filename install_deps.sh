@@ -1,20 +1,21 @@
 #!/usr/bin/env bash
 # Installs, from Debian's or Ubuntu's packages, those of the named sets that are missing:
-#   install_deps.sh build | test | ci | quickstart | style | benchmarks ...
+#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks ...
+# build is what the library and qa need; pictures is what image_style needs beside it.
 set -euo pipefail
 
 packages=()
 for set in "$@"; do
   case $set in
-    build) packages+=(g++ cmake make libeigen3-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev
-      pkg-config libpng-dev libturbojpeg0-dev libwebp-dev librsvg2-dev libcpp-httplib-dev) ;;
+    build) packages+=(g++ cmake make libeigen3-dev nlohmann-json3-dev libcli11-dev libyaml-cpp-dev) ;;
+    pictures) packages+=(pkg-config libpng-dev libturbojpeg0-dev libwebp-dev librsvg2-dev libcpp-httplib-dev) ;;
     quickstart) packages+=(python3 python3-pip unzip) ;;
     style) packages+=(python3 python3-numpy python3-pil python3-pip librsvg2-bin fonts-noto-color-emoji unicode-cldr-core
       unicode-data) ;;
     benchmarks) packages+=(libbenchmark-dev libopenblas-dev) ;;
     test) packages+=(doctest-dev python3) ;;
     ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev chromium) ;;
-    *) echo "install_deps.sh: no set '$set'; there are build, quickstart, style, benchmarks, test, ci" >&2; exit 2 ;;
+    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, test, ci" >&2; exit 2 ;;
   esac
 done
 

@@ -13,7 +13,8 @@ usage() { echo "usage: ./quickstart.sh [en | ko | style [painterly | openmoji | 
 part() { printf '\n== %s\n' "$*"; }
 run() { printf '\n$ %s\n' "$*"; "$@"; }
 build() {  # TARGET
-  [ -f build/CMakeCache.txt ] || run cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=OFF -DFTLIB_INSTRUCTION_SETS=native
+  if [ -f build/CMakeCache.txt ]; then run cmake -S . -B build  # finds what has been installed since
+  else run cmake -S . -B build -DCMAKE_BUILD_TYPE=Release -DFTLIB_TESTS=OFF -DFTLIB_INSTRUCTION_SETS=native; fi
   run cmake --build build --target "$1" -j "$(nproc)"
 }
 fetch() {  # LANGUAGE; sets $model
@@ -48,7 +49,7 @@ END
 
 style() {  # SET FOLDER
   part "1 of 6: build the program image_style (the first time; a minute or two)"
-  ./install_deps.sh build quickstart style
+  ./install_deps.sh build pictures quickstart style
   build image_style
   part "2 of 6: fetch the language model that reads the words (the first time)"
   fetch en
