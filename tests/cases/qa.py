@@ -1,6 +1,6 @@
 """tests/cases/qa.py: the cases of this folder through the program itself, with a model of some thousand weights.
 usage: qa.py QA ROOT"""
-import array, json, math, os, random, shutil, struct, subprocess, sys, tempfile, threading, time
+import array, json, math, os, random, re, shutil, struct, subprocess, sys, tempfile, threading, time
 from pathlib import Path
 
 from programs import runner, says
@@ -612,10 +612,54 @@ def full_disk():
         subprocess.run(["umount", disk], check=True)
 
 
+def exported():
+    """What was trained leaves as GGUF, as a folder and as a GGUF LoRA, and answers as it did; inputs stay."""
+    adapter, out = scratch / "six/adapter", scratch / "exported"
+    out.mkdir()
+    text = scratch / "weather.txt"
+    text.write_text("The weather was fine, and we went out to see the ships. " * 3)
+    question = ("--threads", 1, "--max-new-tokens", 12, "What is the colour of number 3?")
+    wanted = run("ask", "--model", model, "--adapter", adapter, *question).splitlines()[-1]
+
+    def export(to, name, *more, code=0, with_adapter=True):
+        return run("export", "--model", model, *(["--adapter", adapter] if with_adapter else []), "--threads", 1, "--to", to, "--out",
+                   out / name, *more, code=code)
+
+    said = says(export("gguf", "f32.gguf", "--type", "f32", "--unrelated", text), "tensors float32", "into 7 tensors", "perplexity of ",
+                "the file keeps the chat template alone")
+    before, after = map(float, re.search(r": ([\d.]+) before, ([\d.]+) in the file", said).groups())
+    assert abs(after / before - 1) < 1e-4, said
+    assert run("ask", "--model", out / "f32.gguf", *question).splitlines()[-1] == wanted
+    says(export("gguf", "q.gguf", "--type", "Q4_K_M"), "Q5_0", "Q8_0", "no whole number of blocks, and fall back")
+    run("ask", "--model", out / "q.gguf", *question)
+    again = says(run("export", "--model", out / "q.gguf", "--to", "gguf", "--type", "q8_0", "--out", out / "q8.gguf", "--name", "mine"),
+                 "they lose twice")
+    assert "merged" not in again, again
+    assert b"mine" in (out / "q8.gguf").read_bytes()[:400]
+    says(export("hf", "folder"), "a Hugging Face folder in float32, the adapter merged")
+    assert run("ask", "--model", out / "folder", *question).splitlines()[-1] == wanted
+    says(export("gguf-lora", "lora.gguf"), "adapter: for 7 weights of the base")
+    before = (model / "model.safetensors").read_bytes()
+    for to, name, more, fault in (
+            ("gguf", "x.gguf", ("--type", "q9"), "'q9' is not known"),
+            ("gguf-lora", "x.gguf", ("--type", "q8_0"), "an adapter in q8_0"),
+            ("gguf-lora", "x.gguf", ("--unrelated", text), "an adapter alone has no perplexity"),
+            ("hf", "x", ("--type", "f16"), "in the type that is computed in"),
+            ("gguf", "no/such/x.gguf", (), "there is no folder")):
+        says(export(to, name, *more, code=2), fault)
+    says(export("gguf-lora", "x.gguf", code=2, with_adapter=False), "there is no adapter")
+    for taken in (model / "model.safetensors", adapter / "adapter_model.safetensors", text):
+        says(run("export", "--model", model, "--adapter", adapter, "--unrelated", text, "--to", "gguf", "--out", taken, code=2),
+             "is read" if taken != text else "is to be read and to be written")
+    says(run("export", "--model", model, "--to", "hf", "--out", model, code=2), "is to be read and to be written")
+    assert (model / "model.safetensors").read_bytes() == before
+    assert sorted(p.name for p in out.iterdir()) == ["f32.gguf", "folder", "lora.gguf", "q.gguf", "q8.gguf"]
+
+
 try:
     make_model()
     for case in (few_records, kept_and_withheld, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations, preferences,
-                 templates, adapters, not_numbers, gguf, tokens, refused_conversations, inputs_stay, full_disk):
+                 templates, adapters, not_numbers, gguf, exported, tokens, refused_conversations, inputs_stay, full_disk):
         case()
     print("qa: all cases are right")
 finally:

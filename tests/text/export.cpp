@@ -73,8 +73,8 @@ TEST_CASE("save_gguf: every family's folder comes back with the same logits, tok
   const std::map<std::string, Refused> refused{
       {"gemma3_tiny", {"query_pre_attn_scalar", {{"query_pre_attn_scalar", 12}}}},
       {"smollm3_tiny", {"no_rope_layers", {{"no_rope_layers", {1, 1, 1}}, {"use_sliding_window", false}}}},
-      {"qwen3_moe_tiny", {"the experts", {}}}};
-  const std::set<std::string> windows{"mistral_tiny", "qwen2_tiny"};
+      {"qwen3_moe_tiny", {"the number of experts", {}}}};
+  const std::set<std::string> windows{"mistral_tiny", "qwen2_tiny", "phi3_tiny"};  // the last llama.cpp leaves out
   for (const std::string& name : ft::test::model_folders()) {
     CAPTURE(name);
     const auto found = refused.find(name);
@@ -213,7 +213,7 @@ TEST_CASE("save_gguf: a merge into a quantised base is quantised again, and said
   std::ostringstream said;
   said << report;
   CHECK(said.str().find("quantised again: 14 tensors") != std::string::npos);
-  CHECK(said.str().find("into 14 weights") != std::string::npos);
+  CHECK(said.str().find("into 14 tensors") != std::string::npos);
   CHECK_THROWS_WITH_AS(save_gguf(lm, ft::test::model_data / "llama_q4_1.gguf"),
                        doctest::Contains("the model's own file"), Error);
   CHECK_THROWS_WITH_AS(save_gguf(lm, dir / "x.gguf", {.type = "q3_k_m"}), doctest::Contains("'q3_k_m' is not known"),

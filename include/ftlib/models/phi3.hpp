@@ -28,6 +28,18 @@ struct Phi3Config : TransformerConfig {
     return {.qkv = "self_attn.qkv_proj", .gate_up = "mlp.gate_up_proj", .rope = &rope, .window = sliding_window};
   }
   int64_t long_from() const override { return long_from_of(rope); }
+  std::string in_llama_cpp() const override {
+    std::string otherwise;
+    if (sliding_window)
+      otherwise = str("llama.cpp leaves Phi-3's window of ", sliding_window,
+                      " tokens out (sliding_window): longer texts are read in full there");
+    if (long_from())
+      otherwise += str(otherwise.empty() ? "" : "; ",
+                       "llama.cpp takes longrope's long factors for every text where its "
+                       "context is over ",
+                       long_from(), " tokens (--ctx-size), and the short ones where it is not");
+    return otherwise;
+  }
 };
 
 }  // namespace ft::inline FTLIB_ABI

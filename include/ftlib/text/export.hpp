@@ -28,7 +28,7 @@ struct GgufReport {
   std::filesystem::path path = {};
   int64_t bytes = 0;
   std::map<DType, Share> types = {};
-  int64_t merged = 0;       ///< weights into which the adapters in use went
+  int64_t merged = 0;       ///< tensors into which the adapters in use went
   int64_t copied = 0;       ///< tensors whose quantised blocks are those of the model's files
   int64_t requantised = 0;  ///< tensors that were quantised in the files already, and are so again: they lose twice
   int64_t adapted = 0;      ///< weights that the adapter in the file is for

@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/core/message.hpp>             // pretty_bytes, pretty_count
 #include <ftlib/io/gguf.hpp>                  // GgufWriter
+#include <ftlib/io/pages.hpp>                 // release_pages
 #include <ftlib/models/kit/gguf_mixture.hpp>  // gguf_types
 #include <ftlib/tensor/quantise.hpp>          // quantise_row
 #if FTLIB_HEADER_ONLY
@@ -27,7 +28,7 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const GgufReport& r) {
     comma = ", ";
   }
   out << '\n';
-  if (r.merged) out << "merged: the adapter in use, into " << r.merged << " weights\n";
+  if (r.merged) out << "merged: the adapter in use, into " << r.merged << " tensors\n";
   if (r.adapted) out << "adapter: for " << r.adapted << " weights of the base\n";
   if (r.copied) out << "copied: the quantised blocks of " << r.copied << " tensors, as they were\n";
   if (r.requantised)
@@ -47,14 +48,16 @@ class GgufEncoder {
   GgufEncoder(Executor& pool, GgufWriter& file) : pool_(pool), file_(file) {}
 
   [[gnu::cold]] void put(const Stored<Cpu>& w, DType type) {
-    if (w.type == type) {
-      file_.put({w.data, static_cast<std::size_t>(w.bytes())});
-      return;
-    }
     const int64_t cols = w.shape.back(), rows = cols ? w.shape.count() / cols : 0, to_bytes = storage_bytes(type, cols);
     const int64_t step = std::max<int64_t>(1, (int64_t{4} << 20) / std::max<int64_t>(1, cols));
     for (int64_t begin = 0; begin < rows; begin += step) {
       const int64_t n = std::min(step, rows - begin);
+      const std::span<const std::byte> from(w.row(begin), static_cast<std::size_t>(n * w.row_bytes()));
+      if (w.type == type) {
+        file_.put(from);
+        release_pages(from);
+        continue;
+      }
       values_.resize(static_cast<std::size_t>(n * cols));
       encoded_.resize(static_cast<std::size_t>(n * to_bytes));
       parallel_for(pool_, n, 1, [&](int64_t first, int64_t last) {
@@ -65,6 +68,7 @@ class GgufEncoder {
         }
       });
       file_.put(encoded_);
+      release_pages(from);
     }
   }
 
@@ -154,7 +158,8 @@ template <Scalar T, Device D>
                         {"general.type", std::string("model")},
                         {"general.name", name},
                         {"general.file_type", stored ? detail::gguf_file_type(report.types) : mixture.number}};
-  if (std::any_of(tensors.begin(), tensors.end(), [](const GgufTensor& t) { return is_quantised(t.type); }))
+  if (is_quantised(mixture.type) ||
+      std::any_of(tensors.begin(), tensors.end(), [](const GgufTensor& t) { return is_quantised(t.type); }))
     metadata.emplace_back("general.quantization_version", uint32_t{2});
   metadata.insert(metadata.end(), model.metadata.begin(), model.metadata.end());
   auto of_tokenizer = gguf_tokenizer(tokenizer.spec(), lm.model().info().vocab_size, end_of_turn, report.notes);
@@ -189,6 +194,9 @@ template <Scalar T, Device D>
     } catch (const Error& e) {
       throw Error(str(path.string(), ": tensor ", quote(parts[i].name), ": ", e.message()), e.hint(), e.kind());
     }
+    for (const std::string& of : parts[i].from)  // what was turned or stacked in a copy
+      if constexpr (std::same_as<D, Cpu>)
+        if (const auto& w = by_name.at(of)->stored) release_pages({w.data, static_cast<std::size_t>(w.bytes())});
     report.copied += is_quantised(from) && !changed && from == type;
     report.requantised += is_quantised(from) && is_quantised(type) && (changed || from != type);
     if (options.progress) options.progress(static_cast<int64_t>(file.written()), report.bytes);

@@ -89,6 +89,8 @@ struct TransformerConfig : ModelInfo {
   virtual DecoderTraits decoder() const { return {}; }
   /// The original length of its longrope; 0: none.
   virtual int64_t long_from() const { return 0; }
+  /// What llama.cpp makes otherwise of a GGUF that says all of it; empty: nothing.
+  virtual std::string in_llama_cpp() const { return {}; }
   /// Forgets tensors that hold nothing a model reads, and mends names, before parameters are taken.
   virtual void prepare(Weights&) const {}
   /// config.json. Throws Error where it cannot be said there.
@@ -863,8 +865,8 @@ struct GgufLoss {
       say(at + "its rotary positions are of a kind that GGUF has no word for");
     number(at + "the scores' factor (query_pre_attn_scalar, attention_multiplier)", scale(ours, t), scale(read, u));
     number(at + "residual_multiplier", t.residual_scale, u.residual_scale);
-    number(at + "the experts", t.experts, u.experts);
-    number(at + "the experts that a token uses", t.chosen, u.chosen);
+    number(at + "the number of experts (mlp_only_layers, decoder_sparse_step)", t.experts, u.experts);
+    number(at + "the number of experts that a token uses", t.chosen, u.chosen);
     number(at + "the width of an expert", t.expert_size, u.expert_size);
     number(at + "norm_topk_prob", t.renormalise, u.renormalise);
     number(at + "the convolution's length", t.conv ? t.conv_length : 0, u.conv ? u.conv_length : 0);
@@ -920,6 +922,7 @@ template <class Config> [[gnu::cold]] GgufDescription gguf_description(const Con
   const GgufLoss lost = lost_in_gguf(config, read);
   if (!lost.what.empty()) writer.fail(str("a ", out.architecture, " file cannot say this: ", lost.what));
   if (!lost.windows.empty()) out.notes.push_back(lost.windows);
+  if (auto otherwise = config.in_llama_cpp(); !otherwise.empty()) out.notes.push_back(std::move(otherwise));
   return out;
 }
 
