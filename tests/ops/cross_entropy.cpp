@@ -29,23 +29,46 @@ struct LinearCrossEntropy {
     a.w[0].trainable = !frozen;
     return linear_cross_entropy(ctx, a.x[0], a.w[0], targets(), chunk_bytes);
   }
+  double row_loss(const std::vector<HostArray>& in, int64_t n) const {
+    const int32_t target = targets()[static_cast<std::size_t>(n)];
+    if (target == ignored_target) return 0;
+    double sum = 0, wanted = 0;
+    for (int64_t v = 0; v < V; ++v) {
+      double logit = 0;
+      for (int64_t c = 0; c < C; ++c) logit += in[0][n * C + c] * in[1][v * C + c];
+      sum += std::exp(logit);
+      if (v == target) wanted = logit;
+    }
+    return std::log(sum) - wanted;
+  }
   HostArray reference(const std::vector<HostArray>& in) const {
     HostArray loss{Shape{}};
-    const auto t = targets();
-    for (int64_t n = 0; n < N; ++n) {
-      if (t[static_cast<std::size_t>(n)] == ignored_target) continue;
-      double sum = 0, wanted = 0;
-      for (int64_t v = 0; v < V; ++v) {
-        double logit = 0;
-        for (int64_t c = 0; c < C; ++c) logit += in[0][n * C + c] * in[1][v * C + c];
-        sum += std::exp(logit);
-        if (v == t[static_cast<std::size_t>(n)]) wanted = logit;
-      }
-      loss[0] += std::log(sum) - wanted;
-    }
+    for (int64_t n = 0; n < N; ++n) loss[0] += row_loss(in, n);
     return loss;
   }
   Tolerance16 tolerance16() const { return {.dx = 1e-4, .sums = 1e-5}; }  // logits and their gradients are rounded
+};
+
+/// The same of groups of rows, of which some have no target, and one no row.
+struct LinearCrossEntropyByGroup : LinearCrossEntropy {
+  static constexpr const char* name = "linear_cross_entropy_by_group";
+  static std::vector<LinearCrossEntropyByGroup> shapes() {
+    std::vector<LinearCrossEntropyByGroup> out;
+    for (const auto& shape : LinearCrossEntropy::shapes()) out.push_back({shape});
+    return out;
+  }
+  std::vector<int64_t> starts() const { return {0, 0, N / 3, N / 3 + (N > 1), std::max<int64_t>(N - 1, 1), N}; }
+  template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    a.w[0].trainable = !frozen;
+    return linear_cross_entropy_by_group(ctx, a.x[0], a.w[0], targets(), starts(), chunk_bytes);
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    HostArray sums{Shape{static_cast<int64_t>(starts().size()) - 1}};
+    for (int64_t g = 0; g < sums.count(); ++g)
+      for (int64_t n = starts()[static_cast<std::size_t>(g)]; n < starts()[static_cast<std::size_t>(g) + 1]; ++n)
+        sums[g] += row_loss(in, n);
+    return sums;
+  }
 };
 
 /// The same loss of logits that are there already.
@@ -165,6 +188,15 @@ TEST_CASE("ops/divergence: what does not fit is refused, and nothing is lost bet
 }
 TEST_CASE("ops/cross_entropy: cross_entropy") { test_op<CrossEntropy>(); }
 TEST_CASE("ops/cross_entropy: linear_cross_entropy") { test_op<LinearCrossEntropy>(); }
+TEST_CASE("ops/cross_entropy: linear_cross_entropy_by_group") { test_op<LinearCrossEntropyByGroup>(); }
+TEST_CASE("ops/cross_entropy: groups that do not part the rows are refused") {
+  Context<Cpu> ctx;
+  Parameter<float, Cpu> w("embed", Tensor<float, Cpu>::zeros(ctx, {5, 4}));
+  const auto h = Tensor<float, Cpu>::zeros(ctx, {3, 4});
+  for (const std::vector<int64_t>& starts : {std::vector<int64_t>{}, {0, 2}, {1, 3}, {0, 2, 1, 3}})
+    CHECK_THROWS_WITH_AS(linear_cross_entropy_by_group(ctx, h, w, {0, 1, 2}, starts),
+                         doctest::Contains("starts do not part h (3, 4)"), Error);
+}
 
 TEST_CASE("ops/cross_entropy: large logits do not overflow, and memory stays within the chunk") {
   Context<Cpu> ctx({.threads = 1});

@@ -12,8 +12,9 @@
 #include <ftlib/ops/cross_entropy.cuda.cuh>
 #endif
 
-#include <utility>  // std::pair
-#include <vector>   // std::vector
+#include <algorithm>  // std::lower_bound, std::is_sorted
+#include <utility>    // std::pair
+#include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -68,15 +69,14 @@ Tensor<accumulate_t<T>, D> cross_entropy(Context<D>& ctx, const Tensor<T, D>& lo
   return loss;
 }
 
-/// sum over rows with a target of -log softmax(h W^T)[target]: (N, C), (V, C), (N) -> (), in the type that sums are
-/// kept in. `targets` holds a token in [0, V) or ignored_target. Logits live in chunks of at most `chunk_bytes`. Where
-/// W is frozen the gradient of h is made in the forward pass, while a chunk's logits are at hand; where W is trained
-/// the chunks are computed again in backward, because dW must wait for the gradient that comes in. The idea of fusing
-/// head and loss: Wijmans et al., arXiv:2411.09009; Hsu et al., arXiv:2410.10989.
+namespace detail {
+/// linear_cross_entropy() of groups of rows, group g being the rows [starts[g], starts[g + 1]): a result of `shape`
+/// with an element for each.
 template <Scalar T, Device D>
-Tensor<accumulate_t<T>, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h_, Parameter<T, D>& w,
-                                                const std::vector<int32_t>& targets,
-                                                int64_t chunk_bytes = int64_t{64} << 20) {
+Tensor<accumulate_t<T>, D> grouped_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h_, Parameter<T, D>& w,
+                                                 const std::vector<int32_t>& targets,
+                                                 const std::vector<int64_t>& starts, const Shape& shape,
+                                                 int64_t chunk_bytes) {
   using A = accumulate_t<T>;
   detail::check_linear<T, D>("linear_cross_entropy", h_.shape(), w, nullptr);
   const Tensor<T, D> h = contiguous(ctx, h_);
@@ -85,13 +85,16 @@ Tensor<accumulate_t<T>, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T,
   const int64_t n_rows = static_cast<int64_t>(rows_.size());
   const Tensor<int32_t, D> rows(ctx, {n_rows}, rows_), wanted(ctx, {n_rows}, wanted_);
   const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (V * static_cast<int64_t>(sizeof(T))));
+  std::vector<int64_t> groups;  // where each begins, among the rows with a target, and where the last one ends
+  for (const int64_t start : starts)
+    groups.push_back(std::lower_bound(rows_.begin(), rows_.end(), start) - rows_.begin());
 
-  // visit(first, rows, targets, rows of h, logits) for each chunk
+  // visit(first, rows, targets, rows of h, logits) for each chunk of the rows with a target from `from` to `to`
   using Indices = View<const int32_t>;
-  const auto for_each_chunk = [V, C, chunk, n_rows, rows, wanted, &w](Context<D>& c, const Tensor<T, D>& x,
-                                                                      auto visit) {
-    for (int64_t begin = 0; begin < n_rows; begin += chunk) {
-      const int64_t n = std::min(chunk, n_rows - begin);
+  const auto for_each_chunk = [V, C, chunk, rows, wanted, &w](Context<D>& c, const Tensor<T, D>& x, int64_t from,
+                                                              int64_t to, auto visit) {
+    for (int64_t begin = from; begin < to; begin += chunk) {
+      const int64_t n = std::min(chunk, to - begin);
       const Indices at(rows.data() + begin, {n}), of(wanted.data() + begin, {n});
       Tensor<T, D> hs(c, {n, C}), logits(c, {n, V});
       gather_rows(c, hs.view(), x.view(), at);
@@ -104,33 +107,70 @@ Tensor<accumulate_t<T>, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T,
   const bool early = wants && h.node() && !w.trainable;
   Tensor<A, D> nll(ctx, {n_rows});
   Tensor<T, D> dhs = early ? Tensor<T, D>(ctx, {n_rows, C}) : Tensor<T, D>{};
-  for_each_chunk(ctx, h, [&](int64_t begin, Indices, Indices of, Tensor<T, D>& hs, Tensor<T, D>& logits) {
+  for_each_chunk(ctx, h, 0, n_rows, [&](int64_t begin, Indices, Indices of, Tensor<T, D>& hs, Tensor<T, D>& logits) {
     softmax_cross_entropy(ctx, View<A>(nll.data() + begin, {hs.rows()}), logits.view(), of, early);
     if (early)
       detail::project_back(ctx, Write::assign, View<T>(dhs.data() + begin * C, hs.shape()), logits.view(), w.weight());
   });
-  Tensor<A, D> loss(ctx, Shape{});
-  sum_all(ctx, loss.view(), nll.view());
+  Tensor<A, D> loss(ctx, shape);
+  for (std::size_t g = 0; g + 1 < groups.size(); ++g)
+    sum_all(ctx, View<A>(loss.data() + g, Shape{}), In<A>(nll.data() + groups[g], {groups[g + 1] - groups[g]}));
 
-  // dlogits = (softmax - onehot) dloss;  dh = dlogits W;  dW += dlogits^T h.  dloss stays on the device.
+  // dlogits = (softmax - onehot) dloss;  dh = dlogits W;  dW += dlogits^T h.  dloss, a group's, stays on the device.
   record(ctx, "linear_cross_entropy", loss, {h, w},
-         [&w, id = TensorId<T>(h), kept = early ? Tensor<T, D>{} : h, dhs, rows, for_each_chunk](Gradients<A, D>& g) {
+         [&w, id = TensorId<T>(h), kept = early ? Tensor<T, D>{} : h, dhs, rows, groups,
+          for_each_chunk](Gradients<A, D>& g) {
            Context<D>& c = g.context();
            auto dh = g.assign(id);
            if (dh) fill(c, dh, T(0));
-           if (dhs) {
-             scatter_rows(c, dh, dhs.view(), rows.view(), g.incoming());
-             return;
+           for (std::size_t k = 0; k + 1 < groups.size(); ++k) {
+             const int64_t from = groups[k], n = groups[k + 1] - from;
+             if (n == 0) continue;
+             const In<A> dloss(g.incoming().data + k, Shape{});
+             if (dhs) {
+               scatter_rows(c, dh, In<T>(dhs.data() + from * dhs.cols(), {n, dhs.cols()}),
+                            Indices(rows.data() + from, {n}), dloss);
+               continue;
+             }
+             for_each_chunk(c, kept, from, from + n,
+                            [&](int64_t, Indices at, Indices of, Tensor<T, D>& hs, Tensor<T, D>& logits) {
+                              softmax_cross_entropy(c, {}, logits.view(), of, true, dloss);
+                              if (auto dw = g.add(w)) detail::outer<T>(c, Write::add, dw, logits.view(), hs.view());
+                              if (!dh) return;
+                              detail::project_back(c, Write::assign, hs.view(), logits.view(), w.weight());
+                              scatter_rows(c, dh, hs.view(), at);
+                            });
            }
-           for_each_chunk(c, kept, [&](int64_t, Indices at, Indices of, Tensor<T, D>& hs, Tensor<T, D>& logits) {
-             softmax_cross_entropy(c, {}, logits.view(), of, true, g.incoming());
-             if (auto dw = g.add(w)) detail::outer<T>(c, Write::add, dw, logits.view(), hs.view());
-             if (!dh) return;
-             detail::project_back(c, Write::assign, hs.view(), logits.view(), w.weight());
-             scatter_rows(c, dh, hs.view(), at);
-           });
          });
   return loss;
+}
+}  // namespace detail
+
+/// sum over rows with a target of -log softmax(h W^T)[target]: (N, C), (V, C), (N) -> (), in the type that sums are
+/// kept in. `targets` holds a token in [0, V) or ignored_target. Logits live in chunks of at most `chunk_bytes`. Where
+/// W is frozen the gradient of h is made in the forward pass, while a chunk's logits are at hand; where W is trained
+/// the chunks are computed again in backward, because dW must wait for the gradient that comes in. The idea of fusing
+/// head and loss: Wijmans et al., arXiv:2411.09009; Hsu et al., arXiv:2410.10989.
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> linear_cross_entropy(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
+                                                const std::vector<int32_t>& targets,
+                                                int64_t chunk_bytes = int64_t{64} << 20) {
+  return detail::grouped_cross_entropy(ctx, h, w, targets, {0, h.rows()}, Shape{}, chunk_bytes);
+}
+
+/// The same for each group of rows by itself, group g being the rows [starts[g], starts[g + 1]): B + 1 starts -> (B). A
+/// group without targets has 0. Throws Error where the starts do not go from 0 to N without falling.
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> linear_cross_entropy_by_group(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
+                                                         const std::vector<int32_t>& targets,
+                                                         const std::vector<int64_t>& starts,
+                                                         int64_t chunk_bytes = int64_t{64} << 20) {
+  if (starts.empty() || starts.front() != 0 || starts.back() != h.rows() ||
+      !std::is_sorted(starts.begin(), starts.end()))
+    throw Error(str("linear_cross_entropy_by_group: ", starts.size(), " starts do not part h ", h.shape()),
+                "they go from 0 to the number of rows, one more than groups.");
+  return detail::grouped_cross_entropy(ctx, h, w, targets, starts, {static_cast<int64_t>(starts.size()) - 1},
+                                       chunk_bytes);
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -165,7 +165,9 @@ template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_by_sequence(Context<D>& ctx, const PackedTokens& batch,
                                                                 const ForwardOptions<T, D>& options) {
   const Tensor<T, D> h = hidden(ctx, batch, options);
-  std::vector<Tensor<accumulate_t<T>, D>> sums;
+  if (Parameter<T, D>& whole = in_use(ctx, head()); &whole != &head() || !adapted(ctx, head()))
+    return linear_cross_entropy_by_group(ctx, h, whole, batch.targets, batch.starts);
+  std::vector<Tensor<accumulate_t<T>, D>> sums;  // an adapted head's products are its own
   for (std::size_t i = 0; i + 1 < batch.starts.size(); ++i) {
     std::vector<int32_t> rows, wanted;
     for (int64_t n = batch.starts[i]; n < batch.starts[i + 1]; ++n) {
