@@ -7,12 +7,12 @@
     llama_tiny.json           pairs as ids (both sides with their question), beta; of adapter_trained beside the base: log
                               p of each answer, loss, rewards, accuracy, margin, the norm of the gradients; of ten steps
                               from adapter_initial, all pairs in each: losses, norms; and the same of label smoothing
-                              (cDPO) and of the added mean -log p of chosen answers (RPO), which TRL 1.16 has in no loss
-                              of this form, by the formula in torch
+                              (cDPO) and of the added mean -log p of chosen answers (RPO), by the formula in torch: TRL
+                              1.16 has neither in this form
     llama_tiny.safetensors    grad.<parameter> of adapter_trained, and final.<parameter> after the ten steps
 
 The reference is the base model, given as ref_model. TRL pads; sums are over an answer's tokens, its end among them.
-Needs tools/requirements-reference.txt, trl and datasets (trl 1.16.0, datasets 5.x were used).
+Needs tools/requirements-reference.txt, with trl and datasets as it names them.
 """
 import argparse
 import json
