@@ -5,6 +5,7 @@
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>
+#include <ftlib/text/export.hpp>
 #include <ftlib/train/trainer.hpp>
 
 #include <algorithm>  // std::any_of
@@ -15,6 +16,7 @@
 #include <mutex>      // std::recursive_mutex
 #include <new>        // std::bad_alloc
 #include <set>        // std::set
+#include <sstream>    // std::ostringstream
 #include <string>     // std::string
 #include <vector>     // std::vector
 
@@ -663,5 +665,14 @@ ft_status ft_save_model(ft_session* session, const char* folder) {
   return in_session("ft_save_model", session, [&](auto& lm) {
     require_pointer(folder, "folder");
     lm.save_pretrained(folder);
+  });
+}
+ft_status ft_save_gguf(ft_session* session, const char* path, const char* type) {
+  return in_session("ft_save_gguf", session, [&](auto& lm) {
+    require_pointer(path, "path");
+    std::ostringstream said;
+    said << ft::save_gguf(lm, path, {.type = type ? type : "stored"});
+    std::istringstream lines(said.str());
+    for (std::string line; std::getline(lines, line);) note(line);
   });
 }

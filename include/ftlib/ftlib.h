@@ -178,6 +178,10 @@ FTLIB_API ft_status ft_evaluate(ft_session* session, const ft_records* records, 
                                 ft_on_progress on_progress, void* user, char** report);
 /* Writes the model as a Hugging Face folder in float32; adapters in use must be merged first. */
 FTLIB_API ft_status ft_save_model(ft_session* session, const char* folder);
+/* Writes the model as a GGUF file for llama.cpp; adapters in use are merged into what is written, and stay adapters here.
+ * `type`: "f32", "f16", "bf16", "q8_0", "q4_k_m" ... as docs/export.md lists them; NULL or "stored": each tensor as the
+ * model has it. Notes tell what was written, and what GGUF has no word for. */
+FTLIB_API ft_status ft_save_gguf(ft_session* session, const char* path, const char* type);
 
 #ifdef __cplusplus
 }

@@ -196,6 +196,16 @@ assert ask(other) == trained
 call("ft_load_adapter", other, "again", str(out / "none"), status=BAD_FILE)
 ft.ft_close(other)
 call("ft_save_model", lm, str(out / "saved"), status=BAD_ARGUMENT, error="merge")
+call("ft_save_gguf", lm, str(out / "saved.gguf"), "q9", status=BAD_ARGUMENT, error="'q9' is not known")
+call("ft_save_gguf", lm, str(out / "saved.gguf"), None)
+assert "they lose twice" in ft.ft_last_notes().decode(), ft.ft_last_notes()
+call("ft_save_gguf", lm, str(out / "saved.gguf"), "f32")
+assert "merged: the adapter in use" in ft.ft_last_notes().decode(), ft.ft_last_notes()
+exported = c.c_void_p()
+call("ft_open", str(out / "saved.gguf"), None, c.byref(exported))
+call("ft_set_prompt", exported, {"stop": ["\n"]})
+assert ask(exported) == trained
+ft.ft_close(exported)
 call("ft_merge", lm)
 assert ask(lm) == trained
 call("ft_save_model", lm, str(out / "saved"))
