@@ -44,6 +44,8 @@ Traps these fixtures are made to catch:
  - phi3_tiny: 6 of a head's 8 elements turn; texts become longer than longrope's 16 while they are generated.
  - gpt2's matrices are (in, out) in its folder alone; its positions are rows that are learned; a LayerNorm has a bias.
  - qwen3_moe_tiny: one layer has no experts; probabilities of the chosen ones do not sum to 1 (in GGUF they always do).
+ - gpt_oss: what is kept of a layer's experts is one tensor, (E, in, out) with gate and up interleaved, or blocks and scales
+   of (E, out, in); here, and in GGUF, each expert has matrices (out, in). Its GGUF has no word for yarn's `truncate`.
  - lfm2's last norm is called embedding_norm, token_embd_norm in GGUF; config.json's width of the feed-forward part is
    not the one that is built; which layers are attention is said by name, by number (older files), or by heads (GGUF).
  - smollm3's and granite's q and k rows are permuted in GGUF as llama's are, phi3's in one matrix are not.
@@ -106,6 +108,8 @@ def randomise(model, embedding_std):
                 p.uniform_(0.2, 2.0)  # what a block adds outweighs the embedding: tied models else repeat their input
             elif name.endswith("bias"):
                 p.normal_(0, 0.5)
+            elif model.config.model_type == "gpt_oss" and "experts" in name:
+                p.normal_(0, 0.5 / math.sqrt(p.shape[1]))  # (up + 1) adds what others do not have
             elif p.dim() == 1:
                 p.uniform_(-0.5, 0.6) if gemma else p.uniform_(0.5, 1.6)
             else:
@@ -244,9 +248,47 @@ def qwen3_moe_tiny():
     return randomise(transformers.Qwen3MoeForCausalLM(c), 0.6), {"rope_theta": 1e6, "rope_scaling": None}, "10GB"
 
 
+def gpt_oss_config():
+    return transformers.GptOssConfig(
+        vocab_size=97, hidden_size=32, intermediate_size=32, num_hidden_layers=3, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, max_position_embeddings=256, rms_norm_eps=1e-5, tie_word_embeddings=False,
+        num_local_experts=4, num_experts_per_tok=2, sliding_window=6, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 150000.0, "factor": 8.0, "beta_fast": 32.0, "beta_slow": 1.0,
+                         "truncate": False, "original_max_position_embeddings": 32}, attn_implementation="eager",
+        experts_implementation="eager")
+
+
+def gpt_oss_old(config):
+    rope = dict(config.rope_parameters)
+    return {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+
+
+def gpt_oss_tiny():
+    c = gpt_oss_config()
+    return randomise(transformers.GptOssForCausalLM(c), 0.4), gpt_oss_old(c), "10GB"
+
+
+def gpt_oss_mxfp4():
+    """Experts as blocks of random bits, which transformers' own unpacking makes into the model's weights."""
+    from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+    c = gpt_oss_config()
+    model = randomise(transformers.GptOssForCausalLM(c), 0.6)
+    model.packed = {}
+    for name, p in model.named_parameters():
+        if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+            continue
+        experts, width, rows = p.shape
+        blocks = torch.randint(0, 256, (experts, rows, width // 32, 16), dtype=torch.uint8)
+        scales = torch.randint(120, 123, (experts, rows, width // 32), dtype=torch.uint8)
+        p.data = convert_moe_packed_tensors(blocks, scales, dtype=torch.float32).contiguous()
+        assert p.shape == (experts, width, rows)
+        model.packed |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+    return model, gpt_oss_old(c), "10GB"
+
+
 FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny, mistral_tiny, smollm3_tiny,
                                    granite_tiny, granite4_tiny, phi3_tiny, gpt2_tiny,
-                                   lfm2_tiny, qwen3_moe_tiny)}
+                                   lfm2_tiny, qwen3_moe_tiny, gpt_oss_tiny, gpt_oss_mxfp4)}
 
 
 # ---- what transformers says ------------------------------------------------------------------------------------------
@@ -331,7 +373,7 @@ def save_adapter(model, folder, base_name):
 
 def adapted(model, rank, alpha):
     # peft's all-linear goes to experts too, by target_parameters, which ftlib does not read
-    moe = "moe" in model.config.model_type and getattr(model.config, "num_experts", 0)
+    moe = getattr(model.config, "num_experts", 0)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if moe else "all-linear"
     return peft.get_peft_model(model, peft.LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none", use_rslora=False,
@@ -375,8 +417,16 @@ def draw_batches(vocab):
     return [rows[step % len(rows)] for step in range(STEPS)]
 
 
-def checkpoint_parts(name, tensor):
-    """What transformers has as one tensor of all experts is a matrix of each in a checkpoint."""
+def checkpoint_parts(name, tensor, architecture):
+    """What transformers has as one tensor of all experts is a matrix of each in a checkpoint, or here."""
+    if name.endswith("sinks"):
+        return [(f"{name}.weight", tensor)]
+    if architecture == "gpt_oss" and ".experts." in name:
+        at, part = name.rsplit(".", 1)
+        kind = "bias" if part.endswith("_bias") else "weight"
+        which = ["gate_proj", "up_proj"] if part.startswith("gate_up") else ["down_proj"]
+        return [(f"{at}.{e}.{w}.{kind}", one[..., i::len(which)].T if kind == "weight" else one[i::len(which)])
+                for e, one in enumerate(tensor) for i, w in enumerate(which)]
     if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return [(name, tensor)]
     at, part = name.rsplit(".", 1)
@@ -392,6 +442,18 @@ def make_folder(name, out):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model.save_pretrained(folder, max_shard_size=shard)
+    dense = folder  # what transformers opens
+    if packed := getattr(model, "packed", None):
+        scratch = tempfile.TemporaryDirectory()
+        dense = Path(scratch.name) / name
+        shutil.copytree(folder, dense)
+        state = safetensors_torch.load_file(folder / "model.safetensors")
+        kept = {k: v for k, v in state.items() if k + "_blocks" not in packed}
+        safetensors_torch.save_file(kept | packed, folder / "model.safetensors", metadata={"format": "pt"})
+        config = json.loads((folder / "config.json").read_text())
+        config["quantization_config"] = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn",
+                                                                                            "model.layers.*.mlp.router"]}
+        (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     config = json.loads((folder / "config.json").read_text())  # the same, as transformers 4 wrote it
     old = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")} | old_config | {"torch_dtype": "float32"}
@@ -409,7 +471,7 @@ def make_folder(name, out):
     (chosen_nll(logits_of(model, longest["tokens"]), longest["tokens"], longest["targets"])
      / sum(longest["targets"])).backward()
     for n, p in model.named_parameters():
-        for name, part in checkpoint_parts(n, p.grad):
+        for name, part in checkpoint_parts(n, p.grad, model.config.model_type):
             tensors[f"grad.{name}"] = part.clone()
     expected["gradient"] = {"sequence": len(sequences) - 1, "loss": "mean over its targets",
                             "norm": float(torch.stack([p.grad.norm() for p in model.parameters()]).norm())}
@@ -420,11 +482,12 @@ def make_folder(name, out):
 
     def fresh(attention="eager"):
         kind = type(model)
-        return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention).eval()
+        return kind.from_pretrained(dense, dtype=torch.float32, attn_implementation=attention).eval()
 
     tuned = fresh()
     losses, norms = train(tuned, batches)
-    again, _ = train(fresh("sdpa"), batches)
+    other = "sdpa" if model._supports_sdpa else "eager"
+    again, _ = train(fresh(other), batches)
     expected["training"]["full"] = {
         "losses": losses, "grad_norms": norms, "noise": max(abs(a - b) for a, b in zip(losses, again)),
         "final": checksums(tuned.named_parameters())}
@@ -437,7 +500,7 @@ def make_folder(name, out):
     save_adapter(lora, folder / "adapter_initial", base_name)
     losses, norms = train(lora, batches)
     save_adapter(lora, folder / "adapter_trained", base_name)
-    again, _ = train(peft.PeftModel.from_pretrained(fresh("sdpa"), folder / "adapter_initial", is_trainable=True), batches)
+    again, _ = train(peft.PeftModel.from_pretrained(fresh(other), folder / "adapter_initial", is_trainable=True), batches)
     expected["training"]["lora"] = {
         "rank": 4, "alpha": 8, "losses": losses, "grad_norms": norms,
         "noise": max(abs(a - b) for a, b in zip(losses, again)), "final": checksums(lora_parameters(lora))}
@@ -445,7 +508,8 @@ def make_folder(name, out):
         tensors["lora.logits"] = logits_of(lora, longest["tokens"]).clone()
         reread = peft.PeftModel.from_pretrained(fresh(), folder / "adapter_trained").eval()
         assert torch.equal(tensors["lora.logits"], logits_of(reread, longest["tokens"])), "peft does not read what it wrote"
-        check_old_config(type(model), folder, tensors["logits.2"], longest["tokens"])
+        if dense is folder:
+            check_old_config(type(model), folder, tensors["logits.2"], longest["tokens"])
 
     write_json(folder / "expected.json", expected)
     save_tensors(tensors, folder / "expected.safetensors")
@@ -503,8 +567,10 @@ def tensor_kinds(name, architecture):
     T = gguf.GGMLQuantizationType
     if "norm" in name or "shortconv.conv" in name:
         return T.F32
-    if name.endswith(".bias") or "ffn_gate_inp" in name:
+    if name.endswith(".bias") or "ffn_gate_inp" in name or "attn_sinks" in name:
         return T.F32
+    if architecture == "gpt-oss" and "_exps" in name:
+        return T.MXFP4
     if architecture != "gemma3":
         if name.startswith(("token_embd", "output", "position_embd")):
             return T.F32 if name.startswith("position_embd") else T.Q8_0
@@ -527,6 +593,16 @@ def write_gguf(path, model, architecture):
     w.add_context_length(c.max_position_embeddings)
     w.add_embedding_length(c.hidden_size)
     w.add_block_count(c.num_hidden_layers)
+    if architecture == "gpt-oss":
+        w.add_sliding_window(c.sliding_window)
+        w.add_expert_count(c.num_local_experts)
+        w.add_expert_used_count(c.num_experts_per_tok)
+        w.add_expert_feed_forward_length(c.intermediate_size)
+        w.add_key_length(c.head_dim)
+        w.add_value_length(c.head_dim)
+        w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        w.add_rope_scaling_factor(c.rope_parameters["factor"])
+        w.add_rope_scaling_orig_ctx_len(c.rope_parameters["original_max_position_embeddings"])
     w.add_feed_forward_length(c.n_inner if architecture == "gpt2" else c.intermediate_size)
     w.add_head_count(c.num_attention_heads)
     if architecture == "gpt2":
@@ -603,6 +679,12 @@ def write_gguf(path, model, architecture):
             at = name.rsplit(".", 1)[0]
             state |= {f"{at}.gate_proj.weight": gate, f"{at}.up_proj.weight": up,
                       f"{at}.down_proj.weight": state.pop(f"{at}.down_proj")}
+    if architecture == "gpt-oss":
+        for name in [n for n in state if ".experts." in n]:
+            parts = checkpoint_parts(name, torch.from_numpy(state.pop(name)), "gpt_oss")
+            for which in {n.split(".", 6)[6] for n, _ in parts}:  # "gate_proj.weight"
+                state[name.rsplit(".", 1)[0] + "." + which] = np.stack([v.numpy() for n, v in parts if n.endswith(which)])
+        state |= {n + ".weight": state.pop(n) for n in [n for n in state if n.endswith("sinks")]}
     for name, value in state.items():
         stem, kind = name.rsplit(".", 1)
         ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
@@ -704,6 +786,12 @@ def qwen3_moe_q4_1():
     return randomise(transformers.Qwen3MoeForCausalLM(c), 0.4), "qwen3moe"
 
 
+def gpt_oss_fp4():
+    c = gpt_oss_config()
+    c.vocab_size, c.hidden_size, c.intermediate_size = 264, 64, 64
+    return randomise(transformers.GptOssForCausalLM(c), 0.4), "gpt-oss"
+
+
 def phi3_q4_1():
     factors = {"short_factor": [1.0, 1.0, 1.25, 1.5, 1.75, 2.0], "long_factor": [1.0, 1.25, 1.5, 2.0, 3.0, 4.0]}
     c = transformers.Phi3Config(
@@ -715,7 +803,7 @@ def phi3_q4_1():
 
 
 GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
-                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1)}
+                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4)}
 
 
 def make_gguf(name, out):

@@ -19,6 +19,7 @@ ELEMENTS = 1024
 SCALES = {  # byte offsets of a block's float16 fields
     Type.Q8_0: [0], Type.Q4_0: [0], Type.Q4_1: [0, 2], Type.Q5_0: [0], Type.Q5_1: [0, 2],
     Type.Q4_K: [0, 2], Type.Q5_K: [0, 2], Type.Q6_K: [208],
+    Type.MXFP4: [],
 }
 
 
@@ -37,12 +38,16 @@ def main(folder: pathlib.Path) -> None:
     random = np.random.default_rng(7)
     for kind, offsets in SCALES.items():
         block, size = GGML_QUANT_SIZES[kind]
-        blocks = random.integers(0, 256, (ELEMENTS // block, size), dtype=np.uint8)
+        source = np.random.default_rng(8) if kind == Type.MXFP4 else random  # which came later
+        blocks = source.integers(0, 256, (ELEMENTS // block, size), dtype=np.uint8)
         for offset in offsets:
             scales = random.integers(0, 1 << 16, len(blocks), dtype=np.uint16)
             scales[(scales & 0x7C00) == 0x7C00] ^= 0x4000  # neither infinite nor NaN; subnormals and signs stay
             scales[0] = 0x0003  # one subnormal for certain
             blocks[:, offset:offset + 2] = scales.view(np.uint8).reshape(-1, 2)
+        if kind == Type.MXFP4:
+            blocks[:, 0] %= 253  # from there on a value may be infinite
+            blocks[:3, 0] = 0, 1, 252
         name = kind.name.lower()
         (folder / f"{name}.blocks").write_bytes(blocks.tobytes())
         (folder / f"{name}.f32").write_bytes(quants.dequantize(blocks.reshape(-1), kind).astype("<f4").tobytes())

@@ -42,6 +42,10 @@ BLOCKS["gpt2"] = GPT2_BLOCK
 BLOCKS["qwen3moe"] = QWEN_BLOCK | {
     "ffn_gate_inp": "mlp.gate", "ffn_gate_exps": "mlp.experts.gate_proj", "ffn_up_exps": "mlp.experts.up_proj",
     "ffn_down_exps": "mlp.experts.down_proj"}
+BLOCKS["gpt-oss"] = LLAMA_BLOCK | {
+    "post_attention_norm": "post_attention_layernorm", "attn_sinks": "self_attn.sinks", "ffn_gate_inp": "mlp.router",
+    "ffn_gate_exps": "mlp.experts.gate_proj", "ffn_up_exps": "mlp.experts.up_proj",
+    "ffn_down_exps": "mlp.experts.down_proj"}
 BLOCKS["lfm2"] = QWEN_BLOCK | {
     "attn_norm": "operator_norm", "ffn_norm": "ffn_norm", "attn_output": "self_attn.out_proj",
     "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm", "ffn_gate": "feed_forward.w1",
@@ -89,6 +93,15 @@ def state_dict(reader, architecture, heads, kv_heads):
         if architecture == "gemma3" and tensor.name.endswith("norm.weight"):
             w = w - np.float32(1)
         state[transformers_name(tensor.name, architecture)] = torch.from_numpy(np.ascontiguousarray(w))
+    if architecture == "gpt-oss":  # experts as (E, in, out), gate and up interleaved
+        for name in [n for n in state if n.endswith("experts.gate_proj.weight")]:
+            at = name[:-len(".gate_proj.weight")]
+            for kind, end in (("weight", ""), ("bias", "_bias")):
+                gate, up, down = (state.pop(f"{at}.{p}_proj.{kind}") for p in ("gate", "up", "down"))
+                both = torch.stack([gate, up], dim=2).flatten(1, 2)
+                state[f"{at}.gate_up_proj{end}"] = (both.transpose(1, 2) if kind == "weight" else both).contiguous()
+                state[f"{at}.down_proj{end}"] = (down.transpose(1, 2) if kind == "weight" else down).contiguous()
+        return {n.removesuffix(".weight") if n.endswith("sinks.weight") else n: w for n, w in state.items()}
     for name in [n for n in state if n.endswith("experts.gate_proj.weight")]:
         at = name[:-len(".gate_proj.weight")]
         state[f"{at}.gate_up_proj"] = torch.cat([state.pop(name), state.pop(f"{at}.up_proj.weight")], dim=1)
@@ -155,6 +168,13 @@ def config(reader, architecture):
             num_experts=get("expert_count"), num_experts_per_tok=get("expert_used_count"), norm_topk_prob=True,
             moe_intermediate_size=get("expert_feed_forward_length"), experts_implementation="eager",
             rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)
+    if architecture == "gpt-oss":
+        return transformers.GptOssConfig(
+            num_local_experts=get("expert_count"), num_experts_per_tok=get("expert_used_count"),
+            sliding_window=get("attention.sliding_window"), experts_implementation="eager",
+            rope_parameters={"rope_type": "yarn", "rope_theta": theta, "factor": get("rope.scaling.factor"),
+                             "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+                             "original_max_position_embeddings": get("rope.scaling.original_context_length")}, **common)
     if architecture in ("qwen2", "qwen3"):
         kind = transformers.Qwen2Config if architecture == "qwen2" else transformers.Qwen3Config
         return kind(rope_parameters={"rope_type": "default", "rope_theta": theta}, **common)

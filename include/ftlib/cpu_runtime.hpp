@@ -36,6 +36,8 @@
   X(, attention_forward, View<T>, View<T>, In<T>, In<T>, In<T>, const std::vector<Segment>&, const AttentionOptions&) \
   X(, attention_backward, View<T>, View<T>, View<T>, In<T>, In<T>, In<T>, In<T>, In<T>, In<T>,                        \
     const std::vector<Segment>&, const AttentionOptions&)                                                             \
+  X(, sink_forward, View<T>, View<T>, In<T>)                                                                          \
+  X(, sink_backward, View<T>, In<T>, In<T>, In<T>, In<T>)                                                             \
   X(, dropout_mask, View<T>, In<T>, float, uint64_t, uint64_t)                                                        \
   X(, rope_turn, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T)                                           \
   X(, causal_conv_apply, View<T>, In<T>, In<T>, const std::vector<int32_t>&, const std::vector<int32_t>&, int64_t)    \
@@ -74,7 +76,9 @@
   FTLIB_CPU_ACTIVATION(X, Silu, T)                                                                                    \
   FTLIB_CPU_ACTIVATION(X, Gelu, T)                                                                                    \
   FTLIB_CPU_ACTIVATION(X, GeluTanh, T)                                                                                \
-  FTLIB_CPU_ACTIVATION(X, Relu, T)
+  FTLIB_CPU_ACTIVATION(X, Relu, T)                                                                                    \
+  FTLIB_CPU_ACTIVATION(X, LimitedSilu, T)                                                                             \
+  FTLIB_CPU_ACTIVATION(X, LimitedUp, T)
 
 /// Those of float alone.
 #define FTLIB_CPU_FLOAT_LAUNCHERS(X, T)                                                               \
@@ -101,6 +105,8 @@ struct Silu;
 struct Gelu;
 struct GeluTanh;
 struct Relu;
+struct LimitedSilu;
+struct LimitedUp;
 struct SamplingRule;
 }  // namespace detail
 

@@ -46,6 +46,9 @@
   EXTERN template void attention_backward<T>(Context<Cuda>&, View<T>, View<T>, View<T>, In<T>, In<T>, In<T>, In<T>,    \
                                              In<T>, In<accumulate_t<T>>, const std::vector<Segment>&,                  \
                                              const AttentionOptions&);                                                 \
+  EXTERN template void sink_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, In<T>);                         \
+  EXTERN template void sink_backward<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, In<T>,                   \
+                                        In<accumulate_t<T>>, In<T>);                                                   \
   EXTERN template void dropout_mask<T>(Context<Cuda>&, View<T>, In<T>, float, uint64_t, uint64_t);                     \
   EXTERN template void rope_turn<T>(Context<Cuda>&, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T);        \
   EXTERN template void embedding_forward<T>(Context<Cuda>&, View<T>, const Stored<Cuda>&, const std::vector<int32_t>&, \
@@ -92,7 +95,10 @@
   EXTERN template void move_towards<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, double);                  \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Silu, T)                                                                       \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Gelu, T)                                                                       \
-  FTLIB_CUDA_ACTIVATION(EXTERN, detail::GeluTanh, T) FTLIB_CUDA_ACTIVATION(EXTERN, detail::Relu, T)
+  FTLIB_CUDA_ACTIVATION(EXTERN, detail::GeluTanh, T)                                                                   \
+  FTLIB_CUDA_ACTIVATION(EXTERN, detail::Relu, T)                                                                       \
+  FTLIB_CUDA_ACTIVATION(EXTERN, detail::LimitedSilu, T)                                                                \
+  FTLIB_CUDA_ACTIVATION(EXTERN, detail::LimitedUp, T)
 /// Those that do not depend on the compute type, or convert between types.
 #define FTLIB_CUDA_COMMON_TEMPLATES(EXTERN)                                                                          \
   EXTERN template void fill<int32_t>(Context<Cuda>&, View<int32_t>, int32_t);                                        \

@@ -8,7 +8,7 @@ using namespace ft::test;
 
 namespace {
 
-enum class Curve { silu, gelu, gelu_tanh, relu };
+enum class Curve { silu, gelu, gelu_tanh, relu, limited };
 
 double value(Curve kind, double x) {
   switch (kind) {
@@ -20,6 +20,8 @@ double value(Curve kind, double x) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case Curve::relu:
       return std::max(x, 0.0);
+    case Curve::limited:
+      return std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));
   }
   return 0;
 }
@@ -54,16 +56,25 @@ template <Curve kind> struct Gated {
   static constexpr const char* name = "gated";
   static std::vector<Gated> shapes() { return {{{1}}, {{0, 3}}, {{3, 5, 7}}, {{2, 128}}, {{129}}, {{1, 300}}}; }
   std::vector<HostArray> inputs(Random& random) const {
-    return {activation(random, shape, 3), activation(random, shape)};
+    if (kind != Curve::limited) return {activation(random, shape, 3), activation(random, shape)};
+    std::vector<HostArray> in{activation(random, shape, 7), activation(random, shape, 7)};
+    for (HostArray& x : in)  // no difference quotient over a limit
+      for (double& v : x.values)
+        if (std::abs(std::abs(v) - 7) < 0.05) v = 0.5;
+    return in;
   }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
     if constexpr (kind == Curve::silu) return swiglu(ctx, a.x[0], a.x[1]);
     else if constexpr (kind == Curve::gelu) return geglu(ctx, a.x[0], a.x[1]);
+    else if constexpr (kind == Curve::limited) return limited_swiglu(ctx, a.x[0], a.x[1]);
     else return geglu_tanh(ctx, a.x[0], a.x[1]);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
     HostArray y = in[0];
-    for (int64_t i = 0; i < y.count(); ++i) y[i] = value(kind, in[0][i]) * in[1][i];
+    for (int64_t i = 0; i < y.count(); ++i) {
+      const double up = kind == Curve::limited ? std::clamp(in[1][i], -7.0, 7.0) + 1 : in[1][i];
+      y[i] = value(kind, in[0][i]) * up;
+    }
     return y;
   }
   double tolerance() const { return 1e-12; }
@@ -79,6 +90,7 @@ TEST_CASE("ops/activation: relu") { test_op<Activation<Curve::relu>>(); }
 TEST_CASE("ops/activation: swiglu") { test_op<Gated<Curve::silu>>(); }
 TEST_CASE("ops/activation: geglu") { test_op<Gated<Curve::gelu>>(); }
 TEST_CASE("ops/activation: geglu_tanh") { test_op<Gated<Curve::gelu_tanh>>(); }
+TEST_CASE("ops/activation: limited_swiglu") { test_op<Gated<Curve::limited>>(); }
 
 TEST_CASE("ops/activation: far from zero, values and gradients stay finite and right") {
   Context<Cpu> ctx({.threads = 1});

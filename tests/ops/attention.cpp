@@ -90,6 +90,46 @@ struct Attention {
   bool sums_alone() const { return nmse16 < 1e-4; }
 };
 
+struct AttentionWithSinks : Attention {
+  static constexpr const char* name = "attention with sinks";
+  static std::vector<AttentionWithSinks> shapes() {
+    std::vector<AttentionWithSinks> all;
+    for (const Attention& a : Attention::shapes())
+      if (a.queries() < 1000 && a.keys() < 1000) all.push_back({a});
+    return all;
+  }
+  std::vector<HostArray> inputs(Random& random) const {
+    auto in = Attention::inputs(random);
+    in.push_back(parameter(random, {H}, 3));
+    return in;
+  }
+  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    return attention(ctx, a.x[0], a.x[1], a.x[2], segments, options, &a.w[0]);
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {  // a key more, whose score is the sink and value zero
+    HostArray y({queries(), H, hd});
+    const double scale = options.scale != 0 ? double{options.scale} : 1 / std::sqrt(static_cast<double>(hd));
+    for (const Segment& s : segments)
+      for (int64_t i = s.q_begin; i < s.q_end; ++i)
+        for (int64_t h = 0; h < H; ++h) {
+          const int64_t kv = h / (H / KV), own = s.k_end - s.q_end + i;
+          double total = std::exp(in[3][h]);
+          std::vector<double> sum(static_cast<std::size_t>(hd), 0);
+          for (int64_t j = s.k_begin; j < s.k_end; ++j) {
+            if (options.mask == Mask::causal && (j > own || (options.window > 0 && j <= own - options.window)))
+              continue;
+            double score = 0;
+            for (int64_t d = 0; d < hd; ++d) score += in[0][(i * H + h) * hd + d] * in[1][(j * KV + kv) * hd + d];
+            const double weight = std::exp(score * scale);
+            total += weight;
+            for (int64_t d = 0; d < hd; ++d) sum[static_cast<std::size_t>(d)] += weight * in[2][(j * KV + kv) * hd + d];
+          }
+          for (int64_t d = 0; d < hd; ++d) y[(i * H + h) * hd + d] = sum[static_cast<std::size_t>(d)] / total;
+        }
+    return y;
+  }
+};
+
 /// q, k and v of one projection, (N, (H + 2 KV) hd), as slices without a copy.
 template <class T> std::vector<Tensor<T, Cpu>> slices(const Tensor<T, Cpu>& qkv, int64_t H, int64_t KV, int64_t hd) {
   const int64_t N = qkv.size(0), C = qkv.size(1);
@@ -100,6 +140,7 @@ template <class T> std::vector<Tensor<T, Cpu>> slices(const Tensor<T, Cpu>& qkv,
 }  // namespace
 
 TEST_CASE("ops/attention: attention") { test_op<Attention>(); }
+TEST_CASE("ops/attention: attention with sinks") { test_op<AttentionWithSinks>(); }
 
 TEST_CASE("ops/attention: slices of a fused projection give what copies give, bit by bit") {
   Context<Cpu> ctx({.threads = 2});

@@ -38,9 +38,37 @@ struct GroupedLinear {
   double bytes(double item) const { return item * static_cast<double>(starts.back() * (in + out)); }
 };
 
+struct GroupedLinearBias : GroupedLinear {
+  static constexpr const char* name = "grouped_linear with biases";
+  static std::vector<GroupedLinearBias> shapes() {
+    std::vector<GroupedLinearBias> all;
+    for (const GroupedLinear& one : GroupedLinear::shapes()) all.push_back({one});
+    return all;
+  }
+  std::vector<HostArray> inputs(Random& random) const {
+    auto all = GroupedLinear::inputs(random);
+    for (std::size_t g = 1; g < starts.size(); ++g) all.push_back(parameter(random, {out}));
+    return all;
+  }
+  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    std::vector<Parameter<T, D>*> ws, biases;
+    for (std::size_t g = 0; g < a.w.size(); ++g) (g < a.w.size() / 2 ? ws : biases).push_back(&a.w[g]);
+    return grouped_linear(ctx, a.x[0], ws, starts, biases);
+  }
+  HostArray reference(const std::vector<HostArray>& arrays) const {
+    HostArray y = GroupedLinear::reference(arrays);
+    const std::size_t G = starts.size() - 1;
+    for (std::size_t g = 0; g < G; ++g)
+      for (int64_t n = starts[g]; n < starts[g + 1]; ++n)
+        for (int64_t o = 0; o < out; ++o) y[n * out + o] += arrays[1 + G + g][o];
+    return y;
+  }
+};
+
 }  // namespace
 
 TEST_CASE("ops/grouped_linear: grouped_linear") { test_op<GroupedLinear>(); }
+TEST_CASE("ops/grouped_linear: grouped_linear with biases") { test_op<GroupedLinearBias>(); }
 
 TEST_CASE("ops/grouped_linear: what does not fit is refused") {
   Context<Cpu> ctx({.threads = 1});

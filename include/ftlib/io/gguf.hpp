@@ -307,7 +307,7 @@ inline const GgmlType* ggml_type(uint32_t number) {
                                        {30, "BF16", 1, 2, DType::bf16},
                                        {34, "TQ1_0", 256, 54, {}},
                                        {35, "TQ2_0", 256, 66, {}},
-                                       {39, "MXFP4", 32, 17, {}},
+                                       {39, "MXFP4", 32, 17, DType::mxfp4},
                                        {40, "NVFP4", 64, 36, {}},
                                        {41, "Q1_0", 128, 18, {}}};
   for (const GgmlType& type : table)
@@ -315,7 +315,7 @@ inline const GgmlType* ggml_type(uint32_t number) {
   return nullptr;
 }
 inline uint32_t ggml_number(DType type) {
-  static constexpr uint32_t numbers[] = {0, 28, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14};  // in DType's order
+  static constexpr uint32_t numbers[] = {0, 28, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14, 39};  // in DType's order
   return numbers[static_cast<std::size_t>(type)];
 }
 
@@ -406,9 +406,10 @@ class GgufFile {
     const TensorInfo& tensor = info(name);
     const auto* type = detail::ggml_type(tensor.ggml_type);
     if (!type || !type->type)
-      throw Error(str(name_, ": tensor ", quote(name), " at byte ", grouped(tensor.begin), " has ggml type ",
-                      type ? std::string(type->name) : std::to_string(tensor.ggml_type), ", which is not read"),
-                  "F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K and Q6_K are: take such a file.");
+      throw Error(
+          str(name_, ": tensor ", quote(name), " at byte ", grouped(tensor.begin), " has ggml type ",
+              type ? std::string(type->name) : std::to_string(tensor.ggml_type), ", which is not read"),
+          "F32, F16, BF16, F64, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K and MXFP4 are: take such a file.");
     return {*type->type, tensor.shape, bytes_.data() + tensor.begin, owner_};
   }
 

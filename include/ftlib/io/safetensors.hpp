@@ -61,6 +61,9 @@ class SafetensorsFile {
     return bytes_.subspan(static_cast<std::size_t>(tensor.begin), static_cast<std::size_t>(tensor.end - tensor.begin));
   }
 
+  /// What keeps the bytes.
+  const std::shared_ptr<const void>& owner() const { return owner_; }
+
   /// A tensor as it lies in the file, sharing the mapping. Throws Error for a type that is no DType (integers, float8).
   Stored<Cpu> tensor(std::string_view name) const {
     const TensorInfo& tensor = info(name);

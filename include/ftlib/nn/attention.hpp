@@ -26,8 +26,8 @@ template <Scalar T, Device D> Tensor<T, D> merge_heads(Context<D>& ctx, const Te
 template <Scalar T, Device D>
 Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tensor<T, D>& k, const Tensor<T, D>& v,
                               const Placement<D>& at, const AttentionOptions& options,
-                              typename KvCache<T, D>::Layer* cache) {
-  if (!cache) return attention(ctx, q, k, v, at.segments, options);
+                              typename KvCache<T, D>::Layer* cache, Parameter<T, D>* sinks = nullptr) {
+  if (!cache) return attention(ctx, q, k, v, at.segments, options, sinks);
   no_backward(ctx, "attention with a KV cache", {q, k, v});
   const auto rows = [](const Tensor<T, D>& x, T* data) { return View<T>(data, {x.size(0), x.size(1) * x.size(2)}); };
   const Tensor<T, D> new_k = contiguous(ctx, k), new_v = contiguous(ctx, v);
@@ -35,7 +35,7 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
                at.cache_rows.view());
   scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}),
                at.cache_rows.view());
-  return attention(ctx, q, cache->k, cache->v, at.segments, options);
+  return attention(ctx, q, cache->k, cache->v, at.segments, options, sinks);
 }
 
 /// Self-attention over packed sequences, (N, C) -> (N, C). H query heads share KV key-value heads, H / KV to each.
@@ -46,6 +46,7 @@ template <Scalar T, Device D> struct Attention {
   Linear<T, D> qkv_proj = {};                     // ((H + 2 KV) hd, C), in place of the three
   Linear<T, D> o_proj = {};                       // (C, H hd)
   NormLayer<T, D> q_norm = {}, k_norm = {};       // (hd), over each head and before the positions; or empty
+  Parameter<T, D> sinks = {};                     // (H), or empty
   int64_t heads = 0, kv_heads = 0, head_dim = 0;  // H, KV, hd
   std::shared_ptr<Rotary<T, D>> rotary = {};      // shared by layers whose frequencies are alike; null: no positions
   AttentionOptions options = {};                  // window, scale
@@ -65,13 +66,15 @@ template <Scalar T, Device D> struct Attention {
     }
     q = placed(ctx, q, q_norm, at);
     k = placed(ctx, k, k_norm, at);
-    return o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache)));
+    Parameter<T, D>* const sink = sinks ? &in_use(ctx, sinks) : nullptr;
+    return o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache, sink)));
   }
   KvShape kept() const { return {kv_heads, head_dim}; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     for (Linear<T, D>* l : {&q_proj, &k_proj, &v_proj, &qkv_proj, &o_proj}) l->visit(f);
     q_norm.visit(f);
     k_norm.visit(f);
+    if (sinks) f(sinks);
   }
 
  private:

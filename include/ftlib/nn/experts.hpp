@@ -1,7 +1,7 @@
 // nn/experts.hpp: Experts, a feed-forward part of which each token uses a few of many.
 #pragma once
-#include <ftlib/nn/linear.hpp>           // Linear
-#include <ftlib/ops/activation.hpp>      // swiglu
+#include <ftlib/nn/linear.hpp>           // project
+#include <ftlib/nn/mlp.hpp>              // Activation, gated
 #include <ftlib/ops/elementwise.hpp>     // add, mul
 #include <ftlib/ops/grouped_linear.hpp>  // grouped_linear
 #include <ftlib/ops/rows.hpp>            // take_rows
@@ -15,19 +15,21 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// y = sum over the `chosen` experts e of largest p[e] of p[e] down_e(silu(gate_e(x)) up_e(x)), p = softmax(router(x)):
+/// y = sum over the `chosen` experts e of largest p[e] of p[e] down_e(f(gate_e(x)) up_e(x)), p = softmax(router(x)):
 /// (N, C) -> (N, C). Which are chosen is read on the host; of equals the first. Each expert's tokens are one product,
 /// and an expert that no token has chosen costs nothing.                              arXiv:1701.06538, 2101.03961
 template <Scalar T, Device D> struct Experts {
-  Parameter<T, D> router = {};                       // (E, C)
+  Parameter<T, D> router = {}, router_bias = {};     // (E, C), (E); the bias may be empty
   std::vector<Parameter<T, D>> gate, up, down = {};  // E of (F, C), (F, C), (C, F)
+  std::vector<Parameter<T, D>> gate_bias, up_bias, down_bias = {};  // E of (F), (F), (C), or none
+  Activation activation = Activation::silu;
   int64_t chosen = 0;
   bool renormalise = false;   // p over the chosen ones alone
   Parameter<T, D> ones = {};  // (C, 1), constant: spreads a token's p over its width
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {
     const int64_t N = x.rows(), E = router.shape()[0];
-    const auto logits = project(ctx, x, router);  // (N, E)
+    const auto logits = project(ctx, x, router, router_bias ? &router_bias : nullptr);  // (N, E)
     // Pairs (token, expert), a token's k of them k N apart: row k N + n of what follows.
     const std::vector<int32_t> experts = choose(contiguous(ctx, logits).to_host(ctx), N, E);  // (k N)
     std::vector<int32_t> of_pair;  // its place among the logits
@@ -49,9 +51,11 @@ template <Scalar T, Device D> struct Experts {
 
     const auto rows =
         take_rows(ctx, concat(ctx, std::vector(static_cast<std::size_t>(chosen), x)), sorted);  // (k N, C)
-    const auto h = swiglu(ctx, grouped_linear(ctx, rows, in_use_of(ctx, gate), starts),
-                          grouped_linear(ctx, rows, in_use_of(ctx, up), starts));
-    const auto each = take_rows(ctx, grouped_linear(ctx, h, in_use_of(ctx, down), starts), back);
+    const auto times = [&](const Tensor<T, D>& in, std::vector<Parameter<T, D>>& ws, std::vector<Parameter<T, D>>& bs) {
+      return grouped_linear(ctx, in, in_use_of(ctx, ws), starts, in_use_of(ctx, bs));
+    };
+    const auto h = gated(ctx, activation, times(rows, gate, gate_bias), times(rows, up, up_bias));
+    const auto each = take_rows(ctx, times(h, down, down_bias), back);
     const auto weighted = mul(ctx, each, linear(ctx, reshape(ctx, p, {chosen * N, 1}), ones));  // (k N, C)
     auto y = slice(ctx, weighted, 0, 0, N);
     for (int64_t k = 1; k < chosen; ++k) y = add(ctx, y, slice(ctx, weighted, 0, k * N, (k + 1) * N));
@@ -61,8 +65,12 @@ template <Scalar T, Device D> struct Experts {
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     if (!router) return;
     f(router);
-    for (std::size_t e = 0; e < gate.size(); ++e)
+    if (router_bias) f(router_bias);
+    for (std::size_t e = 0; e < gate.size(); ++e) {
       for (auto* w : {&gate[e], &up[e], &down[e]}) f(*w);
+      if (!gate_bias.empty())
+        for (auto* b : {&gate_bias[e], &up_bias[e], &down_bias[e]}) f(*b);
+    }
   }
 
  private:

@@ -8,7 +8,25 @@
 
 namespace ft::inline FTLIB_ABI {
 
-enum class Activation { silu, gelu, gelu_tanh, relu };
+enum class Activation { silu, gelu, gelu_tanh, relu, limited_silu };
+
+/// f(gate) up of equal shapes; limited_silu is limited_swiglu. Throws Error for relu, which has no such form.
+template <Scalar T, Device D>
+Tensor<T, D> gated(Context<D>& ctx, Activation f, const Tensor<T, D>& gate, const Tensor<T, D>& up) {
+  switch (f) {
+    case Activation::silu:
+      return swiglu(ctx, gate, up);
+    case Activation::gelu:
+      return geglu(ctx, gate, up);
+    case Activation::gelu_tanh:
+      return geglu_tanh(ctx, gate, up);
+    case Activation::limited_silu:
+      return limited_swiglu(ctx, gate, up);
+    case Activation::relu:
+      break;
+  }
+  throw Error("mlp: relu with a gate is not computed", "silu, gelu and gelu_tanh are.");
+}
 
 /// y = down(f(gate(x)) up(x)), or without a gate down(f(up(x))): (N, C) -> (N, C).                  arXiv:2002.05202
 template <Scalar T, Device D> struct Mlp {
@@ -29,17 +47,7 @@ template <Scalar T, Device D> struct Mlp {
       if (!gate_proj.weight) return down_proj(ctx, activate(ctx, up));
       gate = gate_proj(ctx, x);
     }
-    switch (activation) {
-      case Activation::silu:
-        return down_proj(ctx, swiglu(ctx, gate, up));
-      case Activation::gelu:
-        return down_proj(ctx, geglu(ctx, gate, up));
-      case Activation::gelu_tanh:
-        return down_proj(ctx, geglu_tanh(ctx, gate, up));
-      case Activation::relu:
-        break;
-    }
-    throw Error("mlp: relu with a gate is not computed", "silu, gelu and gelu_tanh are.");
+    return down_proj(ctx, gated(ctx, activation, gate, up));
   }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     for (Linear<T, D>* l : {&gate_proj, &up_proj, &gate_up_proj, &down_proj}) l->visit(f);
@@ -55,9 +63,11 @@ template <Scalar T, Device D> struct Mlp {
       case Activation::gelu_tanh:
         return gelu_tanh(ctx, x);
       case Activation::relu:
+        return relu(ctx, x);
+      case Activation::limited_silu:
         break;
     }
-    return relu(ctx, x);
+    throw Error("mlp: limited_silu needs a gate");
   }
 };
 

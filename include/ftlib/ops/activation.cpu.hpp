@@ -1,7 +1,7 @@
 // ops/activation.cpu.hpp: activations and their gated forms on the CPU, forward and backward.
 #pragma once
 #include <ftlib/ops/elementwise.cpu.hpp>  // for_all_vectors
-#include <ftlib/ops/kinds.hpp>            // Silu, Gelu, GeluTanh, Relu
+#include <ftlib/ops/kinds.hpp>            // Silu, Gelu, ...
 #include <ftlib/ops/simd.cpu.hpp>         // exponential
 #include <ftlib/tensor/view.hpp>          // View
 
@@ -60,6 +60,19 @@ template <class T> [[gnu::always_inline]] inline Activated<T> activate(Gelu, Vec
 template <class T> [[gnu::always_inline]] inline Activated<T> activate(Relu, Vec<T> x) {
   const Vec<T> zero{};
   return {larger(x, zero), x > zero ? zero + T(1) : zero};
+}
+
+/// g s with g = min(x, 7) and s = 1 / (1 + e^(-1.702 g));  f' = s (1 + 1.702 g (1 - s)), 0 from 7 on
+template <class T> [[gnu::always_inline]] inline Activated<T> activate(LimitedSilu, Vec<T> x) {
+  const Vec<T> zero{}, limit = zero + T(7), g = x < limit ? x : limit;
+  const Vec<T> s = T(1) / (T(1) + exponential<T>(T(-1.702) * g));
+  return {g * s, x < limit ? s * (T(1) + T(1.702) * g * (T(1) - s)) : zero};
+}
+
+/// min(max(x, -7), 7) + 1;  f' = 1, 0 where |x| >= 7
+template <class T> [[gnu::always_inline]] inline Activated<T> activate(LimitedUp, Vec<T> x) {
+  const Vec<T> zero{}, limit = zero + T(7), x7 = x < limit ? larger(x, -limit) : limit;
+  return {x7 + T(1), absolute(x) < limit ? zero + T(1) : zero};
 }
 
 }  // namespace FTLIB_SIMD

@@ -1,7 +1,7 @@
 // ops/activation.cuda.cuh: activations and their gated forms on the GPU, forward and backward.
 #pragma once
 #include <ftlib/cuda/pack.cuda.cuh>  // map, load, store
-#include <ftlib/ops/kinds.hpp>       // Silu, Gelu, GeluTanh, Relu
+#include <ftlib/ops/kinds.hpp>       // Silu, Gelu, ...
 #include <ftlib/tensor/view.hpp>     // View
 
 #include <cmath>    // std::exp, std::erfc
@@ -27,6 +27,13 @@ template <class A> __device__ ActivatedValue<A> activate(Gelu, A x) {
   return {x * phi, phi + x * std::exp(A(-0.5) * x * x) * A(0.39894228040143267794)};
 }
 template <class A> __device__ ActivatedValue<A> activate(Relu, A x) { return {x > 0 ? x : A(0), x > 0 ? A(1) : A(0)}; }
+template <class A> __device__ ActivatedValue<A> activate(LimitedSilu, A x) {
+  const A g = x < 7 ? x : A(7), s = 1 / (1 + std::exp(A(-1.702) * g));
+  return {g * s, x < 7 ? s * (1 + A(1.702) * g * (1 - s)) : A(0)};
+}
+template <class A> __device__ ActivatedValue<A> activate(LimitedUp, A x) {
+  return {(x < 7 ? x > -7 ? x : A(-7) : A(7)) + 1, x < 7 && x > -7 ? A(1) : A(0)};
+}
 
 template <class F> struct Forward {
   template <class A> __device__ A operator()(A x) const { return activate(F{}, x).f; }

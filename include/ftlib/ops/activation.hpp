@@ -2,7 +2,7 @@
 // rules.
 #pragma once
 #include <ftlib/autograd/tape.hpp>
-#include <ftlib/ops/kinds.hpp>  // Silu, Gelu, GeluTanh, Relu
+#include <ftlib/ops/kinds.hpp>  // Silu, Gelu, ...
 #if FTLIB_HEADER_ONLY
 #include <ftlib/ops/activation.cpu.hpp>
 #else
@@ -71,6 +71,13 @@ template <Scalar T, Device D> Tensor<T, D> geglu(Context<D>& ctx, const Tensor<T
 template <Scalar T, Device D>
 Tensor<T, D> geglu_tanh(Context<D>& ctx, const Tensor<T, D>& gate, const Tensor<T, D>& up) {
   return detail::gated(ctx, "geglu_tanh", detail::GeluTanh{}, gate, up);
+}
+/// y = g / (1 + e^(-1.702 g)) (u + 1), g = min(gate, 7), u = min(max(up, -7), 7), any equal shapes; throws Error where
+/// they differ. gpt-oss' form: arXiv:2508.10925
+template <Scalar T, Device D>
+Tensor<T, D> limited_swiglu(Context<D>& ctx, const Tensor<T, D>& gate, const Tensor<T, D>& up) {
+  return detail::gated(ctx, "limited_swiglu", detail::LimitedSilu{}, gate,
+                       detail::activation(ctx, "limited_swiglu", detail::LimitedUp{}, up));
 }
 
 }  // namespace ft::inline FTLIB_ABI

@@ -7,6 +7,7 @@
 // A segment of few queries (decoding) packs nothing: keys and values stream past once, in chunks that are merged.
 #pragma once
 #include <ftlib/ops/kinds.hpp>           // Mask, Segment, AttentionOptions
+#include <ftlib/ops/sink.cpu.hpp>        // sink_forward, sink_backward
 #include <ftlib/ops/tile.cpu.hpp>        // tile_product
 #include <ftlib/tensor/context.cpu.hpp>  // Context<Cpu>
 #include <ftlib/tensor/copy.cpu.hpp>     // fill

@@ -6,6 +6,7 @@
 // serves all of them. Heads are padded with zeros to 32, 64, 128 or 256 in shared memory.
 #pragma once
 #include <ftlib/ops/kinds.hpp>         // Mask, Segment, AttentionOptions
+#include <ftlib/ops/sink.cuda.cuh>     // sink_forward, sink_backward
 #include <ftlib/cuda/tile.cuda.cuh>     // multiply_rows, multiply_sums
 #include <ftlib/tensor/copy.cuda.cuh>  // fill
 

@@ -1,5 +1,6 @@
 // ops/attention.hpp: softmax attention over packed segments: contract, checks, autograd rule.
 #pragma once
+#include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/autograd/tape.hpp>
 #include <ftlib/ops/heads.hpp>  // dense_heads
 #include <ftlib/ops/kinds.hpp>  // Mask, Segment, AttentionOptions
@@ -55,23 +56,35 @@ namespace detail {
 /// y = softmax(scale q k^T + mask) v within each segment. q (Nq, H, hd), k and v (Nk, KV, hd) -> (Nq, H, hd); query
 /// head h looks at key-value head h / (H / KV). Under Mask::causal query i of a segment of nq queries and nk keys is at
 /// position nk - nq + i, so a cache of earlier keys needs nothing more. Segments may share keys, not queries; rows of q
-/// in no segment give zeros. Memory is linear in the segments' lengths. Throws Error where shapes or segments do not
-/// fit.                                                            arXiv:1706.03762, 1911.02150, 2305.13245, 2205.14135
+/// in no segment give zeros. Memory is linear in the segments' lengths. With `sinks` (H) each head's softmax has one
+/// more score, the sink, whose value is zero: what a query pays it, it pays to no key. Throws Error where shapes or
+/// segments do not fit.                          arXiv:1706.03762, 1911.02150, 2305.13245, 2205.14135; sinks:
+/// 2309.17453
 template <Scalar T, Device D>
 Tensor<T, D> attention(Context<D>& ctx, const Tensor<T, D>& q_, const Tensor<T, D>& k_, const Tensor<T, D>& v_,
-                       const std::vector<Segment>& segments, const AttentionOptions& options = {}) {
+                       const std::vector<Segment>& segments, const AttentionOptions& options = {},
+                       Parameter<T, D>* sinks = nullptr) {
   detail::check_attention(q_.shape(), k_.shape(), v_.shape(), segments, options);
+  if (sinks && (!sinks->value || sinks->shape() != Shape{q_.shape()[1]}))
+    throw Error(str("attention: sinks ", sinks->shape(), " '", sinks->name, "' do not fit q ", q_.shape()),
+                "there is one for each head, in the compute type.");
   const Tensor<T, D> q = detail::dense_heads(ctx, q_), k = detail::dense_heads(ctx, k_),
                      v = detail::dense_heads(ctx, v_);
   Tensor<T, D> y(ctx, q.shape());
   Tensor<accumulate_t<T>, D> lse(ctx, {q.size(1), q.size(0)});
   attention_forward(ctx, y.view(), lse.view(), q.view(), k.view(), v.view(), segments, options);
-  // With P = softmax: dV = P^T dY, dS = P (dY V^T - rowsum(dY y)), dQ = scale dS K, dK = scale dS^T Q
-  record(ctx, "attention", y, {q, k, v}, [q, k, v, y, lse, segments, options](Gradients<T, D>& g) {
+  if (sinks) sink_forward(ctx, y.view(), lse.view(), sinks->value.view());
+  // With P = softmax, the sink's column left out: dV = P^T dY, dS = P (dY V^T - rowsum(dY y)), dQ = scale dS K,
+  // dK = scale dS^T Q. That column's own value is zero, so its score's gradient is -P_sink rowsum(dY y).
+  const auto rule = [q, k, v, y, lse, segments, options, sinks](Gradients<T, D>& g) {
+    if (sinks)
+      if (const auto dsinks = g.add(*sinks); dsinks)
+        sink_backward(g.context(), dsinks, g.incoming(), y.view(), lse.view(), sinks->value.view());
     const View<T> dq = g.assign(q), dk = g.assign(k);
     attention_backward(g.context(), dq, dk, g.assign(v), g.incoming(), q.view(), k.view(), v.view(), y.view(),
                        lse.view(), segments, options);
-  });
+  };
+  if (recording(ctx, "attention", {q, k, v, sinks})) ctx.tape()->push({&y}, rule);
   return y;
 }
 

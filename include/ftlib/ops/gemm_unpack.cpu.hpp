@@ -56,6 +56,18 @@ inline float read_half(const void* p) {
   return reinterpret_cast<Bytes>((both & mask) == mask) & 16;
 }
 
+/// Twice the values of 16 E2M1 numbers, as signed bytes.
+[[gnu::always_inline]] inline Bytes twice_e2m1_bytes(const Bytes& bits) {
+  const Bytes table = {0, 1, 2, 3, 4, 6, 8, 12, 0, 255, 254, 253, 252, 250, 248, 244};
+#if defined(__SSSE3__)
+  return reinterpret_cast<Bytes>(_mm_shuffle_epi8(reinterpret_cast<__m128i>(table), reinterpret_cast<__m128i>(bits)));
+#else
+  Bytes out;
+  for (int i = 0; i < 16; ++i) out[i] = table[bits[i]];
+  return out;
+#endif
+}
+
 /// Element 32 chunk of a row of type D, and the 31 behind it, all of which must lie in the row.
 template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* row, int64_t chunk, Chunk& out) {
   using V = Simd<float>::Vec;
@@ -99,8 +111,12 @@ template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* ro
     });
   } else if constexpr (info(D).block == 32) {
     const std::byte* p = row + chunk * bytes;
-    const float d = read_half(p);
-    if constexpr (D == DType::q8_0) {
+    const float d = D == DType::mxfp4 ? half_power(static_cast<uint8_t>(*p)) : read_half(p);
+    if constexpr (D == DType::mxfp4) {
+      const Bytes q = load<Bytes>(p + 1);
+      scale_bytes(twice_e2m1_bytes(q & 15), d, 0, first);
+      scale_bytes(twice_e2m1_bytes(q >> 4), d, 0, second);
+    } else if constexpr (D == DType::q8_0) {
       scale_bytes(load<Bytes>(p + 2), d, 0, first);
       scale_bytes(load<Bytes>(p + 18), d, 0, second);
     } else {

@@ -39,6 +39,10 @@ FTLIB_INLINE int64_t first_not_finite(DType type, const std::byte* data, int64_t
       return detail::first_full_exponent<uint16_t>(data, count, 2, half_exponent);
     case DType::bf16:
       return detail::first_full_exponent<uint16_t>(data, count, 2, 0x7f80);
+    case DType::mxfp4:  // the largest value, 12 2^(e - 128), is none from e = 253 on
+      for (int64_t i = 0; i < count / 32; ++i)
+        if (static_cast<uint8_t>(data[17 * i]) >= 253) return 32 * i;
+      return -1;
     default:
       break;
   }

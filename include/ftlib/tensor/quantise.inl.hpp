@@ -10,7 +10,7 @@
 
 #include <algorithm>  // std::clamp, std::minmax_element
 #include <array>      // std::array
-#include <cmath>      // std::isfinite, std::nearbyint
+#include <cmath>      // std::ilogb, std::isfinite, std::nearbyint
 #include <limits>     // std::numeric_limits
 
 namespace ft::inline FTLIB_ABI {
@@ -318,6 +318,31 @@ inline void quantise(const float* x, const float* w, BlockQ6_K& b) {
       low = static_cast<uint8_t>(low | (level & 15) << (k / 2 * 4));
       high = static_cast<uint8_t>(high | (level >> 4) << (2 * k));
     }
+  }
+}
+
+/// The powers of two around that which makes the largest magnitude fit, of which the best is kept.
+inline void quantise(const float* x, const float* w, BlockMXFP4& b) {
+  const auto [low, high] = std::minmax_element(x, x + 32);
+  const float largest = std::max(-*low, *high);
+  if (largest == 0) return;
+  const int fits = std::ilogb(largest) - 2 + 127;  // 4 to 8 times 2^(fits - 127)
+  double least = std::numeric_limits<double>::infinity();
+  for (int e = std::clamp(fits - 1, 0, 252); e <= std::clamp(fits + 1, 0, 252); ++e) {
+    BlockMXFP4 one{static_cast<uint8_t>(e), {}};
+    const double unit = static_cast<double>(half_power(one.e));
+    double error = 0;
+    for (int i = 0; i < 32; ++i) {
+      const double value = static_cast<double>(x[i]), level = std::abs(value) / unit;
+      const int q = (level > 0.5) + (level >= 1.5) + (level > 2.5) + (level >= 3.5) + (level > 5) + (level >= 7) +
+                    (level > 10);  // half way to the even one
+      const int bits = q | (value < 0 && q ? 8 : 0);
+      error += static_cast<double>(w[i]) * std::pow(unit * twice_e2m1(bits) - value, 2);
+      one.q[i % 16] = static_cast<uint8_t>(one.q[i % 16] | bits << (i / 16 * 4));
+    }
+    if (!(error < least)) continue;
+    least = error;
+    b = one;
   }
 }
 

@@ -3,6 +3,7 @@
 #include <ftlib/core/dtype.hpp>  // DType, half, bfloat16
 
 #include <algorithm>  // std::min
+#include <bit>        // std::bit_cast
 #include <cstring>    // std::memcpy
 
 // On a function that host and device code may both call.
@@ -53,9 +54,12 @@ struct BlockQ6_K {  // d scale (q - 32), a scale for each 16 elements
   int8_t scales[16];
   half d;
 };
+struct BlockMXFP4 {  // 2^(e - 128) times twice the value of the four bits of an E2M1 number    OCP Microscaling 1.0
+  uint8_t e, q[16];
+};
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 &&
               sizeof(BlockQ5_0) == 22 && sizeof(BlockQ5_1) == 24 && sizeof(BlockQ4_K) == 144 &&
-              sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
+              sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210 && sizeof(BlockMXFP4) == 17);
 
 namespace detail {
 template <DType type> struct BlockOf;
@@ -67,6 +71,7 @@ template <> struct BlockOf<DType::q5_1> { using Block = BlockQ5_1; };
 template <> struct BlockOf<DType::q4_k> { using Block = BlockQ4_K; };
 template <> struct BlockOf<DType::q5_k> { using Block = BlockQ5_K; };
 template <> struct BlockOf<DType::q6_k> { using Block = BlockQ6_K; };
+template <> struct BlockOf<DType::mxfp4> { using Block = BlockMXFP4; };
 template <> struct BlockOf<DType::f32> { using Block = float; };
 template <> struct BlockOf<DType::f64> { using Block = double; };
 template <> struct BlockOf<DType::f16> { using Block = half; };
@@ -81,6 +86,15 @@ FTLIB_HD inline int k_scale(const uint8_t* s, int j) {
 }
 FTLIB_HD inline int k_min(const uint8_t* s, int j) {
   return j < 4 ? s[j + 4] & 63 : (s[j + 4] >> 4) | ((s[j] >> 6) << 4);
+}
+/// 2^(e - 128), subnormal for e of 0 and 1.
+FTLIB_HD inline float half_power(uint8_t e) {
+  return std::bit_cast<float>(e < 2 ? uint32_t{0x200000} << e : uint32_t{e - 1u} << 23);
+}
+/// Twice the value of an E2M1 number: 0, 1, 2, 3, 4, 6, 8 or 12, negative where the fourth bit is set.
+FTLIB_HD inline int twice_e2m1(int bits) {
+  const int magnitude = static_cast<int>(uint64_t{0x0c08060403020100} >> (8 * (bits & 7)) & 255);
+  return bits & 8 ? -magnitude : magnitude;
 }
 }  // namespace detail
 
@@ -119,6 +133,9 @@ FTLIB_HD inline float dequantise(const BlockQ6_K& b, int i) {
   const int high = (b.high[half_block * 32 + l] >> (2 * j)) & 3;
   return static_cast<float>(b.d) * static_cast<float>(b.scales[i / 16]) * static_cast<float>((low | (high << 4)) - 32);
 }
+FTLIB_HD inline float dequantise(const BlockMXFP4& b, int i) {
+  return detail::half_power(b.e) * static_cast<float>(detail::twice_e2m1(detail::nibble(b.q, i)));
+}
 FTLIB_HD inline float dequantise(float b, int) { return b; }
 FTLIB_HD inline double dequantise(double b, int) { return b; }
 FTLIB_HD inline float dequantise(half b, int) { return static_cast<float>(b); }
@@ -152,6 +169,8 @@ template <class F> decltype(auto) with_dtype(DType type, F&& f) {
       return f.template operator()<DType::q5_k>();
     case DType::q6_k:
       return f.template operator()<DType::q6_k>();
+    case DType::mxfp4:
+      return f.template operator()<DType::mxfp4>();
   }
   throw Error(str("dtype: no such type ", static_cast<int>(type)));
 }

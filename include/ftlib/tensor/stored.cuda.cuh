@@ -72,6 +72,13 @@ __device__ inline Eight eight_of(const BlockQ6_K& b, int i) {
   return {(low & 0x0f0f0f0f0f0f0f0fu) | (high & 0x0303030303030303u) << 4, 32,
           widen(b.d) * static_cast<float>(b.scales[i / 16])};
 }
+__device__ inline Eight eight_of(const BlockMXFP4& b, int i) {
+  const uint64_t bits = eight_nibbles<uint8_t>(b.q, i);
+  uint64_t q = 0;
+  for (int k = 0; k < 8; ++k)
+    q |= static_cast<uint64_t>(12 + twice_e2m1(static_cast<int>(bits >> (8 * k) & 15))) << (8 * k);
+  return {q, 12, half_power(b.e)};
+}
 /// What the first block's address must be a multiple of: the largest power of two in a block's size, so that the
 /// others' are as well.
 template <class Block>

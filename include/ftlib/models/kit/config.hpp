@@ -55,6 +55,9 @@ class ConfigFields {
   virtual void each_layer(const char* hf, std::vector<std::string>& words, int64_t count,
                           const std::vector<std::string>& otherwise) = 0;
   virtual void word(const char* hf, std::string& value, const char* fallback) = 0;
+  /// How the weights are stored (quantization_config): `method` is read here, another is refused. Not written back,
+  /// for what is written is dense.
+  virtual void storage(const char* /*method*/) {}
   /// Keys with this beginning, of config.json or of GGUF behind the architecture, say nothing that is computed here.
   void pass_over(std::string beginning) { passed_.push_back(std::move(beginning)); }
   /// Whoever says something else is a variant that is not computed here.
@@ -397,6 +400,13 @@ class JsonConfig final : public ConfigFields {
   void expect(const char* hf, const char* known) override {
     const auto got = get<std::string>(hf, std::optional<std::string>(known));
     if (got != known) fail(str(hf, " is '", got, "'; ftlib knows '", known, "' for this architecture"));
+  }
+  void storage(const char* method) override {
+    read_.insert("quantization_config");
+    const Json* stored = object(json_, "quantization_config");
+    if (!stored) return;
+    if (const auto got = value_or<std::string>(*stored, "quant_method", "", file_); got != method)
+      fail(str("quantization_config's quant_method is '", got, "'; ftlib reads '", method, "' for this architecture"));
   }
   [[noreturn]] void fail(const std::string& what) const override { throw Error(str(file_, ": ", what)); }
 

@@ -3,6 +3,7 @@
 #pragma once
 #include <ftlib/models/gemma3.hpp>
 #include <ftlib/models/gpt2.hpp>
+#include <ftlib/models/gpt_oss.hpp>
 #include <ftlib/models/granite.hpp>
 #include <ftlib/models/lfm2.hpp>
 #include <ftlib/models/llama.hpp>
@@ -18,6 +19,7 @@ namespace ft::inline FTLIB_ABI::detail {
 template <class... Config> struct ConfigList {};
 /// Of several with one name in GGUF, the first reads such files.
 using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, MistralConfig, SmolLM3Config,
-                                GraniteConfig, GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig>;
+                                GraniteConfig, GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig,
+                                GptOssConfig>;
 
 }  // namespace ft::inline FTLIB_ABI::detail

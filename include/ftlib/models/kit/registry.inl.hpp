@@ -39,8 +39,12 @@ namespace ft::inline FTLIB_ABI {
   Weights weights(name());
   if (!gguf) {
     const auto tensors = SafetensorsModel::open(path);
-    for (const std::string& tensor : tensors.names())
-      weights.put(tensor, map.across_folder(tensor, tensors.tensor(tensor)));
+    for (const std::string& tensor : tensors.names()) {
+      const SafetensorsFile& file = tensors.file_of(tensor);
+      if (file.info(tensor).dtype == "U8")
+        weights.put_bytes(tensor, {file.info(tensor).shape, file.bytes(tensor).data(), file.owner()});
+      else weights.put(tensor, map.across_folder(tensor, file.tensor(tensor)));
+    }
   } else {
     auto names = gguf->names();
     std::erase_if(names,

@@ -14,6 +14,7 @@ struct LayerTraits {
              *o = "self_attn.o_proj";
   const char* qkv = nullptr;                                // in place of q, k and v: their rows one after the other
   const char *q_norm = nullptr, *k_norm = nullptr;          // over each head, before the positions
+  const char* sinks = nullptr;                              // a score more for each head, of no key
   const char *after_mixer = nullptr, *after_mlp = nullptr;  // norms of what is added to x
   const char* mlp_norm = "post_attention_layernorm";
   const char *gate = "mlp.gate_proj", *up = "mlp.up_proj", *down = "mlp.down_proj";  // no gate: down(f(up(x)))
@@ -24,7 +25,7 @@ struct LayerTraits {
   int64_t experts = 0, chosen = 0, expert_size = 0;
   bool renormalise = false;       // the chosen ones' probabilities sum to 1
   const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
-  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;  // the last of router and experts too
   const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table
   int64_t window = 0;                 // how many keys a token sees, its own included; 0: all
   float attention_scale = 0;          // of the scores; 0: 1 / sqrt(head size)

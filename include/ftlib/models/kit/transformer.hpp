@@ -85,6 +85,7 @@ template <Scalar T, Device D> class BlockReader {
       b.attention = attention(at, t);
       b.attention.q_norm = norm_of(t.q_norm, hd);
       b.attention.k_norm = norm_of(t.k_norm, hd);
+      if (t.sinks) b.attention.sinks = read_.weights.template vector<T>(read_.ctx, at + t.sinks, c_.num_attention_heads);
     }
     if (t.router) b.experts = experts(at, t);
     else b.mlp = mlp(at, t);
@@ -134,13 +135,23 @@ template <Scalar T, Device D> class BlockReader {
     const auto matrix = [&](const std::string& name, int64_t out, int64_t in) {
       return read_.weights.template matrix<T>(read_.ctx, at + name + ".weight", {out, in}, WeightKind::other);
     };
+    const auto bias = [&](const std::string& name, int64_t out) {
+      return read_.weights.template vector<T>(read_.ctx, at + name + ".bias", out);
+    };
     Experts<T, D> e;
     e.router = matrix(t.router, t.experts, C);
+    if (t.mlp_bias) e.router_bias = bias(t.router, t.experts);
     for (int64_t i = 0; i < t.experts; ++i) {
-      e.gate.push_back(matrix(str(t.expert, i, ".gate_proj"), F, C));
-      e.up.push_back(matrix(str(t.expert, i, ".up_proj"), F, C));
-      e.down.push_back(matrix(str(t.expert, i, ".down_proj"), C, F));
+      const std::string expert = str(t.expert, i);
+      e.gate.push_back(matrix(expert + ".gate_proj", F, C));
+      e.up.push_back(matrix(expert + ".up_proj", F, C));
+      e.down.push_back(matrix(expert + ".down_proj", C, F));
+      if (!t.mlp_bias) continue;
+      e.gate_bias.push_back(bias(expert + ".gate_proj", F));
+      e.up_bias.push_back(bias(expert + ".up_proj", F));
+      e.down_bias.push_back(bias(expert + ".down_proj", C));
     }
+    e.activation = t.activation;
     e.chosen = t.chosen;
     e.renormalise = t.renormalise;
     e.ones = Parameter<T, D>(

@@ -6,6 +6,7 @@
 #include <ftlib/tensor/quantised.hpp>   // dequantise_row
 
 #include <map>     // std::map
+#include <memory>  // std::shared_ptr
 #include <string>  // std::string
 #include <vector>  // std::vector
 
@@ -17,22 +18,19 @@ class Weights {
   explicit Weights(std::string file) : file_(std::move(file)) {}
 
   void put(const std::string& name, Stored<Cpu> tensor) { tensors_.insert_or_assign(name, std::move(tensor)); }
-  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  /// Bytes that are no numbers by themselves: parts of blocks, which an architecture's prepare() puts together.
+  struct Bytes {
+    Shape shape;
+    const std::byte* data = nullptr;
+    std::shared_ptr<const void> owner = {};
+  };
+  void put_bytes(const std::string& name, Bytes bytes) { bytes_.insert_or_assign(name, std::move(bytes)); }
+  bool has(const std::string& name) const { return tensors_.count(name) != 0 || bytes_.count(name) != 0; }
   const std::string& file() const { return file_; }
 
   /// Removes and returns a tensor. Throws Error where there is none of that name, or it has another shape.
-  Stored<Cpu> take(const std::string& name, const Shape& shape) {
-    const auto found = tensors_.find(name);
-    if (found == tensors_.end())
-      throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"),
-                  "the file is not whole, or its configuration is of another model.");
-    if (found->second.shape != shape)
-      throw Error(
-          str(file_, ": tensor '", name, "' has shape ", found->second.shape, ", the configuration says ", shape));
-    Stored<Cpu> tensor = std::move(found->second);
-    tensors_.erase(found);
-    return tensor;
-  }
+  Stored<Cpu> take(const std::string& name, const Shape& shape) { return take_from(tensors_, name, shape); }
+  Bytes take_bytes(const std::string& name, const Shape& shape) { return take_from(bytes_, name, shape); }
   /// A matrix, left as it is stored.
   template <Scalar T, Device D>
   Parameter<T, D> matrix(Context<D>& ctx, const std::string& name, const Shape& shape, WeightKind kind) {
@@ -70,6 +68,10 @@ class Weights {
   void ignore(const std::string& name) { tensors_.erase(name); }
   /// Throws Error where a tensor was not taken.
   void finish() const {
+    if (!bytes_.empty())
+      throw Error(str(file_, ": tensor '", bytes_.begin()->first, "' ", bytes_.begin()->second.shape,
+                      " has type U8, which is no weight of this architecture (", bytes_.size(), " such)"),
+                  "F64, F32, F16 and BF16 are read: take a model that is not quantised, or a GGUF file.");
     if (tensors_.empty()) return;
     throw Error(str(file_, ": tensor '", tensors_.begin()->first, "' ", tensors_.begin()->second.shape,
                     " is not part of this architecture (", tensors_.size(), " such)"),
@@ -77,6 +79,19 @@ class Weights {
   }
 
  private:
+  template <class Tensor>
+  Tensor take_from(std::map<std::string, Tensor>& all, const std::string& name, const Shape& shape) const {
+    const auto found = all.find(name);
+    if (found == all.end())
+      throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"),
+                  "the file is not whole, or its configuration is of another model.");
+    if (found->second.shape != shape)
+      throw Error(
+          str(file_, ": tensor '", name, "' has shape ", found->second.shape, ", the configuration says ", shape));
+    Tensor tensor = std::move(found->second);
+    all.erase(found);
+    return tensor;
+  }
   /// Mapped files stay where they are; a GPU gets a copy, in the compute type where the file's is dense.
   template <Scalar T, Device D> static Stored<D> on_device(Context<D>& ctx, const Stored<Cpu>& tensor) {
     if constexpr (std::same_as<D, Cpu>) {
@@ -95,6 +110,7 @@ class Weights {
 
   std::string file_;
   std::map<std::string, Stored<Cpu>> tensors_;
+  std::map<std::string, Bytes> bytes_;
 };
 
 }  // namespace ft::inline FTLIB_ABI

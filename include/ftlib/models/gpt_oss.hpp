@@ -1,0 +1,135 @@
+// models/gpt_oss.hpp: gpt-oss. Experts with biases, a limited SwiGLU, attention sinks, a window on every other layer,
+// YaRN. Its folder has all experts of a layer as one tensor, in MXFP4 or dense. arXiv:2508.10925; transformers'
+// models/gpt_oss.
+#pragma once
+#include <ftlib/models/kit/config.hpp>
+
+namespace ft::inline FTLIB_ABI {
+
+struct GptOssConfig : TransformerConfig {
+  static constexpr const char *name = "gpt_oss", *gguf_name = "gpt-oss", *class_name = "GptOssForCausalLM";
+  RopeOptions rope;
+  int64_t sliding_window = 0, num_local_experts = 0, num_experts_per_tok = 0;
+  std::vector<bool> sliding;
+
+  void fields(ConfigFields& f) override {
+    common(f, /*tied=*/false, 64, 131072, 1e-5f);
+    f.rope(rope, head_dim, 150000);
+    if (f.is_gguf() && rope.yarn) rope.yarn->truncate = false;  // as the model was trained; GGUF has no word for it
+    std::vector<bool> otherwise;
+    for (int64_t i = 0; i < num_hidden_layers; ++i) otherwise.push_back(i % 2 == 0);
+    f.sliding(sliding, num_hidden_layers, otherwise);
+    f.window("attention.sliding_window", sliding_window, 128);
+    f.size("num_local_experts", "expert_count", num_local_experts, 128);
+    f.size("num_experts_per_tok", "expert_used_count", num_experts_per_tok, 4);
+    int64_t expert_size = 0;  // GGUF says the width twice
+    f.size(nullptr, "expert_feed_forward_length", expert_size, intermediate_size);
+    bool bias = true;
+    f.flag("attention_bias", nullptr, bias, true);
+    float limit = 7, alpha = 1.702f;
+    f.number("swiglu_limit", nullptr, limit, 7.0f);
+    f.number("swiglu_alpha", nullptr, alpha, 1.702f);
+    f.expect("hidden_act", "silu");
+    f.storage("mxfp4");
+    for (const char* said_elsewhere : {"experts_per_token", "initial_context_length", "router_aux_loss_coef",
+                                       "output_router_logits"})
+      f.pass_over(said_elsewhere);
+    if (!bias || limit != 7.0f || std::abs(alpha - 1.702f) > 1e-6f || expert_size != intermediate_size)
+      f.fail("attention without biases, another limit or gain of SwiGLU or experts of another width are not computed");
+    if (num_experts_per_tok > num_local_experts)
+      f.fail(str("num_experts_per_tok ", num_experts_per_tok, " of num_local_experts ", num_local_experts));
+  }
+  TensorMap tensors() const override {
+    auto rules = common_tensors();
+    rules.push_back({"model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"});
+    rules.push_back({"model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks"});
+    rules.push_back({"model.layers.{}.mlp.router", "blk.{}.ffn_gate_inp"});
+    for (const char* part : {"gate", "up", "down"})
+      rules.push_back({.hf = str("model.layers.{}.mlp.experts.{e}.", part, "_proj"),
+                       .gguf = str("blk.{}.ffn_", part, "_exps"),
+                       .transform = Transform::stack,
+                       .experts = num_local_experts});
+    return {num_hidden_layers, rules};
+  }
+  LayerTraits layer(int64_t i) const override {
+    return {.sinks = "self_attn.sinks.weight",
+            .router = "mlp.router",
+            .expert = "mlp.experts.",
+            .experts = num_local_experts,
+            .chosen = num_experts_per_tok,
+            .expert_size = intermediate_size,
+            .renormalise = true,
+            .qkv_bias = true,
+            .o_bias = true,
+            .mlp_bias = true,
+            .rope = &rope,
+            .window = sliding[static_cast<std::size_t>(i)] ? sliding_window : 0,
+            .activation = Activation::limited_silu};
+  }
+  /// A folder's experts, (E, in, out) or blocks and scales of (E, out, in), become matrices (out, in) of their own.
+  [[gnu::cold]] void prepare(Weights& weights) const override {
+    const int64_t E = num_local_experts, C = hidden_size, F = intermediate_size;
+    for (int64_t i = 0; i < num_hidden_layers; ++i) {
+      const std::string at = str("model.layers.", i, '.'), experts = at + "mlp.experts.";
+      if (weights.has(at + "self_attn.sinks"))
+        weights.put(at + "self_attn.sinks.weight", weights.take(at + "self_attn.sinks", {num_attention_heads}));
+      split(weights, experts, "gate_up_proj", {"gate_proj", "up_proj"}, E, 2 * F, C);
+      split(weights, experts, "down_proj", {"down_proj"}, E, C, F);
+    }
+  }
+
+ private:
+  /// Row r of an expert is row r / n of part r % n.
+  [[gnu::cold]] static void split(Weights& weights, const std::string& at, const std::string& whole,
+                                  const std::vector<const char*>& parts, int64_t E, int64_t rows, int64_t in) {
+    const auto n = static_cast<int64_t>(parts.size());
+    const auto name = [&](int64_t e, int64_t part, const char* kind) {
+      return str(at, e, '.', parts[static_cast<std::size_t>(part)], kind);
+    };
+    const auto each = [&](auto f) {
+      for (int64_t e = 0; e < E; ++e)
+        for (int64_t part = 0; part < n; ++part) f(e, part);
+    };
+    if (weights.has(at + whole)) {
+      const Stored<Cpu> w = weights.take(at + whole, {E, in, rows});
+      const int64_t size = storage_bytes(w.type, 1);
+      each([&](int64_t e, int64_t part) {
+        auto [out, to] = detail::new_stored(w.type, {rows / n, in});
+        for (int64_t r = part; r < rows; r += n)
+          for (int64_t c = 0; c < in; ++c) to = std::copy_n(w.data + ((e * in + c) * rows + r) * size, size, to);
+        weights.put(name(e, part, ".weight"), out);
+      });
+    } else if (weights.has(at + whole + "_blocks")) {
+      if (in % 32)
+        throw Error(str(weights.file(), ": MXFP4 of rows of ", in, " values, which blocks of 32 do not divide"));
+      const int64_t groups = in / 32;
+      const auto blocks = weights.take_bytes(at + whole + "_blocks", {E, rows, groups, 16}),
+                 scales = weights.take_bytes(at + whole + "_scales", {E, rows, groups});
+      each([&](int64_t e, int64_t part) {
+        auto [out, to] = detail::new_stored(DType::mxfp4, {rows / n, in});
+        for (int64_t r = part; r < rows; r += n)
+          for (int64_t g = e * rows * groups + r * groups; g < (e * rows + r + 1) * groups; ++g) {
+            BlockMXFP4 block{static_cast<uint8_t>(scales.data[g]), {}};
+            // Element i is half i % 2 of byte i / 2 there; here the low halves are elements 0 to 15.
+            for (int64_t j = 0; j < 32; ++j) {
+              const int bits = static_cast<int>(blocks.data[16 * g + j / 2]) >> (j % 2 * 4) & 15;
+              block.q[j % 16] = static_cast<uint8_t>(block.q[j % 16] | bits << (j / 16 * 4));
+            }
+            std::memcpy(to, &block, sizeof block);
+            to += sizeof block;
+          }
+        weights.put(name(e, part, ".weight"), out);
+      });
+    }
+    if (!weights.has(at + whole + "_bias")) return;
+    const Stored<Cpu> b = weights.take(at + whole + "_bias", {E, rows});
+    const int64_t size = storage_bytes(b.type, 1);
+    each([&](int64_t e, int64_t part) {
+      auto [out, to] = detail::new_stored(b.type, {rows / n});
+      for (int64_t r = part; r < rows; r += n) to = std::copy_n(b.data + (e * rows + r) * size, size, to);
+      weights.put(name(e, part, ".bias"), out);
+    });
+  }
+};
+
+}  // namespace ft::inline FTLIB_ABI
