@@ -418,16 +418,8 @@ def draw_batches(vocab):
 
 
 def checkpoint_parts(name, tensor, architecture):
-    """What transformers has as one tensor of all experts is a matrix of each in a checkpoint, or here."""
-    if name.endswith("sinks"):
-        return [(f"{name}.weight", tensor)]
-    if architecture == "gpt_oss" and ".experts." in name:
-        at, part = name.rsplit(".", 1)
-        kind = "bias" if part.endswith("_bias") else "weight"
-        which = ["gate_proj", "up_proj"] if part.startswith("gate_up") else ["down_proj"]
-        return [(f"{at}.{e}.{w}.{kind}", one[..., i::len(which)].T if kind == "weight" else one[i::len(which)])
-                for e, one in enumerate(tensor) for i, w in enumerate(which)]
-    if not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
+    """What transformers has as one tensor of all experts is a matrix of each in a checkpoint, but for gpt-oss'."""
+    if architecture == "gpt_oss" or not name.endswith(("experts.gate_up_proj", "experts.down_proj")):
         return [(name, tensor)]
     at, part = name.rsplit(".", 1)
     return [(f"{at}.{e}.{which}.weight", half) for e, one in enumerate(tensor)
@@ -679,11 +671,14 @@ def write_gguf(path, model, architecture):
             at = name.rsplit(".", 1)[0]
             state |= {f"{at}.gate_proj.weight": gate, f"{at}.up_proj.weight": up,
                       f"{at}.down_proj.weight": state.pop(f"{at}.down_proj")}
-    if architecture == "gpt-oss":
+    if architecture == "gpt-oss":  # (E, in, out) with gate and up interleaved; sinks have no ending
         for name in [n for n in state if ".experts." in n]:
-            parts = checkpoint_parts(name, torch.from_numpy(state.pop(name)), "gpt_oss")
-            for which in {n.split(".", 6)[6] for n, _ in parts}:  # "gate_proj.weight"
-                state[name.rsplit(".", 1)[0] + "." + which] = np.stack([v.numpy() for n, v in parts if n.endswith(which)])
+            value, (at, part) = state.pop(name), name.rsplit(".", 1)
+            kind = "bias" if part.endswith("_bias") else "weight"
+            which = ["gate_proj", "up_proj"] if part.startswith("gate_up") else ["down_proj"]
+            for i, one in enumerate(which):
+                value_of = value[..., i::len(which)]
+                state[f"{at}.{one}.{kind}"] = value_of.swapaxes(1, 2) if kind == "weight" else value_of
         state |= {n + ".weight": state.pop(n) for n in [n for n in state if n.endswith("sinks")]}
     for name, value in state.items():
         stem, kind = name.rsplit(".", 1)

@@ -77,6 +77,19 @@ struct GptOssConfig : TransformerConfig {
       split(weights, experts, "down_proj", {"down_proj"}, E, C, F);
     }
   }
+  FolderPlace folder_place(const std::string& name, const Shape& shape) const override {
+    if (name.ends_with(".sinks.weight")) return {name.substr(0, name.rfind('.')), shape};
+    const auto found = name.find(".mlp.experts.");
+    if (found == name.npos) return {name, shape};
+    const std::size_t number = found + std::string_view(".mlp.experts.").size(), part = name.find('.', number) + 1;
+    const int64_t e = std::stoll(name.substr(number)), E = num_local_experts, rows = shape[0];
+    const bool down = name.compare(part, 4, "down") == 0, bias = shape.rank() == 1;
+    const int64_t n = down ? 1 : 2, first = name.compare(part, 2, "up") == 0 ? 1 : 0;
+    const std::string whole = name.substr(0, number) + (down ? "down_proj" : "gate_up_proj");
+    if (bias) return {whole + "_bias", {E, n * rows}, e * n * rows + first, n};
+    const int64_t in = shape[1];
+    return {whole, {E, in, n * rows}, e * in * n * rows + first, n, n * rows};
+  }
 
  private:
   /// Row r of an expert is row r / n of part r % n.

@@ -124,12 +124,18 @@ template <Scalar T, Device D>
   for (const Parameter<T, D>* w : this->base_parameters()) bytes += static_cast<uint64_t>(w->count()) * sizeof(T);
   check_room(folder, bytes);  // before all weights are brought into the compute type
   std::vector<TensorEntry> entries;
-  std::vector<std::vector<T>> host;
+  std::map<std::string, std::vector<T>> host;
   for (const Parameter<T, D>* w : this->base_parameters()) {
-    const Tensor<T, D> value = w->value ? w->value : dense(ctx, *w);
-    const Tensor<T, D> written = model_->transposed_in_folder(*w) ? transpose(ctx, value) : value;
-    host.push_back(contiguous(ctx, written).to_host(ctx));
-    entries.push_back({w->name, dtype_of<T>, written.shape(), host.back().data()});
+    const FolderPlace place = model_->folder_place(*w);
+    const std::vector<T> value = contiguous(ctx, w->value ? w->value : dense(ctx, *w)).to_host(ctx);
+    std::vector<T>& there = host[place.name];
+    if (there.empty()) {
+      there.resize(static_cast<std::size_t>(place.shape.count()));
+      entries.push_back({place.name, dtype_of<T>, place.shape, there.data()});
+    }
+    place.each(w->shape(), [&](int64_t to, int64_t from) {
+      there[static_cast<std::size_t>(to)] = value[static_cast<std::size_t>(from)];
+    });
   }
   AtomicFolder out(folder);
   Json config = model_->config();

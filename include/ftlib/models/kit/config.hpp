@@ -96,6 +96,8 @@ struct TransformerConfig : ModelInfo {
   virtual std::string in_llama_cpp() const { return {}; }
   /// Forgets tensors that hold nothing a model reads, and mends names, before parameters are taken.
   virtual void prepare(Weights&) const {}
+  /// The opposite: where a folder has what is `name` in memory.
+  virtual FolderPlace folder_place(const std::string& name, const Shape& shape) const { return {name, shape}; }
   /// config.json. Throws Error where it cannot be said there.
   Json to_json();
 

@@ -79,8 +79,10 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
     for (const Block& b : blocks_) layers.push_back(b.kept());
     return {ctx, layers, slots, capacity};
   }
-  bool transposed_in_folder(const Parameter<T, D>& w) const final {
-    return config_->decoder().transposed && w.kind == WeightKind::linear;
+  FolderPlace folder_place(const Parameter<T, D>& w) const final {
+    if (config_->decoder().transposed && w.kind == WeightKind::linear)
+      return {w.name, {w.shape()[1], w.shape()[0]}, 0, 1, w.shape()[0]};
+    return config_->folder_place(w.name, w.shape());
   }
   int64_t long_from() const final { return config_->long_from(); }
   const ModelInfo& info() const final { return *config_; }

@@ -6,6 +6,7 @@
 #include <ftlib/nn/kv_cache.hpp>         // KvCache, Placement
 #include <ftlib/ops/cross_entropy.hpp>   // ignored_target
 
+#include <algorithm>   // std::max
 #include <functional>  // std::function
 #include <string>      // std::string
 #include <vector>      // std::vector
@@ -37,6 +38,20 @@ struct ModelInfo {
   int64_t vocab_size = 0, hidden_size = 0, num_hidden_layers = 0;
   int64_t max_position_embeddings = 0;  // the longest sequence the model was made for, in tokens
   std::vector<std::string> notes = {};  // what its files hold that is passed over, a sentence each
+};
+
+/// Where a Hugging Face folder has a weight of a model in memory: in tensor `name` of `shape`, of which it may be a
+/// part. Its element (r, c) is there at begin + r row_step + c col_step, a vector's element r at begin + r row_step.
+struct FolderPlace {
+  std::string name;
+  Shape shape;
+  int64_t begin = 0, row_step = 0, col_step = 1;  // row_step 0: as it is in memory
+
+  /// f(element there, element in memory) for each of w's, of this shape.
+  template <class F> void each(const Shape& w, F f) const {
+    const int64_t cols = w.rank() > 1 ? w.count() / std::max<int64_t>(1, w[0]) : 1, step = row_step ? row_step : cols;
+    for (int64_t i = 0; i < w.count(); ++i) f(begin + i / cols * step + i % cols * col_step, i);
+  }
 };
 
 /// Hidden states to be kept on the way: after how many blocks each, and where they go.
@@ -97,8 +112,8 @@ template <Scalar T, Device D> class LanguageModel {
   virtual GgufDescription gguf() const;
 
   int64_t context_length() const { return info().max_position_embeddings; }
-  /// Whether a Hugging Face folder has a weight of its as (in, out), where it is (out, in) here.
-  virtual bool transposed_in_folder(const Parameter<T, D>&) const { return false; }
+  /// Where a Hugging Face folder has a weight of its.
+  virtual FolderPlace folder_place(const Parameter<T, D>& w) const { return {w.name, w.shape()}; }
   /// A text that grows beyond so many tokens has other positions from the first on (longrope), so that what a cache
   /// holds of it must be read again; 0: none.
   virtual int64_t long_from() const { return 0; }
