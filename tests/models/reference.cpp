@@ -131,8 +131,8 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
         const auto there = c.array("grad." + place.name), here = w->grad.to_host(c.ctx);
         double most = 0;
         place.each(w->shape(), [&](int64_t to, int64_t from) {
-          const double d = std::abs(double{there.at(static_cast<std::size_t>(to))} -
-                                    double{here[static_cast<std::size_t>(from)]});
+          const double d =
+              std::abs(double{there.at(static_cast<std::size_t>(to))} - double{here[static_cast<std::size_t>(from)]});
           if (!(d <= most)) most = d;
         });
         CHECK(most <= 2e-5);

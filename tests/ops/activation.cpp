@@ -77,6 +77,10 @@ template <Curve kind> struct Gated {
     }
     return y;
   }
+  Tolerance16 tolerance16() const {  // limited: of up + 1, which is rounded
+    if (kind == Curve::limited) return {.y = 2e-5, .dx = 2e-5};
+    return {};
+  }
   double tolerance() const { return 1e-12; }
   double bytes(double item) const { return 3 * item * static_cast<double>(shape.count()); }
 };

@@ -106,6 +106,7 @@ struct AttentionWithSinks : Attention {
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
     return attention(ctx, a.x[0], a.x[1], a.x[2], segments, options, &a.w[0]);
   }
+  Tolerance16 tolerance16() const { return {.y = nmse16, .dx = nmse16, .sums = nmse16}; }  // of y, which is rounded
   HostArray reference(const std::vector<HostArray>& in) const {  // a key more, whose score is the sink and value zero
     HostArray y({queries(), H, hd});
     const double scale = options.scale != 0 ? double{options.scale} : 1 / std::sqrt(static_cast<double>(hd));

@@ -31,8 +31,8 @@ struct GptOssConfig : TransformerConfig {
     f.number("swiglu_alpha", nullptr, alpha, 1.702f);
     f.expect("hidden_act", "silu");
     f.storage("mxfp4");
-    for (const char* said_elsewhere : {"experts_per_token", "initial_context_length", "router_aux_loss_coef",
-                                       "output_router_logits"})
+    for (const char* said_elsewhere :
+         {"experts_per_token", "initial_context_length", "router_aux_loss_coef", "output_router_logits"})
       f.pass_over(said_elsewhere);
     if (!bias || limit != 7.0f || std::abs(alpha - 1.702f) > 1e-6f || expert_size != intermediate_size)
       f.fail("attention without biases, another limit or gain of SwiGLU or experts of another width are not computed");
@@ -77,15 +77,15 @@ struct GptOssConfig : TransformerConfig {
       split(weights, experts, "down_proj", {"down_proj"}, E, C, F);
     }
   }
-  FolderPlace folder_place(const std::string& name, const Shape& shape) const override {
-    if (name.ends_with(".sinks.weight")) return {name.substr(0, name.rfind('.')), shape};
-    const auto found = name.find(".mlp.experts.");
-    if (found == name.npos) return {name, shape};
-    const std::size_t number = found + std::string_view(".mlp.experts.").size(), part = name.find('.', number) + 1;
-    const int64_t e = std::stoll(name.substr(number)), E = num_local_experts, rows = shape[0];
-    const bool down = name.compare(part, 4, "down") == 0, bias = shape.rank() == 1;
-    const int64_t n = down ? 1 : 2, first = name.compare(part, 2, "up") == 0 ? 1 : 0;
-    const std::string whole = name.substr(0, number) + (down ? "down_proj" : "gate_up_proj");
+  FolderPlace folder_place(const std::string& ours, const Shape& shape) const override {
+    if (ours.ends_with(".sinks.weight")) return {ours.substr(0, ours.rfind('.')), shape};
+    const auto found = ours.find(".mlp.experts.");
+    if (found == ours.npos) return {ours, shape};
+    const std::size_t number = found + std::string_view(".mlp.experts.").size(), part = ours.find('.', number) + 1;
+    const int64_t e = std::stoll(ours.substr(number)), E = num_local_experts, rows = shape[0];
+    const bool down = ours.compare(part, 4, "down") == 0, bias = shape.rank() == 1;
+    const int64_t n = down ? 1 : 2, first = ours.compare(part, 2, "up") == 0 ? 1 : 0;
+    const std::string whole = ours.substr(0, number) + (down ? "down_proj" : "gate_up_proj");
     if (bias) return {whole + "_bias", {E, n * rows}, e * n * rows + first, n};
     const int64_t in = shape[1];
     return {whole, {E, in, n * rows}, e * in * n * rows + first, n, n * rows};
@@ -96,7 +96,7 @@ struct GptOssConfig : TransformerConfig {
   [[gnu::cold]] static void split(Weights& weights, const std::string& at, const std::string& whole,
                                   const std::vector<const char*>& parts, int64_t E, int64_t rows, int64_t in) {
     const auto n = static_cast<int64_t>(parts.size());
-    const auto name = [&](int64_t e, int64_t part, const char* kind) {
+    const auto name_of = [&](int64_t e, int64_t part, const char* kind) {
       return str(at, e, '.', parts[static_cast<std::size_t>(part)], kind);
     };
     const auto each = [&](auto f) {
@@ -110,7 +110,7 @@ struct GptOssConfig : TransformerConfig {
         auto [out, to] = detail::new_stored(w.type, {rows / n, in});
         for (int64_t r = part; r < rows; r += n)
           for (int64_t c = 0; c < in; ++c) to = std::copy_n(w.data + ((e * in + c) * rows + r) * size, size, to);
-        weights.put(name(e, part, ".weight"), out);
+        weights.put(name_of(e, part, ".weight"), out);
       });
     } else if (weights.has(at + whole + "_blocks")) {
       if (in % 32)
@@ -131,7 +131,7 @@ struct GptOssConfig : TransformerConfig {
             std::memcpy(to, &block, sizeof block);
             to += sizeof block;
           }
-        weights.put(name(e, part, ".weight"), out);
+        weights.put(name_of(e, part, ".weight"), out);
       });
     }
     if (!weights.has(at + whole + "_bias")) return;
@@ -140,7 +140,7 @@ struct GptOssConfig : TransformerConfig {
     each([&](int64_t e, int64_t part) {
       auto [out, to] = detail::new_stored(b.type, {rows / n});
       for (int64_t r = part; r < rows; r += n) to = std::copy_n(b.data + (e * rows + r) * size, size, to);
-      weights.put(name(e, part, ".bias"), out);
+      weights.put(name_of(e, part, ".bias"), out);
     });
   }
 };

@@ -19,8 +19,8 @@ namespace ft::inline FTLIB_ABI {
 /// (N, C) -> (N, C). Which are chosen is read on the host; of equals the first. Each expert's tokens are one product,
 /// and an expert that no token has chosen costs nothing.                              arXiv:1701.06538, 2101.03961
 template <Scalar T, Device D> struct Experts {
-  Parameter<T, D> router = {}, router_bias = {};     // (E, C), (E); the bias may be empty
-  std::vector<Parameter<T, D>> gate, up, down = {};  // E of (F, C), (F, C), (C, F)
+  Parameter<T, D> router = {}, router_bias = {};                    // (E, C), (E); the bias may be empty
+  std::vector<Parameter<T, D>> gate, up, down = {};                 // E of (F, C), (F, C), (C, F)
   std::vector<Parameter<T, D>> gate_bias, up_bias, down_bias = {};  // E of (F), (F), (C), or none
   Activation activation = Activation::silu;
   int64_t chosen = 0;

@@ -18,8 +18,8 @@ namespace ft::inline FTLIB_ABI::detail {
 
 template <class... Config> struct ConfigList {};
 /// Of several with one name in GGUF, the first reads such files.
-using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, MistralConfig, SmolLM3Config,
-                                GraniteConfig, GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig,
-                                GptOssConfig>;
+using KnownConfigs =
+    ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, MistralConfig, SmolLM3Config, GraniteConfig,
+               GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig, GptOssConfig>;
 
 }  // namespace ft::inline FTLIB_ABI::detail

@@ -23,8 +23,8 @@ struct LayerTraits {
   // Experts in place of the feed-forward part: the router's name, and what is before an expert's number.
   const char *router = nullptr, *expert = nullptr;
   int64_t experts = 0, chosen = 0, expert_size = 0;
-  bool renormalise = false;       // the chosen ones' probabilities sum to 1
-  const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
+  bool renormalise = false;                                 // the chosen ones' probabilities sum to 1
+  const char* gate_up = nullptr;                            // in place of gate and up: their rows one after the other
   bool qkv_bias = false, o_bias = false, mlp_bias = false;  // the last of router and experts too
   const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table
   int64_t window = 0;                 // how many keys a token sees, its own included; 0: all

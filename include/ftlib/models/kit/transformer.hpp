@@ -85,7 +85,8 @@ template <Scalar T, Device D> class BlockReader {
       b.attention = attention(at, t);
       b.attention.q_norm = norm_of(t.q_norm, hd);
       b.attention.k_norm = norm_of(t.k_norm, hd);
-      if (t.sinks) b.attention.sinks = read_.weights.template vector<T>(read_.ctx, at + t.sinks, c_.num_attention_heads);
+      if (t.sinks)
+        b.attention.sinks = read_.weights.template vector<T>(read_.ctx, at + t.sinks, c_.num_attention_heads);
     }
     if (t.router) b.experts = experts(at, t);
     else b.mlp = mlp(at, t);
