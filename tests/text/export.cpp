@@ -105,7 +105,9 @@ TEST_CASE("save_gguf: every family's folder comes back with the same logits, tok
     CHECK(again.tokenizer().chat_template() == lm.tokenizer().chat_template());
     CHECK(again.tokenizer().eos() == lm.tokenizer().eos());
     // Half the digits of a half, and of a half as bfloat16.
-    for (const auto& [type, within] : {std::pair{"f16", 0.05}, std::pair{"bf16", 0.5}}) {
+    for (const auto& halves : {std::pair{"f16", 0.05}, std::pair{"bf16", 0.5}}) {
+      const char* const type = halves.first;
+      const double within = halves.second;
       CAPTURE(type);
       save_gguf(lm, dir / "small.gguf", {.type = type});
       auto small = ExportLm::from_pretrained(dir / "small.gguf", {.threads = 2});
