@@ -22,7 +22,7 @@ struct GptOssConfig : TransformerConfig {
     f.window("attention.sliding_window", sliding_window, 128);
     f.size("num_local_experts", "expert_count", num_local_experts, 128);
     f.size("num_experts_per_tok", "expert_used_count", num_experts_per_tok, 4);
-    int64_t expert_size = 0;  // GGUF says the width twice
+    int64_t expert_size = intermediate_size;  // GGUF says the width twice
     f.size(nullptr, "expert_feed_forward_length", expert_size, intermediate_size);
     bool bias = true;
     f.flag("attention_bias", nullptr, bias, true);
