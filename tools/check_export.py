@@ -237,6 +237,17 @@ def real(qa, model, adapter, scratch):
             check(model.name, "the chat template",
                   source.fields["tokenizer.chat_template"].contents() == llama.metadata.get("tokenizer.chat_template"))
         print(f"{model.name} {mixture}: {text!r}")
+    if model.suffix == ".gguf":  # through a folder of transformers' kind, and back
+        folder, back = scratch / "folder", scratch / "back.gguf"
+        run(qa, "export", "--model", model, "--to", "hf", "--out", folder)
+        run(qa, "export", "--model", folder, "--to", "gguf", "--type", "f16", "--out", back)
+        here, there = (llama_cpp.Llama(str(p), vocab_only=True, verbose=False) for p in (model, back))
+        texts = [t for t in json.loads((ROOT / "tests/data/tokenizer/strings.json").read_text()) if isinstance(t, str)]
+        differ = [t for t in texts if here.tokenize(t.encode(), special=True) != there.tokenize(t.encode(), special=True)]
+        check(model.name, "the same tokens through a folder and back", not differ, differ[:3])
+        for key in ("tokenizer.chat_template", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.add_bos_token", "tokenizer.ggml.pre"):
+            check(model.name, f"{key} through a folder and back", here.metadata.get(key) == there.metadata.get(key))
+        print(f"{model.name}: through a folder and back llama.cpp has the same tokens of {len(texts)} strings")
     if adapter:
         base, lora = scratch / "base.gguf", scratch / "lora.gguf"
         run(qa, "export", "--model", model, "--to", "gguf", "--type", "f32", "--out", base)

@@ -3,6 +3,7 @@
 #pragma once
 #include "keep.hpp"
 #include "model.hpp"
+#include "quantised_base.hpp"
 
 #include <ftlib/text/prefer.hpp>
 
@@ -14,7 +15,8 @@ namespace qa {
 
 struct TrainArguments : ModelArguments {
   std::vector<std::string> data, mix;
-  std::string out, unknown, keep;
+  std::string out, unknown, keep, quantise_base;
+  std::string base;  // what the adapter's file calls the model; empty: as it is opened
   examples::RunOptions run;
   examples::LoraOptions lora{.alpha_per_rank = 2};
   bool recompute = false, everything = false, cuda_graph = false;
@@ -370,7 +372,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   });
   const auto save = [&](const std::filesystem::path& to) {
     if (a.lora.full) lm.save_pretrained(to);
-    else lm.save_adapter(to);
+    else lm.save_adapter(to, {.base = a.base});
   };
   const auto report = examples::fit_or_keep(
       lm, progress, steps, out / (a.lora.full ? "unfinished-model" : "unfinished-adapter"),
@@ -481,6 +483,9 @@ inline void add_train(CLI::App& app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   c->add_flag("--loss-on-everything", a->everything, "learn the questions too (default: the answers alone)");
+  c->add_option("--quantise-base", a->quantise_base,
+                "learn over the model as q8_0, q4_0 or q4_k, made once and kept beside it (default: as it is stored)")
+      ->check(CLI::IsMember({"q8_0", "q4_0", "q4_k"}));
   c->add_flag("--recompute", a->recompute, "less memory for a third more time (default: off)");
   c->add_flag("--cuda-graph", a->cuda_graph, "on cuda, launch each step as one CUDA graph (default: off)");
   c->add_option("--samples", a->samples, "held-out questions answered at each evaluation")
@@ -503,6 +508,13 @@ inline void add_train(CLI::App& app) {
       for (const Record& r : records) ++splits[r.split];
       throw ft::Error(CLI::detail::join(a->data, ", ") + ": has no record to learn, its splits are " + counted(splits),
                       "those of split \"train\", or without one, are learned.");
+    }
+    if (!a->quantise_base.empty()) {
+      if (a->lora.full)
+        throw ft::Error("--quantise-base: with --full every weight is brought into the type that is computed in",
+                        "leave one of the two out.");
+      a->base = a->model;
+      a->model = quantised_base(a->model, a->quantise_base, a->threads);
     }
     a->with_model([&](auto lm) { train(*a, records, std::move(lm)); });
   });

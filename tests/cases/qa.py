@@ -656,10 +656,37 @@ def exported():
     assert sorted(p.name for p in out.iterdir()) == ["f32.gguf", "folder", "lora.gguf", "q.gguf", "q8.gguf"]
 
 
+def quantised_base():
+    """A dense base is quantised once, by its content, and the adapter is the dense model's all the same."""
+    dense, data = scratch / "dense", cases / "11-train/four.jsonl"
+    shutil.copytree(model, dense)
+
+    def learn(kind, out, *more, code=0):
+        return run("train", "--model", dense, "--data", data, "--out", scratch / out, "--threads", 1, "--samples", 1, "--lora-rank", 2,
+                   "--max-steps", 2, "--keep-weight", 0, "--quantise-base", kind, *more, code=code)
+
+    says(learn("q8_0", "over8"), "base: quantised once, and kept for the next run: ", "tensors Q8_0", "Q8_0 73")
+    made = list(scratch.glob("dense.q8_0-*.gguf"))
+    assert len(made) == 1, made
+    says(learn("q8_0", "again8"), f"base: {made[0]}, quantised before from this very ")
+    config = json.loads((scratch / "over8/adapter/adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(dense), config
+    said = run("ask", "--model", dense, "--adapter", scratch / "over8/adapter", "--threads", 1, "--max-new-tokens", 4, "What?")
+    assert "warning" not in said, said
+    says(learn("q4_0", "over4"), "tensors Q4_0")
+    tensors, metadata = read_tensors(dense / "model.safetensors")
+    shape, values = tensors["model.norm.weight"]
+    write_tensors(dense / "model.safetensors", tensors | {"model.norm.weight": (shape, array.array("f", [2 * v for v in values]))}, metadata)
+    says(learn("q8_0", "other8"), "base: quantised once")  # another model of the same name
+    assert len(list(scratch.glob("dense.q8_0-*.gguf"))) == 2
+    says(run("train", "--model", dense, "--data", data, "--out", scratch / "no", "--full", "--quantise-base", "q8_0", code=2),
+         "--quantise-base: with --full")
+
+
 try:
     make_model()
     for case in (few_records, kept_and_withheld, splits, long_ones, forms, scores, asked_first, numbers_and_blanks, lines_alone, targets, outputs, conversations, preferences,
-                 templates, adapters, not_numbers, gguf, exported, tokens, refused_conversations, inputs_stay, full_disk):
+                 templates, adapters, not_numbers, gguf, exported, quantised_base, tokens, refused_conversations, inputs_stay, full_disk):
         case()
     print("qa: all cases are right")
 finally:
