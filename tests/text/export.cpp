@@ -158,6 +158,7 @@ TEST_CASE("save_gguf: a GGUF leaves as it came, key by key and byte by byte") {
           value);
       return out.str();
     };
+    CHECK((ours.get<int>("general.file_type") == 38) == (name == "gpt_oss_fp4.gguf"));  // LLAMA_FTYPE_MOSTLY_MXFP4_MOE
     const bool spm = theirs.get<std::string>("tokenizer.ggml.model") == "llama";
     for (const auto& [key, value] : theirs.metadata()) {
       const std::string named = key;
