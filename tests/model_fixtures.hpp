@@ -3,7 +3,9 @@
 #include <doctest/doctest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 #include <vector>
 
@@ -23,5 +25,15 @@ inline std::vector<std::string> model_fixtures(bool gguf) {
 }
 inline std::vector<std::string> model_folders() { return model_fixtures(false); }
 inline std::vector<std::string> model_ggufs() { return model_fixtures(true); }
+
+/// `value`, which a test found of a model: added to the file that FTLIB_EVIDENCE names, a line "MODEL WHAT VALUE", from
+/// which tools/model_evidence makes the table of docs/models.md.
+inline double evidence(const std::string& model, const char* what, double value) {
+  if (const char* file = std::getenv("FTLIB_EVIDENCE")) {
+    std::ofstream out(file, std::ios::app);
+    out << model << ' ' << what << ' ' << value << '\n';
+  }
+  return value;
+}
 
 }  // namespace ft::test

@@ -25,6 +25,7 @@ using D = Cuda;
 using D = Cpu;
 #endif
 
+using ft::test::evidence;
 using ft::test::model_data;
 
 /// A model with what the reference made of it.
@@ -93,11 +94,12 @@ TEST_CASE("models: logits, hidden states and losses are transformers'") {
     Case c(name);
     const auto& sequences = c.expected["sequences"];
     for (std::size_t i = 0; i < sequences.size(); ++i) {
-      CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({sequences[i]}))), str("logits.", i)) <= 1e-4);
+      const auto logits = c.model->logits(c.ctx, Case::pack(Json::array({sequences[i]})));
+      CHECK(evidence(name, "logits", c.difference(logits, str("logits.", i))) <= 1e-4);
       const double loss =
           static_cast<double>(c.model->nll_sum(c.ctx, Case::pack(Json::array({sequences[i]}))).item(c.ctx));
       const double wanted = c.expected["loss"]["sum"][i].get<double>();
-      CHECK(std::abs(loss - wanted) <= 1e-5 * std::max(1.0, wanted));
+      CHECK(evidence(name, "loss", std::abs(loss - wanted) / std::max(1.0, wanted)) <= 1e-5);
     }
     // Packed together, each sequence is what it is alone.
     const double all = static_cast<double>(c.model->nll_sum(c.ctx, Case::pack(sequences)).item(c.ctx));
@@ -135,7 +137,7 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
               std::abs(double{there.at(static_cast<std::size_t>(to))} - double{here[static_cast<std::size_t>(from)]});
           if (!(d <= most)) most = d;
         });
-        CHECK(most <= 2e-5);
+        CHECK(evidence(name, "gradient", most) <= 2e-5);
       }
     }
 }
@@ -163,8 +165,8 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
         tape.backward(loss, Tensor<float, D>(c.ctx, loss.shape(), {1.0f / n}));
         const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
         optimizer.step(c.ctx, trained, 1e-3f);
-        CHECK(std::abs(static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>()) <=
-              1e-4);
+        const double off = static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>();
+        CHECK(evidence(name, way.c_str(), std::abs(off)) <= 1e-4);
         CHECK(norm == doctest::Approx(training[way]["grad_norms"][step].get<double>()).epsilon(1e-3));
       }
       CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({c.expected["sequences"][2]}))),

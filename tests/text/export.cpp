@@ -98,7 +98,8 @@ TEST_CASE("save_gguf: every family's folder comes back with the same logits, tok
     CHECK(has_note(report, "sliding_window") == (windows.count(name) > 0));
     auto again = ExportLm::from_pretrained(dir / "out.gguf", {.threads = 2});
     const int64_t length = windows.count(name) ? 8 : 23;
-    CHECK(largest_difference(logits_of(lm, length), logits_of(again, length)) <= 1e-5);
+    const double lost = largest_difference(logits_of(lm, length), logits_of(again, length));
+    CHECK(ft::test::evidence(name, "export", lost) <= 1e-5);
     CHECK(again.model().info().max_position_embeddings == lm.model().info().max_position_embeddings);
     const std::string text = "A hard one:  \"x_1\" +  {y}~ <|endoftext|>!";
     CHECK(again.tokenizer().encode(text) == lm.tokenizer().encode(text));
@@ -187,7 +188,7 @@ TEST_CASE("save_gguf: a GGUF leaves as it came, key by key and byte by byte") {
       CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(b.bytes())) == 0);
     }
     auto again = ExportLm::from_pretrained(dir / "out.gguf", {.threads = 2});
-    CHECK(largest_difference(logits_of(lm, 23), logits_of(again, 23)) == 0);
+    CHECK(ft::test::evidence(name, "export", largest_difference(logits_of(lm, 23), logits_of(again, 23))) == 0);
     for (const std::string& text : hard_strings()) {
       const bool same = again.tokenizer().encode(text) == lm.tokenizer().encode(text);
       CHECK(same);
