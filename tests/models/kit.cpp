@@ -109,7 +109,7 @@ TEST_CASE("models/kit: a GGUF's tensors under Hugging Face's names and back are 
         if (!name.starts_with("rope_"))
           gguf.emplace(name, checkpoint.gguf->tensor(name));  // those are numbers of the configuration
       check_equal(to_gguf(map, to_hf(map, gguf)), gguf);
-    } else {
+    } else if (checkpoint.architecture != "gpt_oss") {  // whose prepare() makes other tensors of them: text/export
       const auto file = SafetensorsModel::open(checkpoint.path);
       Tensors hf;
       for (const auto& name : file.names()) hf.emplace(name, map.across_folder(name, file.tensor(name)));

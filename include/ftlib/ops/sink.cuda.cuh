@@ -29,9 +29,9 @@ __global__ void __launch_bounds__(block_size)
 }
 
 // dsinks[h] -= sum over n of e^(sink - lse) dy y. One block a head, whose warps take tokens in turn and are added in
-// their order. Moves dy and y once.
+// their order. Moves dy and y once. (256, 4): <= 64 registers.
 template <class T, int V>
-__global__ void __launch_bounds__(block_size)
+__global__ void __launch_bounds__(block_size, 4)
     sink_backward_kernel(accumulate_t<T>* dsinks, const T* dy, int64_t dy_step, const T* y,
                          const accumulate_t<T>* lse, const T* sinks, int64_t N, int64_t H, int64_t hd) {
   using A = accumulate_t<T>;
