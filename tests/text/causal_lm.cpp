@@ -278,3 +278,20 @@ TEST_CASE("dataset: batches hold every example once, within the budget, and the 
   CHECK_THROWS_WITH_AS(text::Dataset(records, lm.tokenizer(), {.max_tokens = 2}),
                        doctest::Contains("100 left out: longer than 2 tokens"), Error);
 }
+
+TEST_CASE("causal_lm: a request to stop ends opening and writing, and leaves what was there") {
+  const Scratch scratch;
+  StopSource stop;
+  Lm lm = Lm::from_pretrained(models / "llama_tiny", {.threads = 1}, stop.token());
+  lm.save_pretrained(scratch / "out", int64_t{1} << 30, stop.token());
+  const auto before = std::filesystem::last_write_time(scratch / "out" / "model.safetensors");
+  stop.request_stop();
+  for (const char* model : {"llama_tiny", "llama_q4_1.gguf"})
+    CHECK_THROWS_WITH_AS(Lm::from_pretrained(models / model, {.threads = 1}, stop.token()),
+                         doctest::Contains("opening it was stopped by the host"), Interrupted);
+  CHECK_THROWS_WITH_AS(lm.save_pretrained(scratch / "out", int64_t{1} << 30, stop.token()),
+                       doctest::Contains("writing it was stopped by the host"), Interrupted);
+  CHECK_THROWS_AS(lm.save_pretrained(scratch / "other", int64_t{1} << 30, stop.token()), Interrupted);
+  CHECK(std::filesystem::last_write_time(scratch / "out" / "model.safetensors") == before);
+  CHECK(std::distance(std::filesystem::directory_iterator(scratch.path()), {}) == 1);
+}

@@ -3,6 +3,7 @@
 // A file is: the header's length (8 bytes), the header (JSON: name -> dtype, shape, data_offsets; __metadata__), data.
 // https://github.com/huggingface/safetensors, "Format"
 #pragma once
+#include <ftlib/core/stop.hpp>  // StopToken
 #include <ftlib/io/atomic_file.hpp>
 #include <ftlib/io/entry.hpp>
 #include <ftlib/io/json.hpp>
@@ -348,16 +349,20 @@ struct SafetensorsLayout {
 
 /// Writes one safetensors file, atomically (io/atomic_file.hpp) and straight from the entries' memory. Wide types come
 /// first, then by name, so that every tensor is aligned to its type, as the reference writes. transformers wants
-/// metadata {"format": "pt"}. Throws Error for a quantised entry, a name twice, or text that is not UTF-8.
+/// metadata {"format": "pt"}. Throws Error for a quantised entry, a name twice, or text that is not UTF-8; Interrupted
+/// on a request to stop, which is looked at before each entry.
 [[gnu::cold]] inline void write_safetensors(const std::filesystem::path& path, std::vector<TensorEntry> entries,
-                                            const std::map<std::string, std::string>& metadata = {}) {
+                                            const std::map<std::string, std::string>& metadata = {},
+                                            const StopToken& stop = {}) {
   const auto layout = detail::safetensors_layout(path.string(), std::move(entries), metadata);
   AtomicFile file(path);
   if (!detail::is_channel(path))
     check_room(path, std::accumulate(layout.sizes.begin(), layout.sizes.end(), std::uint64_t{layout.header.size()}));
   file.write(layout.header);
-  for (std::size_t i = 0; i < layout.entries.size(); ++i)
+  for (std::size_t i = 0; i < layout.entries.size(); ++i) {
+    if (stop.stop_requested()) throw Interrupted(path.string() + ": writing it was stopped by the host");
     file.write(detail::entry_data(layout.entries[i], layout.sizes[i]));
+  }
   file.commit();
 }
 /// The same in memory; `name` is what messages call it.
@@ -380,7 +385,8 @@ struct SafetensorsLayout {
 [[gnu::cold]] inline void write_safetensors_sharded(const std::filesystem::path& folder,
                                                     const std::vector<TensorEntry>& entries,
                                                     const std::map<std::string, std::string>& metadata,
-                                                    int64_t max_shard_bytes, const std::string& stem = "model") {
+                                                    int64_t max_shard_bytes, const std::string& stem = "model",
+                                                    const StopToken& stop = {}) {
   std::vector<std::vector<TensorEntry>> shards(1);
   int64_t total = 0, in_shard = 0;
   std::set<std::string_view> seen;
@@ -399,7 +405,7 @@ struct SafetensorsLayout {
   const auto single = folder / (stem + ".safetensors"), index = folder / (stem + ".safetensors.index.json");
   std::error_code ignored;
   if (shards.size() == 1) {
-    write_safetensors(single, shards.front(), metadata);
+    write_safetensors(single, shards.front(), metadata, stop);
     std::filesystem::remove(index, ignored);
     return;
   }
@@ -407,7 +413,7 @@ struct SafetensorsLayout {
   for (std::size_t i = 0; i < shards.size(); ++i) {
     char number[64];
     std::snprintf(number, sizeof number, "-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    write_safetensors(folder / (stem + number), shards[i], metadata);
+    write_safetensors(folder / (stem + number), shards[i], metadata, stop);
     for (const auto& tensor : shards[i]) weight_map[tensor.name] = stem + number;
   }
   const Json document{{"metadata", {{"total_size", total}}}, {"weight_map", std::move(weight_map)}};

@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/adapters/adapted.hpp>           // Adapted
 #include <ftlib/core/cpu.hpp>                   // cpu_flags_hint
+#include <ftlib/core/stop.hpp>                  // StopToken
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/text/generate.hpp>              // TokenGenerator, TextStream
 #include <ftlib/text/prompt.hpp>                // Prompt
@@ -42,8 +43,9 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   /// Opens a Hugging Face folder (config.json, safetensors, tokenizer.json) or a GGUF file. Weights keep the type they
   /// are stored in (and on the CPU stay mapped), and are frozen. Replace a file that is open by renaming another over
   /// it: one that is written over or cut ends the process by SIGBUS. Throws Error naming the file for whatever does not
-  /// fit.
-  static CausalLM from_pretrained(const std::filesystem::path& path, const Options& options = {});
+  /// fit, and Interrupted on a request to stop, which is looked at before each tensor.
+  static CausalLM from_pretrained(const std::filesystem::path& path, const Options& options = {},
+                                  const StopToken& stop = {});
   /// Another session on the same weights, tokenizer and adapters, with threads, memory and random state of its own, in
   /// which no adapter is in use. For another thread, or beside a training. Throws Error where base weights are trained.
   CausalLM session(const Options& options = {}) { return {*this, options}; }
@@ -72,8 +74,10 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   std::vector<std::string> load_adapter(const std::string& name, const AdapterData& data);
 
   /// Writes a Hugging Face folder in the compute type, which transformers opens: config.json, safetensors in shards,
-  /// tokenizer. An adapter in use must be merged first.
-  void save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes = int64_t{5} << 30);
+  /// tokenizer. An adapter in use must be merged first. Throws Interrupted on a request to stop, which is looked at
+  /// before each tensor is converted and written; what was at `folder` before stays then.
+  void save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes = int64_t{5} << 30,
+                       const StopToken& stop = {});
 
   ModelSummary summary();
 

@@ -69,12 +69,14 @@ CausalLM<T, D>::CausalLM(CausalLM& other, const Options& options)
       prompt_(other.prompt_) {}
 
 template <Scalar T, Device D>
-[[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path,
-                                                             const Options& options) {
+[[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path, const Options& options,
+                                                             const StopToken& stop) {
   auto ctx = std::make_unique<Context<D>>(options);
   return reading_file([&]() -> CausalLM {
-    const Checkpoint checkpoint = Checkpoint::open(path);
+    Checkpoint checkpoint = Checkpoint::open(path);
+    checkpoint.stop = stop;
     std::shared_ptr<LanguageModel<T, D>> model = make_language_model<T>(*ctx, checkpoint);
+    if (stop.stop_requested()) throw Interrupted(path.string() + ": opening it was stopped by the host");
     std::shared_ptr<const Tokenizer> tokenizer;
     if (checkpoint.gguf) {
       tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
@@ -116,7 +118,8 @@ template <Scalar T, Device D>
 }
 
 template <Scalar T, Device D>
-[[gnu::cold]] void CausalLM<T, D>::save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes) {
+[[gnu::cold]] void CausalLM<T, D>::save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes,
+                                                   const StopToken& stop) {
   Context<D>& ctx = this->context();
   if (!this->adapters().used(ctx).empty())
     throw Error(folder.string() + ": the model has an adapter that would be lost", "call merge() or save_adapter().");
@@ -126,6 +129,7 @@ template <Scalar T, Device D>
   std::vector<TensorEntry> entries;
   std::map<std::string, std::vector<T>> host;
   for (const Parameter<T, D>* w : this->base_parameters()) {
+    if (stop.stop_requested()) throw Interrupted(folder.string() + ": writing it was stopped by the host");
     const FolderPlace place = model_->folder_place(*w);
     const std::vector<T> value = contiguous(ctx, w->value ? w->value : dense(ctx, *w)).to_host(ctx);
     std::vector<T>& there = host[place.name];
@@ -142,7 +146,7 @@ template <Scalar T, Device D>
   config["torch_dtype"] = std::string(info(dtype_of<T>).name);
   config.erase("dtype");
   write_atomically(out.folder() / "config.json", config.dump(2) + "\n");
-  write_safetensors_sharded(out.folder(), entries, {{"format", "pt"}}, max_shard_bytes);
+  write_safetensors_sharded(out.folder(), entries, {{"format", "pt"}}, max_shard_bytes, "model", stop);
   save_tokenizer(out.folder());
   out.commit();
 }

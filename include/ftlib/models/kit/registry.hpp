@@ -2,6 +2,7 @@
 // an architecture: write its file and give it a word in known.hpp; or, in a host's program, call
 // register_architecture(). docs/models.md says how.
 #pragma once
+#include <ftlib/core/stop.hpp>                  // StopToken
 #include <ftlib/io/gguf.hpp>                    // GgufFile
 #include <ftlib/io/json.hpp>                    // Json
 #include <ftlib/models/kit/config.hpp>          // AnyConfig, JsonConfig, GgufConfig
@@ -23,6 +24,7 @@ struct Checkpoint {
   std::string architecture;      // config.json's model_type, or GGUF's general.architecture
   Json json;                     // config.json, or empty
   std::optional<GgufFile> gguf;  // or this, whose metadata hold the tokenizer too
+  StopToken stop = {};           // looked at while weights are read
 
   /// `path` is a folder with config.json and safetensors files, or a .gguf file. Throws Error for another.
   static Checkpoint open(const std::filesystem::path& path);

@@ -14,7 +14,7 @@ namespace ft::inline FTLIB_ABI {
   if (path.empty()) throw Error("model: no path is given", "give a Hugging Face folder or a .gguf file.");
   if (!path_exists(path))
     throw Error(str(path.string(), ": there is no such file or folder"), "give a Hugging Face folder or a .gguf file.");
-  Checkpoint checkpoint{path, {}, {}, {}};
+  Checkpoint checkpoint{path, {}, {}, {}, {}};
   if (is_folder(path)) {
     if (!path_exists(path / "config.json") && path_exists(path / "adapter_config.json"))
       throw Error(str(path.string(), ": holds an adapter, and no model"),
@@ -36,7 +36,7 @@ namespace ft::inline FTLIB_ABI {
 }
 
 [[gnu::cold]] FTLIB_INLINE Weights Checkpoint::weights(const TensorMap& map) const {
-  Weights weights(name());
+  Weights weights(name(), stop);
   if (!gguf) {
     const auto tensors = SafetensorsModel::open(path);
     for (const std::string& tensor : tensors.names()) {

@@ -2,6 +2,7 @@
 // constructor: what is missing, extra or of another shape is an error that names it.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>
+#include <ftlib/core/stop.hpp>          // StopToken
 #include <ftlib/tensor/dequantise.hpp>  // dequantise
 #include <ftlib/tensor/quantised.hpp>   // dequantise_row
 
@@ -14,10 +15,14 @@ namespace ft::inline FTLIB_ABI {
 
 class Weights {
  public:
-  /// `file` is what messages call the checkpoint.
-  explicit Weights(std::string file) : file_(std::move(file)) {}
+  /// `file` is what messages call the checkpoint. `stop` is looked at before each tensor that is put or taken, which
+  /// then throws Interrupted.
+  explicit Weights(std::string file, StopToken stop = {}) : file_(std::move(file)), stop_(std::move(stop)) {}
 
-  void put(const std::string& name, Stored<Cpu> tensor) { tensors_.insert_or_assign(name, std::move(tensor)); }
+  void put(const std::string& name, Stored<Cpu> tensor) {
+    go_on();
+    tensors_.insert_or_assign(name, std::move(tensor));
+  }
   /// Bytes that are no numbers by themselves: parts of blocks, which an architecture's prepare() puts together.
   struct Bytes {
     Shape shape;
@@ -81,6 +86,7 @@ class Weights {
  private:
   template <class Tensor>
   Tensor take_from(std::map<std::string, Tensor>& all, const std::string& name, const Shape& shape) const {
+    go_on();
     const auto found = all.find(name);
     if (found == all.end())
       throw Error(str(file_, ": tensor '", name, "' ", shape, " is missing"),
@@ -91,6 +97,9 @@ class Weights {
     Tensor tensor = std::move(found->second);
     all.erase(found);
     return tensor;
+  }
+  void go_on() const {
+    if (stop_.stop_requested()) throw Interrupted(file_ + ": opening it was stopped by the host");
   }
   /// Mapped files stay where they are; a GPU gets a copy, in the compute type where the file's is dense.
   template <Scalar T, Device D> static Stored<D> on_device(Context<D>& ctx, const Stored<Cpu>& tensor) {
@@ -109,6 +118,7 @@ class Weights {
   }
 
   std::string file_;
+  StopToken stop_;
   std::map<std::string, Stored<Cpu>> tensors_;
   std::map<std::string, Bytes> bytes_;
 };
