@@ -93,10 +93,10 @@ struct Attention {
 struct AttentionWithSinks : Attention {
   static constexpr const char* name = "attention with sinks";
   static std::vector<AttentionWithSinks> shapes() {
-    std::vector<AttentionWithSinks> all;
-    for (const Attention& a : Attention::shapes())
-      if (a.queries() < 1000 && a.keys() < 1000) all.push_back({a});
-    return all;
+    const auto all = Attention::shapes();
+    std::vector<AttentionWithSinks> some;  // of one segment, packed, decoding, with rows of no segment, without tokens
+    for (const std::size_t i : {1, 2, 3, 12, 13, 16}) some.push_back({all[i]});
+    return some;
   }
   std::vector<HostArray> inputs(Random& random) const {
     auto in = Attention::inputs(random);
