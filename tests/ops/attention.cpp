@@ -95,7 +95,7 @@ struct AttentionWithSinks : Attention {
   static std::vector<AttentionWithSinks> shapes() {
     const auto all = Attention::shapes();
     std::vector<AttentionWithSinks> some;  // of one segment, packed, decoding, with rows of no segment, without tokens
-    for (const std::size_t i : {1, 2, 3, 12, 13, 16}) some.push_back({all[i]});
+    for (const int i : {1, 2, 3, 12, 13, 16}) some.push_back({all[static_cast<std::size_t>(i)]});
     return some;
   }
   std::vector<HostArray> inputs(Random& random) const {
