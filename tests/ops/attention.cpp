@@ -68,7 +68,7 @@ struct Attention {
         for (int64_t h = 0; h < H; ++h) {
           const int64_t kv = h / (H / KV), own = s.k_end - s.q_end + i;
           std::vector<double> weight;
-          double total = 0;
+          double total = in.size() > 3 ? std::exp(in[3][h]) : 0;  // a sink: a key more, whose value is zero
           for (int64_t j = s.k_begin; j < s.k_end; ++j) {
             double score = 0;
             for (int64_t d = 0; d < hd; ++d) score += in[0][(i * H + h) * hd + d] * in[1][(j * KV + kv) * hd + d];
@@ -107,28 +107,6 @@ struct AttentionWithSinks : Attention {
     return attention(ctx, a.x[0], a.x[1], a.x[2], segments, options, &a.w[0]);
   }
   Tolerance16 tolerance16() const { return {.y = nmse16, .dx = nmse16, .sums = nmse16}; }  // of y, which is rounded
-  HostArray reference(const std::vector<HostArray>& in) const {  // a key more, whose score is the sink and value zero
-    HostArray y({queries(), H, hd});
-    const double scale = options.scale != 0 ? double{options.scale} : 1 / std::sqrt(static_cast<double>(hd));
-    for (const Segment& s : segments)
-      for (int64_t i = s.q_begin; i < s.q_end; ++i)
-        for (int64_t h = 0; h < H; ++h) {
-          const int64_t kv = h / (H / KV), own = s.k_end - s.q_end + i;
-          double total = std::exp(in[3][h]);
-          std::vector<double> sum(static_cast<std::size_t>(hd), 0);
-          for (int64_t j = s.k_begin; j < s.k_end; ++j) {
-            if (options.mask == Mask::causal && (j > own || (options.window > 0 && j <= own - options.window)))
-              continue;
-            double score = 0;
-            for (int64_t d = 0; d < hd; ++d) score += in[0][(i * H + h) * hd + d] * in[1][(j * KV + kv) * hd + d];
-            const double weight = std::exp(score * scale);
-            total += weight;
-            for (int64_t d = 0; d < hd; ++d) sum[static_cast<std::size_t>(d)] += weight * in[2][(j * KV + kv) * hd + d];
-          }
-          for (int64_t d = 0; d < hd; ++d) y[(i * H + h) * hd + d] = sum[static_cast<std::size_t>(d)] / total;
-        }
-    return y;
-  }
 };
 
 /// q, k and v of one projection, (N, (H + 2 KV) hd), as slices without a copy.
