@@ -44,11 +44,7 @@ struct GptOssConfig : TransformerConfig {
     rules.push_back({"model.layers.{}.post_attention_layernorm", "blk.{}.post_attention_norm"});
     rules.push_back({"model.layers.{}.self_attn.sinks", "blk.{}.attn_sinks"});
     rules.push_back({"model.layers.{}.mlp.router", "blk.{}.ffn_gate_inp"});
-    for (const char* part : {"gate", "up", "down"})
-      rules.push_back({.hf = str("model.layers.{}.mlp.experts.{e}.", part, "_proj"),
-                       .gguf = str("blk.{}.ffn_", part, "_exps"),
-                       .transform = Transform::stack,
-                       .experts = num_local_experts});
+    add_experts(rules, num_local_experts);
     return {num_hidden_layers, rules};
   }
   LayerTraits layer(int64_t i) const override {

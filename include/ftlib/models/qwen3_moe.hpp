@@ -27,11 +27,7 @@ struct Qwen3MoeConfig : Qwen3Config {
   TensorMap tensors() const override {
     auto rules = qwen_tensors();
     rules.push_back({"model.layers.{}.mlp.gate", "blk.{}.ffn_gate_inp"});
-    for (const char* part : {"gate", "up", "down"})
-      rules.push_back({.hf = str("model.layers.{}.mlp.experts.{e}.", part, "_proj"),
-                       .gguf = str("blk.{}.ffn_", part, "_exps"),
-                       .transform = Transform::stack,
-                       .experts = num_experts});
+    add_experts(rules, num_experts);
     return {num_hidden_layers, rules};
   }
   LayerTraits layer(int64_t i) const override {

@@ -139,6 +139,14 @@ struct TransformerConfig : ModelInfo {
             {"model.layers.{}.mlp.up_proj", "blk.{}.ffn_up"},
             {"model.layers.{}.mlp.down_proj", "blk.{}.ffn_down"}};
   }
+  /// The matrices of each expert, which GGUF has as one tensor of all.
+  static void add_experts(std::vector<TensorRule>& rules, int64_t experts) {
+    for (const char* part : {"gate", "up", "down"})
+      rules.push_back({.hf = str("model.layers.{}.mlp.experts.{e}.", part, "_proj"),
+                       .gguf = str("blk.{}.ffn_", part, "_exps"),
+                       .transform = Transform::stack,
+                       .experts = experts});
+  }
 };
 
 namespace detail {
