@@ -426,7 +426,9 @@ Json answers_of(const ft::Evaluation& e) {
                    {"question", ft::text::last_question(*a.record)},
                    {"answer", a.text},
                    {"exact", a.exact},
-                   {"f1", a.f1}});
+                   {"f1", a.f1},
+                   {"confidence", a.certainty.confidence},
+                   {"nearness", a.certainty.nearness}});
   return out;
 }
 
@@ -659,6 +661,12 @@ ft_status ft_evaluate(ft_session* session, const ft_records* records, const char
     if (report) *report = nullptr;
     require_pointer(records, "records");
     evaluate(*session, *records, options, on_progress, user, report);
+  });
+}
+ft_status ft_remember_questions(ft_session* session, const ft_records* records) {
+  return in_session("ft_remember_questions", session, [&](auto& lm) {
+    require_pointer(records, "records");
+    lm.remember_questions(records->all);
   });
 }
 ft_status ft_save_model(ft_session* session, const char* folder) {

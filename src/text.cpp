@@ -6,6 +6,7 @@
 #include <ftlib/text/generate.inl.hpp>
 #include <ftlib/text/jinja.inl.hpp>
 #include <ftlib/text/keep.inl.hpp>
+#include <ftlib/text/learned_questions.inl.hpp>
 #include <ftlib/text/prefer.inl.hpp>
 #include <ftlib/text/prompt.inl.hpp>
 #include <ftlib/text/records.inl.hpp>

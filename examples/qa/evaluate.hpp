@@ -313,7 +313,8 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
                      {"base", (base->*part).answers[i].text}};
       if (tuned) {
         entry["tuned"] = (tuned->*part).answers[i].text;
-        entry["confidence"] = (tuned->*part).answers[i].confidence;
+        entry["confidence"] = (tuned->*part).answers[i].certainty.confidence;
+        entry["nearness"] = (tuned->*part).answers[i].certainty.nearness;
       }
       answers.push_back(std::move(entry));
     }

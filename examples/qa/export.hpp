@@ -30,9 +30,9 @@ template <class Lm> void export_model(const ExportArguments& a, Lm lm) {
       std::cerr
           << "note: the adapter was trained on \"Q: ...\\nA:\", and the file keeps the chat template alone: ask it "
              "so, or train with --form chat\n";
-    if (!asked.unknown.empty() && asked.sure > 0)
-      std::cerr << "note: \"" << asked.unknown << "\" below a confidence of " << asked.sure
-                << " is ftlib's doing, and is not in the file\n";
+    if (!asked.unknown.empty() && (asked.sure > 0 || asked.near > -1))
+      std::cerr << "note: \"" << asked.unknown << "\" in place of answers that are not sure or near enough is ftlib's "
+                << "doing, and is not in the file\n";
   }
   say_notes(lm);
   const double before = a.unrelated.empty() ? 0 : unrelated_perplexity(a.unrelated, lm);
@@ -92,7 +92,7 @@ inline void add_export(CLI::App& app) {
     else check_output("--out", a->out);
     check_apart("--out", a->out, {a->model, a->adapter, a->unrelated});
     if (!a->unrelated.empty()) read_unrelated(a->unrelated);
-    if (!a->adapter.empty()) ft::read_peft(a->adapter);  // before the model is opened
+    if (!a->adapter.empty()) a->check_adapter(a->adapter);
     a->with_model([&](auto lm) { export_model(*a, std::move(lm)); });
   });
 }

@@ -28,7 +28,7 @@ struct ModelArguments {
   std::vector<std::string> variables;
   bool thinking = false;
   int threads = 0;
-  std::optional<double> sure;  // of those that ask
+  std::optional<double> sure, near;  // of those that ask
 
   void add_to(CLI::App& command) {
     add_model_to(command);
@@ -60,9 +60,14 @@ struct ModelArguments {
   void add_sure_to(CLI::App& command) {
     command
         .add_option("--sure", sure,
-                    "confidence that an answer must have, else the model says that it does not know; 0: any (default: "
-                    "the adapter's)")
+                    "confidence that an answer must have, else the model says that it does not know; 0: it answers "
+                    "whatever it is asked (default: the adapter's)")
         ->check(CLI::Range(0.0, 1.0));
+    command
+        .add_option("--near", near,
+                    "how near a question must lie to those that its answer was learned for, as a cosine; -1: anywhere "
+                    "(default: the adapter's, with --sure 0 anywhere)")
+        ->check(CLI::Range(-1.0, 1.0));
   }
   /// f(the opened model)
   template <class F> void with_model(F f) const {
@@ -83,8 +88,10 @@ struct ModelArguments {
   template <class Lm> void set_form(Lm& lm, const std::string& unknown = {}) const {
     auto options = lm.prompt().options();
     if (!unknown.empty()) options.unknown = unknown;
-    if (sure && *sure > 0 && options.unknown.empty()) options.unknown = "I do not know.";
+    if (((sure && *sure > 0) || (near && *near > -1)) && options.unknown.empty()) options.unknown = "I do not know.";
     if (sure) options.sure = *sure;
+    if (sure && *sure == 0) options.near = -1;
+    if (near) options.near = *near;
     if (form == "chat") options.form = ft::text::Form::chat;
     if (form == "qa") options.form = ft::text::Form::question_answer;
     if (!date.empty()) options.date = date;
@@ -113,6 +120,10 @@ struct ModelArguments {
   /// Opens the adapter's files before the model's, so that a name that is wrong is told at once; and says so where it
   /// was trained in another form than the one that was asked for.
   void check_adapter(const std::string& adapter) const {
+    if (std::filesystem::path(adapter).extension() == ".gguf") {
+      ft::GgufFile::open(adapter);
+      return;
+    }
     const auto data = ft::read_peft(adapter);
     const auto kept = data.metadata.find("ftlib.prompt");
     if (kept == data.metadata.end() || form.empty()) return;

@@ -211,11 +211,32 @@ struct Parts {
   }
 };
 
-/// Finds how sure the model is of what it recalls, on held-out questions, so that it answers nothing of which it is
-/// less sure: the confidence below which a share of `withhold` of its right answers lies. Without enough of them, says
-/// so.
+/// What answers must reach, so that at most `lost` of these, which are right, do not: the two bounds leave out as many
+/// each, or, of several with one value, more.
+inline ft::Certainty bounds_of(const std::vector<ft::Certainty>& right, std::size_t lost) {
+  std::vector<double> confidence, nearness;
+  for (const auto& c : right) {
+    confidence.push_back(c.confidence);
+    nearness.push_back(c.nearness);
+  }
+  std::sort(confidence.begin(), confidence.end());
+  std::sort(nearness.begin(), nearness.end());
+  ft::Certainty bounds{0, -1};
+  for (std::size_t i = 0; i < right.size(); ++i) {
+    const ft::GenerateOptions asked{.sure = confidence[i], .near = nearness[i]};
+    const auto left = std::count_if(right.begin(), right.end(), [&](const auto& c) { return c.reaches(asked); });
+    if (right.size() - static_cast<std::size_t>(left) > lost) break;
+    bounds = {confidence[i], nearness[i]};
+  }
+  return bounds;
+}
+
+/// Finds how sure the model is of what it recalls, and how near to what it has learned held-out questions lie, so that
+/// it answers nothing that lies below what all but a share of `withhold` of its right answers reach. Without enough of
+/// them, says so.
 template <class Lm>
-void find_sure(Lm& lm, const std::vector<Record>& held_out, double withhold, const std::string& unknown) {
+void find_sure(Lm& lm, const std::vector<Record>& learned, const std::vector<Record>& held_out, double withhold,
+               const std::string& unknown) {
   constexpr std::size_t enough = 20, most = 256;
   std::vector<Record> answered, unanswered;
   for (const Record& r : held_out) {
@@ -230,10 +251,12 @@ void find_sure(Lm& lm, const std::vector<Record>& held_out, double withhold, con
     };
     return ft::evaluate(lm, records, options).answers;
   };
-  std::vector<double> right;
-  if (answered.size() >= enough)
+  std::vector<ft::Certainty> right;
+  if (answered.size() >= enough) {
+    lm.remember_questions(learned);
     for (const auto& answer : asked(answered))
-      if (answer.exact) right.push_back(answer.confidence);
+      if (answer.exact) right.push_back(answer.certainty);
+  }
   if (right.size() < enough || unknown.empty()) {
     std::cout << "sure: it answers whatever it is asked, "
               << (right.size() < enough ? ft::str("for of ", answered.size(), " held-out questions it answers ",
@@ -242,14 +265,18 @@ void find_sure(Lm& lm, const std::vector<Record>& held_out, double withhold, con
               << '\n';
     return;
   }
-  std::sort(right.begin(), right.end());
-  const auto lost = static_cast<std::size_t>(withhold * static_cast<double>(right.size()));
+  const auto bounds = bounds_of(right, static_cast<std::size_t>(withhold * static_cast<double>(right.size())));
   auto options = lm.prompt().options();
-  options.sure = right[lost];
+  options.sure = bounds.confidence;
+  options.near = bounds.nearness;
   options.unknown = unknown;
   lm.set_prompt(options);
-  std::cout << "sure: an answer of a confidence under " << ft::printed("%.3f", options.sure) << " becomes \"" << unknown
-            << "\", which costs " << lost << " of " << right.size() << " right answers to held-out questions";
+  const ft::GenerateOptions reached{.sure = options.sure, .near = options.near};
+  std::cout << "sure: an answer of a confidence under " << ft::printed("%.3f", options.sure)
+            << ", or to a question of a nearness under " << ft::printed("%.3f", options.near)
+            << " to those that it was learned for, becomes \"" << unknown << "\", which costs "
+            << std::count_if(right.begin(), right.end(), [&](const auto& c) { return !c.reaches(reached); }) << " of "
+            << right.size() << " right answers to held-out questions";
   if (!unanswered.empty()) {
     const auto answers = asked(unanswered);
     std::cout << "; of " << unanswered.size() << " held-out questions without an answer "
@@ -383,7 +410,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   if (report.finished) {
     if (!a.lora.full) lm.interpolate(a.interpolate);
     if (a.withhold > 0 && !a.lora.full && !parts.looks_at_test && parts.learned.size() > 0)
-      find_sure(lm, parts.held_out.records(), a.withhold, unknown);
+      find_sure(lm, parts.learned.records(), parts.held_out.records(), a.withhold, unknown);
     examples::write_or_save_elsewhere(result, save);
   }
   if (examples::report_run(out, plan, report,
@@ -442,6 +469,12 @@ inline void add_train(CLI::App& app) {
        "their language)")
       ->check(examples::not_empty)
       ->type_name("WORDS");
+  c->add_option("--withhold", a->withhold,
+                "share of the right answers to held-out questions that may become --unknown, so that less is made up; "
+                "0: it answers whatever it is asked")
+      ->check(examples::finite)
+      ->check(CLI::Range(0.0, 1.0))
+      ->capture_default_str();
   c->add_option("--beta", a->preferences.beta,
                 "of preference pairs (records with rejected answers): how strongly the model is held to its base")
       ->check(examples::finite)

@@ -117,7 +117,9 @@ def kept_and_withheld():
                    "--evaluate-every", 100, *more)
 
     free = learn("free", "--epochs", 100, "--keep-weight", 0)
-    says(free, "sure: an answer of a confidence under ", ' becomes "I do not know.", which costs 0 of 2')
+    says(free, "sure: an answer of a confidence under ", ", or to a question of a nearness under ",
+         ' becomes "I do not know.", which costs 0 of 2')
+    assert "sure:" not in learn("all", "--epochs", 1, "--keep-weight", 0, "--withhold", 0)
     assert "keep:" not in free and not (scratch / "free/base-text.jsonl").exists(), free
     said = learn("held", "--epochs", 100, "--keep-weight", 0.05)
     says(said, " tokens, that the base wrote; watched ", "; kept text: perplexity +",

@@ -1,9 +1,28 @@
-// tests/fuzz/gguf.cpp: any bytes as a GGUF file: an Error, or a file that can be read to its last byte.
+// tests/fuzz/gguf.cpp: any bytes as a GGUF file: an Error, or a file that can be read to its last byte, and that is an
+// adapter of a small model or an Error.
 #include "../io/walk.hpp"
+
+#include <ftlib/models/kit/gguf_adapter.hpp>
+
+namespace {
+const ft::GgufDescription small{
+    .architecture = "llama",
+    .map = ft::TensorMap(
+        2, {{.hf = "layers.{}.q_proj", .gguf = "blk.{}.attn_q", .transform = ft::Transform::permute_heads, .heads = 2},
+            {.hf = "layers.{}.up_proj", .gguf = "blk.{}.ffn_up"},
+            {.hf = "layers.{}.qkv", .gguf = "blk.{}.attn_k", .transform = ft::Transform::split, .end = 4},
+            {.hf = "layers.{}.qkv", .gguf = "blk.{}.attn_v", .transform = ft::Transform::split, .begin = 4, .end = 8},
+            {.hf = "layers.{}.experts.{e}.up",
+             .gguf = "blk.{}.ffn_up_exps",
+             .transform = ft::Transform::stack,
+             .experts = 2}})};
+}  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
   try {
-    ft::test::walk(ft::GgufFile::parse(std::as_bytes(std::span(data, size)), "fuzz.gguf"));
+    const auto file = ft::GgufFile::parse(std::as_bytes(std::span(data, size)), "fuzz.gguf");
+    ft::test::walk(file);
+    ft::read_gguf_adapter(small, file);
   } catch (const ft::Error&) {
   }
   return 0;

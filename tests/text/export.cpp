@@ -322,7 +322,98 @@ TEST_CASE("save_gguf_adapter: laid over the base's GGUF as llama.cpp does it, it
       CHECK(largest_difference(w, values(merged, tensor)) <= 1e-5);
     }
     CHECK(2 * pairs == lora.names().size());
+
+    // And read back: over the folder and over the GGUF, the same model.
+    const auto wanted = logits_of(lm, 12);
+    const bool windowed = name == "mistral_tiny" || name == "qwen2_tiny";  // which their GGUF does not say
+    for (const auto& path : {dir / "text-model", dir / (windowed ? "text-model" : "base.gguf")}) {
+      auto other = ExportLm::from_pretrained(path, {.threads = 2});
+      other.load_adapter(dir / "lora.gguf");
+      CHECK(largest_difference(logits_of(other, 12), wanted) <= 1e-5);
+    }
   }
+}
+
+TEST_CASE("read_gguf_adapter: pairs of a weight's parts become one, with a rank and a scale of their own") {
+  const Scratch dir;
+  auto lm = ExportLm::from_pretrained(folder_of(dir, "granite4_tiny", Json::object()), {.threads = 1});
+  const GgufDescription model = lm.model().gguf();
+  const Parameter<float, Cpu>* fused = nullptr;  // gate and up
+  for (const auto* w : lm.parameters())
+    if (w->name.ends_with("layers.1.shared_mlp.input_linear.weight")) fused = w;
+  REQUIRE(fused);
+  const int64_t rows = fused->shape()[0] / 2, cols = fused->shape()[1];
+  const auto numbers = [](int64_t n, float first) {
+    std::vector<float> v(static_cast<std::size_t>(n));
+    for (std::size_t i = 0; i < v.size(); ++i) v[i] = first + 0.01f * static_cast<float>(i % 7);
+    return v;
+  };
+  struct Pair {
+    std::string name;
+    int64_t rank;
+    std::vector<float> a, b;
+  };
+  const GgufMetadata metadata{{"general.architecture", model.architecture},
+                              {"general.type", std::string("adapter")},
+                              {"adapter.type", std::string("lora")},
+                              {"adapter.lora.alpha", 6.0f}};
+  const auto write = [&](const std::vector<Pair>& pairs, const GgufMetadata& keys) {
+    std::vector<GgufTensor> tensors;
+    for (const Pair& p : pairs) {
+      tensors.push_back({p.name + ".lora_a", DType::f32, {p.rank, cols}});
+      tensors.push_back({p.name + ".lora_b", DType::f32, {static_cast<int64_t>(p.b.size()) / p.rank, p.rank}});
+    }
+    GgufWriter file(dir / "parts.gguf", keys, tensors);
+    for (const Pair& p : pairs) {
+      file.put(std::as_bytes(std::span(p.a)));
+      file.put(std::as_bytes(std::span(p.b)));
+    }
+    file.commit();
+  };
+  const auto pair = [&](const char* name, int64_t rank, float first) {
+    return Pair{name, rank, numbers(rank * cols, first), numbers(rows * rank, first / 2)};
+  };
+  const Pair gate = pair("blk.1.ffn_gate.weight", 2, 0.3f), up = pair("blk.1.ffn_up.weight", 3, -0.2f);
+  Pair twin = pair("blk.1.ffn_up.weight", 2, 0.3f);  // shares its A with gate's
+  twin.b = numbers(rows * 2, 0.7f);
+  const std::vector<float> before = dense(lm.context(), *fused).to_host(lm.context());
+  for (const auto& pairs : {std::vector{gate, up}, std::vector{up}, std::vector{gate, twin}}) {
+    write(pairs, metadata);
+    CHECK(lm.load_adapter(dir / "parts.gguf").size() <= 1);  // of another base
+    const auto merged = lm.adapters().merged(lm.context(), *fused).to_host(lm.context());
+    auto wanted = before;
+    for (const Pair& p : pairs)
+      for (int64_t i = 0; i < rows; ++i)
+        for (int64_t j = 0; j < cols; ++j)
+          for (int64_t r = 0; r < p.rank; ++r)
+            wanted[static_cast<std::size_t>((p.name == gate.name ? i : rows + i) * cols + j)] +=
+                6 / static_cast<float>(p.rank) * p.b[static_cast<std::size_t>(i * p.rank + r)] *
+                p.a[static_cast<std::size_t>(r * cols + j)];
+    CHECK(largest_difference(merged, wanted) <= 1e-5);
+    const auto ranks = lm.adapter_data().tensors.begin()->second.shape;
+    CHECK(ranks[0] == (pairs.size() == 1 ? 3 : pairs[1].rank == 2 ? 2 : 5));
+  }
+
+  const auto refused = [&](const char* key, const GgufValue& value, const char* why) {
+    GgufMetadata other = metadata;
+    std::erase_if(other, [&](const auto& entry) { return entry.first == key; });
+    if (!std::holds_alternative<bool>(value)) other.emplace_back(key, value);
+    write({gate}, other);
+    CHECK_THROWS_WITH_AS(lm.load_adapter(dir / "parts.gguf"), doctest::Contains(why), Error);
+  };
+  refused("general.type", std::string("model"), "is a model, and no adapter");
+  refused("adapter.type", std::string("control"), "adapter.type 'control'");
+  refused("general.architecture", std::string("gpt2"), "an adapter for gpt2");
+  refused("adapter.lora.alpha", false, "adapter.lora.alpha' is missing");
+  refused("adapter.alora.invocation_tokens", uint32_t{1}, "adapter.alora.invocation_tokens is not known");
+  const auto refused_pair = [&](Pair p, const char* why) {
+    write({std::move(p)}, metadata);
+    CHECK_THROWS_WITH_AS(lm.load_adapter(dir / "parts.gguf"), doctest::Contains(why), Error);
+  };
+  refused_pair(pair("token_embd.weight", 2, 0), "adapts the embedding");
+  refused_pair(pair("blk.7.ffn_up.weight", 2, 0), "'blk.7.ffn_up.weight' is not part of this architecture");
+  write({}, metadata);
+  CHECK_THROWS_WITH_AS(lm.load_adapter(dir / "parts.gguf"), doctest::Contains("no pair"), Error);
 }
 
 TEST_CASE("save_gguf_adapter: scales of their own go into B, and what GGUF does not hold is refused by name") {

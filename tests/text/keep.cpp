@@ -117,11 +117,12 @@ TEST_CASE("text/keep: an answer that is not sure enough becomes the words for it
     return lm.generate_from(asked, lm.answer_options(lm.prompt(), {.max_new_tokens = 4})).rest();
   };
   CHECK(answer() == "No.");
-  std::vector<double> confidence;
+  std::vector<Certainty> certainty;
   const auto both =
-      lm.generate_batch({asked, asked}, lm.answer_options(lm.prompt(), {.max_new_tokens = 4}), &confidence);
+      lm.generate_batch({asked, asked}, lm.answer_options(lm.prompt(), {.max_new_tokens = 4}), &certainty);
   CHECK(both == std::vector<std::string>{"No.", "No."});
-  CHECK((confidence[0] > 0 && confidence[0] < 1 && confidence[0] == confidence[1]));
+  const double sure = certainty[0].confidence;
+  CHECK((sure > 0 && sure < 1 && sure == certainty[1].confidence && certainty[0].nearness == 1));
   {
     const AdaptersOff off(lm);
     CHECK(answer() != "No.");
@@ -135,8 +136,78 @@ TEST_CASE("text/keep: an answer that is not sure enough becomes the words for it
       softmax(lm.context(), slice(lm.context(), slice(lm.context(), logits, 0, logits.rows() - 1, logits.rows()), 1, 0,
                                   lm.tokenizer().vocab_size()))
           .to_host(lm.context());
-  lm.generate_batch({asked}, {.max_new_tokens = 1}, &confidence);
-  CHECK(confidence[0] == doctest::Approx(double{*std::max_element(p.begin(), p.end())}).epsilon(1e-4));
+  lm.generate_batch({asked}, {.max_new_tokens = 1}, &certainty);
+  CHECK(certainty[0].confidence == doctest::Approx(double{*std::max_element(p.begin(), p.end())}).epsilon(1e-4));
   CHECK_THROWS_WITH_AS(lm.set_prompt({.sure = 0.5}), doctest::Contains("with no words for less"), Error);
   CHECK_THROWS_WITH_AS(lm.generate_from(asked, {.sure = 2}), doctest::Contains("sure is 2"), Error);
+}
+
+TEST_CASE("text/keep: an answer to a question that lies far from those it was learned for becomes the words for it") {
+  Lm lm = keep_model({"q_proj", "down_proj"});
+  const auto asked = [&](const char* question) { return lm.prompt().question({.question = question}); };
+  const auto answers = [&](const char* question) {
+    std::vector<Certainty> certainty;
+    auto text = lm.generate_batch({asked(question)}, lm.answer_options(lm.prompt(), {.max_new_tokens = 4}), &certainty);
+    const auto streamed =
+        lm.generate_from(asked(question), lm.answer_options(lm.prompt(), {.max_new_tokens = 4})).rest();
+    CHECK(streamed == text.front());
+    return std::pair(text.front(), certainty.front().nearness);
+  };
+  lm.set_prompt({.stop = std::vector<std::string>{}, .unknown = "No."});
+  const std::string which = answers("Which?").first;
+  CHECK(answers("Which?").second == 1);  // nothing is known yet
+  const std::vector<text::Record> learned{{.question = "Which?", .answers = {which}},
+                                          {.question = "What is the sky?", .answers = {"blue"}},
+                                          {.text = "a plain text"},
+                                          {.question = "Who?", .unanswered = true},
+                                          {.question = "What is snow?", .answers = {"white"}}};
+  CHECK(lm.remember_questions(learned) == 3);
+  CHECK(lm.learned_questions().width() == lm.model().info().hidden_size);
+  CHECK(answers("Which?").second == doctest::Approx(1).epsilon(1e-3));  // in eight bits
+  const auto [other, far] = answers("And which?");
+  if (other == which) CHECK(far < 1);
+
+  // The cosine by hand, of a question whose answer is taken for learned: less the mean of the three.
+  const auto state = [&](const char* question) {
+    PackedTokens batch;
+    batch.add(asked(question));
+    const NoGrad off(lm.context());
+    const auto h = lm.model().hidden_after(lm.context(), batch, {lm.learned_questions().layer()}).front();
+    const auto all = h.to_host(lm.context());
+    return std::vector<float>(all.end() - h.cols(), all.end());
+  };
+  const auto a = state("Which?"), b = state("What is the sky?"), c = state("What is snow?"), x = state("Is it?");
+  double product = 0, of_x = 0, of_b = 0;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double mean = (double{a[i]} + b[i] + c[i]) / 3, u = x[i] - mean, v = b[i] - mean;
+    product += u * v;
+    of_x += u * u;
+    of_b += v * v;
+  }
+  CHECK(lm.learned_questions().nearness(x, " blue\n") ==
+        doctest::Approx(product / std::sqrt(of_x * of_b)).epsilon(0.02));
+  CHECK(lm.learned_questions().nearness(x, "green") == 1);
+
+  lm.set_prompt({.stop = std::vector<std::string>{}, .unknown = "No.", .near = 0.9999});
+  CHECK(answers("Which?").first == which);
+  CHECK((answers("And which?").first == "No.") == (other == which));
+  {
+    const AdaptersOff off(lm);
+    CHECK(answers("And which?").first != "No.");
+  }
+  // Kept with the adapter, on disk and in memory; a folder that has lost them says so.
+  AdapterData data = lm.adapter_data();
+  Lm again = keep_model({});
+  CHECK(again.load_adapter("a", data).size() <= 1);  // another base's name
+  CHECK(again.learned_questions() == lm.learned_questions());
+  CHECK(again.prompt().options().near == 0.9999);
+  data.metadata.erase("ftlib.learned_questions");
+  const auto warnings = again.load_adapter("b", data);
+  CHECK(warnings.back().find("it answers every question") != std::string::npos);
+  CHECK(again.learned_questions().empty());
+  data.metadata["ftlib.learned_questions"] = LearnedQuestions(1, std::vector<float>{1, 2}, {"x"}).to_json().dump();
+  CHECK_THROWS_WITH_AS(again.load_adapter("c", data), doctest::Contains("states of 2 numbers after 1 blocks"), Error);
+  CHECK(lm.remember_questions({{.text = "a plain text"}}) == 0);
+  CHECK_THROWS_WITH_AS(lm.set_prompt({.near = 0.5}), doctest::Contains("near is 0.5, with no words for less"), Error);
+  CHECK_THROWS_WITH_AS(lm.generate_from(asked("Which?"), {.near = -2}), doctest::Contains("near is -2"), Error);
 }

@@ -5,6 +5,7 @@
 #include <ftlib/core/stop.hpp>                  // StopToken
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/text/generate.hpp>              // TokenGenerator, TextStream
+#include <ftlib/text/learned_questions.hpp>     // LearnedQuestions
 #include <ftlib/text/prompt.hpp>                // Prompt
 #include <ftlib/text/tokenizer.hpp>             // Tokenizer
 #include <ftlib/train/trainable.hpp>            // Trainable
@@ -65,11 +66,11 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   void save_adapter(const std::filesystem::path& folder, const SaveAdapterOptions& options = {});
   /// The same in memory; peft_bytes() makes bytes of it.
   AdapterData adapter_data(const SaveAdapterOptions& options = {}) { return named_adapter_data("adapter", options); }
-  /// Reads a PEFT folder; the adapter is in use, and can be trained on. Returns what the caller should tell: that it
-  /// was made for another base, keys that are not known. adapters().put() takes one that only answers, or one from
-  /// memory.
-  std::vector<std::string> load_adapter(const std::filesystem::path& folder) { return load_adapter("default", folder); }
-  std::vector<std::string> load_adapter(const std::string& name, const std::filesystem::path& folder);
+  /// Reads a PEFT folder, or a GGUF LoRA; the adapter is in use, and can be trained on. Returns what the caller should
+  /// tell: that it was made for another base, keys that are not known. adapters().put() takes one that only answers, or
+  /// one from memory.
+  std::vector<std::string> load_adapter(const std::filesystem::path& path) { return load_adapter("default", path); }
+  std::vector<std::string> load_adapter(const std::string& name, const std::filesystem::path& path);
   /// The same from memory, as read_peft() reads it.
   std::vector<std::string> load_adapter(const std::string& name, const AdapterData& data);
 
@@ -103,8 +104,15 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   }
   void set_prompt(text::PromptOptions options) { prompt_ = text::Prompt(tokenizer(), std::move(options)).options(); }
 
-  /// How an answer in the form of `prompt` is generated: `options`, with its stop strings where they name none, and how
-  /// sure the model must be while an adapter is in use, of which that was found.
+  /// The states in which the questions of `records` end, with their first answers: asked after training, of what was
+  /// trained, so that answers can be told that belong to other questions (PromptOptions::near). Records without a
+  /// question or an answer are passed over, and of more than `most` every so many is taken. Returns how many it has.
+  /// save_adapter keeps them and load_adapter takes them up. They are of the weights as they are in use now.
+  int64_t remember_questions(const std::vector<text::Record>& records, int64_t most = 2048);
+  const LearnedQuestions& learned_questions() const { return *learned_; }
+
+  /// How an answer in the form of `prompt` is generated: `options`, with its stop strings where they name none, and
+  /// what an answer must reach (sure, near) while an adapter is in use, of which that was found.
   GenerateOptions answer_options(const text::Prompt& prompt, GenerateOptions options = {});
 
   /// `text` as tokens, as Prompt::plain has them.
@@ -114,10 +122,10 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
     return generate_from(encode(prompt), options);
   }
   TextStream<T, D> generate_from(std::vector<int32_t> prompt, const GenerateOptions& options = {});
-  /// Many prompts in one batch; the answers in their order. `confidence`, where it is given, becomes that of each.
+  /// Many prompts in one batch; the answers in their order. `certainty`, where it is given, becomes that of each.
   std::vector<std::string> generate_batch(std::vector<std::vector<int32_t>> prompts,
                                           const GenerateOptions& options = {},
-                                          std::vector<double>* confidence = nullptr);
+                                          std::vector<Certainty>* certainty = nullptr);
 
  private:
   CausalLM(std::unique_ptr<Context<D>> ctx, std::shared_ptr<LanguageModel<T, D>> model,
@@ -126,11 +134,14 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
 
   AdapterData named_adapter_data(const std::string& what_for, const SaveAdapterOptions& options);
   void save_tokenizer(const std::filesystem::path& to) const;
+  /// The states that prompts end in after so many blocks, (n, C).
+  std::vector<float> last_states(const std::vector<std::vector<int32_t>>& prompts, int64_t layer);
 
   std::filesystem::path path_;
   std::shared_ptr<LanguageModel<T, D>> model_;
   std::shared_ptr<const Tokenizer> tokenizer_;
   std::optional<text::PromptOptions> prompt_;  // as it was set, or as the adapter has it
+  std::shared_ptr<const LearnedQuestions> learned_ = std::make_shared<LearnedQuestions>();
 };
 
 }  // namespace ft::inline FTLIB_ABI

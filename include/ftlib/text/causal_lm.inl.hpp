@@ -1,11 +1,13 @@
 // text/causal_lm.inl.hpp: the bodies of text/causal_lm.hpp.
 #pragma once
-#include <ftlib/adapters/adapted.hpp>     // Adapted
-#include <ftlib/adapters/peft.hpp>        // read_peft, write_peft
-#include <ftlib/io/atomic_file.hpp>       // AtomicFolder
-#include <ftlib/io/safetensors.hpp>       // write_safetensors_sharded
-#include <ftlib/models/kit/registry.hpp>  // Checkpoint, make_language_model
-#include <ftlib/ops/shape.hpp>            // transpose
+#include <ftlib/adapters/adapted.hpp>         // Adapted
+#include <ftlib/adapters/peft.hpp>            // read_peft, write_peft
+#include <ftlib/io/atomic_file.hpp>           // AtomicFolder
+#include <ftlib/io/gguf.hpp>                  // GgufFile
+#include <ftlib/io/safetensors.hpp>           // write_safetensors_sharded
+#include <ftlib/models/kit/gguf_adapter.hpp>  // read_gguf_adapter
+#include <ftlib/models/kit/registry.hpp>      // Checkpoint, make_language_model
+#include <ftlib/ops/shape.hpp>                // transpose
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/generate.hpp>          // TokenGenerator
 #include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
@@ -66,7 +68,8 @@ CausalLM<T, D>::CausalLM(CausalLM& other, const Options& options)
       path_(other.path_),
       model_(other.model_),
       tokenizer_(other.tokenizer_),
-      prompt_(other.prompt_) {}
+      prompt_(other.prompt_),
+      learned_(other.learned_) {}
 
 template <Scalar T, Device D>
 [[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path, const Options& options,
@@ -97,12 +100,14 @@ template <Scalar T, Device D>
 AdapterData CausalLM<T, D>::named_adapter_data(const std::string& what_for, const SaveAdapterOptions& options) {
   AdapterData data = Adapted<T, D>::adapter_data(what_for, path_, options);
   if (prompt_) data.metadata["ftlib.prompt"] = prompt_->to_json().dump();
+  if (!learned_->empty()) data.metadata["ftlib.learned_questions"] = learned_->to_json().dump();
   return data;
 }
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name,
-                                                                    const std::filesystem::path& folder) {
-  return load_adapter(name, read_peft(folder));
+                                                                    const std::filesystem::path& path) {
+  return load_adapter(
+      name, path.extension() == ".gguf" ? read_gguf_adapter(model_->gguf(), GgufFile::open(path)) : read_peft(path));
 }
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name, const AdapterData& data) {
@@ -112,8 +117,22 @@ template <Scalar T, Device D>
     prompt = text::PromptOptions::from_json(parse_json(kept->second, where), where);
     if (tokenizer_) text::Prompt(*tokenizer_, *prompt);  // a form that this model has not is said before it is taken
   }
+  auto learned = std::make_shared<LearnedQuestions>();
+  if (const auto kept = data.metadata.find("ftlib.learned_questions"); kept != data.metadata.end()) {
+    const std::string where = data.source + ": ftlib.learned_questions";
+    *learned = LearnedQuestions::from_json(parse_json(kept->second, where), where);
+    if (const auto& model = model_->info();
+        learned->width() != model.hidden_size || learned->layer() > model.num_hidden_layers)
+      throw Error(str(where, ": states of ", learned->width(), " numbers after ", learned->layer(),
+                      " blocks; the model has ", model.hidden_size, " and ", model.num_hidden_layers),
+                  "the adapter is another model's.");
+  }
   auto warnings = this->take_adapter(name, data, path_);
+  if (prompt && prompt->near > -1 && learned->empty())
+    warnings.push_back(data.source + ": asks for questions near to those it learned, and does not hold these: it " +
+                       "answers every question");
   if (prompt) prompt_ = std::move(prompt);
+  learned_ = std::move(learned);
   return warnings;
 }
 
@@ -193,6 +212,7 @@ GenerateOptions CausalLM<T, D>::answer_options(const text::Prompt& prompt, Gener
   if (options.stop.empty()) options.stop = prompt.stop();
   if (options.otherwise.empty() && !this->adapters().used(this->context()).empty()) {
     options.sure = prompt.options().sure;
+    options.near = learned_->empty() ? -1 : prompt.options().near;
     options.otherwise = prompt.options().unknown;
   }
   return options;
@@ -200,16 +220,32 @@ GenerateOptions CausalLM<T, D>::answer_options(const text::Prompt& prompt, Gener
 
 template <Scalar T, Device D>
 TextStream<T, D> CausalLM<T, D>::generate_from(std::vector<int32_t> prompt, const GenerateOptions& options) {
-  return {TokenGenerator<T, D>(this->context(), *model_, {std::move(prompt)}, options, this->prompt().end_tokens(),
-                               tokenizer().vocab_size()),
-          TextStop(tokenizer(), options.stop), options.sure, options.otherwise};
+  TokenGenerator<T, D> tokens(this->context(), *model_, {prompt}, options, this->prompt().end_tokens(),
+                              tokenizer().vocab_size());
+  typename TextStream<T, D>::Judge judge;
+  if (options.withholds()) {
+    std::vector<float> state;  // of the adapters that are in use now, as all of the answer will be
+    if (options.near > -1 && !learned_->empty() && !this->adapters().used(this->context()).empty())
+      state = last_states({std::move(prompt)}, learned_->layer());
+    judge = [options, learned = learned_, state](const std::string& answer,
+                                                 double confidence) -> std::optional<std::string> {
+      const Certainty certainty{confidence, state.empty() ? 1 : learned->nearness(state, answer)};
+      if (certainty.reaches(options)) return {};
+      return options.otherwise;
+    };
+  }
+  return {std::move(tokens), TextStop(tokenizer(), options.stop), std::move(judge)};
 }
 template <Scalar T, Device D>
 std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<int32_t>> prompts,
                                                         const GenerateOptions& options_,
-                                                        std::vector<double>* confidence) {
+                                                        std::vector<Certainty>* certainty) {
   GenerateOptions options = options_;
-  options.confidence |= confidence != nullptr;
+  options.confidence |= certainty != nullptr;
+  std::vector<float> states;
+  if ((options.confidence || options.near > -1) && !learned_->empty() &&
+      !this->adapters().used(this->context()).empty())
+    states = last_states(prompts, learned_->layer());
   std::vector<std::string> answers(prompts.size());
   std::vector<TextStop> texts(prompts.size(), TextStop(tokenizer(), options.stop));
   TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, this->prompt().end_tokens(),
@@ -220,14 +256,59 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
       answers[at] += texts[at].put(token);
       if (texts[at].stopped()) generator.stop(i);
     }
-  if (confidence) confidence->clear();
+  if (certainty) certainty->clear();
   for (std::size_t i = 0; i < answers.size(); ++i) {
     answers[i] += texts[i].finish();
-    const double sure = generator.confidence(static_cast<int64_t>(i));
-    if (sure < options.sure) answers[i] = options.otherwise;
-    if (confidence) confidence->push_back(sure);
+    Certainty of_this{generator.confidence(static_cast<int64_t>(i)), 1};
+    if (const auto width = static_cast<std::size_t>(learned_->width()); !states.empty())
+      of_this.nearness = learned_->nearness(std::span(states).subspan(i * width, width), answers[i]);
+    if (!of_this.reaches(options)) answers[i] = options.otherwise;
+    if (certainty) certainty->push_back(of_this);
   }
   return answers;
+}
+
+template <Scalar T, Device D>
+std::vector<float> CausalLM<T, D>::last_states(const std::vector<std::vector<int32_t>>& prompts, int64_t layer) {
+  constexpr int64_t tokens_at_once = 2048;
+  Context<D>& ctx = this->context();
+  const NoGrad unrecorded(ctx);
+  std::vector<float> states;
+  PackedTokens batch;
+  std::vector<int32_t> last;
+  for (std::size_t i = 0; i < prompts.size(); ++i) {
+    batch.add(prompts[i]);
+    last.push_back(static_cast<int32_t>(batch.tokens() - 1));
+    if (batch.tokens() < tokens_at_once && i + 1 < prompts.size()) continue;
+    const Tensor<T, D> after = model_->hidden_after(ctx, batch, {layer}).front();
+    Tensor<T, D> ends(ctx, {static_cast<int64_t>(last.size()), after.cols()});
+    gather_rows(ctx, ends.view(), after.view(), Tensor<int32_t, D>(ctx, {ends.rows()}, last).view());
+    const auto some = convert<float>(ctx, ends).to_host(ctx);
+    states.insert(states.end(), some.begin(), some.end());
+    batch = {};
+    last.clear();
+  }
+  return states;
+}
+template <Scalar T, Device D>
+int64_t CausalLM<T, D>::remember_questions(const std::vector<text::Record>& records, int64_t most) {
+  std::vector<const text::Record*> asked;
+  for (const text::Record& r : records)
+    if (r.text.empty() && !r.unanswered) asked.push_back(&r);
+  const text::Prompt prompt = this->prompt();
+  std::vector<std::vector<int32_t>> prompts;
+  std::vector<std::string> answers;
+  const std::size_t step = std::max<std::size_t>(1, (asked.size() + most - 1) / static_cast<std::size_t>(most));
+  for (std::size_t i = 0; i < asked.size(); i += step) {
+    auto question = prompt.question(*asked[i]);
+    if (static_cast<int64_t>(question.size()) > model_->context_length()) continue;
+    prompts.push_back(std::move(question));
+    answers.push_back(text::accepted_answers(*asked[i]).front());
+  }
+  const int64_t layer = std::max<int64_t>(1, model_->info().num_hidden_layers * 3 / 4);
+  learned_ = answers.empty() ? std::make_shared<LearnedQuestions>()
+                             : std::make_shared<LearnedQuestions>(layer, last_states(prompts, layer), answers);
+  return learned_->size();
 }
 
 }  // namespace ft::inline FTLIB_ABI

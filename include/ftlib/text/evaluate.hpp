@@ -29,8 +29,8 @@ struct Answer {
   std::string text;
   bool exact;
   double f1;
-  bool strict;        // exact to the letter
-  double confidence;  // TokenGenerator::confidence
+  bool strict;  // exact to the letter
+  Certainty certainty;
 };
 
 struct Evaluation {

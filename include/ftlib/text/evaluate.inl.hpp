@@ -71,8 +71,8 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
     const int64_t end = std::min(size, begin + options.batch);
     std::vector<std::vector<int32_t>> prompts;
     for (int64_t i = begin; i < end; ++i) prompts.push_back(std::move(questions[static_cast<std::size_t>(i)]));
-    std::vector<double> confidence;
-    const auto texts = lm.generate_batch(std::move(prompts), generate, &confidence);
+    std::vector<Certainty> certainty;
+    const auto texts = lm.generate_batch(std::move(prompts), generate, &certainty);
     for (int64_t i = begin; i < end; ++i) {
       const auto& record = *asked[static_cast<std::size_t>(i)];
       const auto rules = text::rules_for(record.lang);
@@ -81,7 +81,7 @@ Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records
       const auto accepted = prompt.accepted(record);
       result.answers.push_back({&record, answer, text::exact_match(answer, accepted, rules),
                                 text::f1(answer, accepted, rules), text::strict_match(answer, accepted),
-                                confidence[static_cast<std::size_t>(i - begin)]});
+                                certainty[static_cast<std::size_t>(i - begin)]});
       result.strict_match += result.answers.back().strict;
       result.exact_match += result.answers.back().exact;
       result.f1 += result.answers.back().f1;

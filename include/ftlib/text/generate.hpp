@@ -4,10 +4,11 @@
 #include <ftlib/ops/sampling.hpp>               // Sampling
 #include <ftlib/text/tokenizer.hpp>             // Tokenizer, StreamDecoder
 
-#include <optional>  // std::optional
-#include <string>    // std::string
-#include <utility>   // std::move
-#include <vector>    // std::vector
+#include <functional>  // std::function
+#include <optional>    // std::optional
+#include <string>      // std::string
+#include <utility>     // std::move
+#include <vector>      // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -18,7 +19,19 @@ struct GenerateOptions {
   uint64_t seed = 0;                   // prompt i draws from seed + i
   bool confidence = false;             // ask how sure the model is, see TokenGenerator::confidence
   double sure = 0;                     // an answer of a lower confidence becomes `otherwise`; 0: none does
+  double near = -1;  // so does one to a question of less nearness to those learned (CausalLM::remember_questions)
   std::string otherwise = {};
+
+  /// Whether an answer can be told from `otherwise` only when it is whole.
+  bool withholds() const { return sure > 0 || near > -1; }
+};
+
+/// How far an answer can be relied on.
+struct Certainty {
+  double confidence = 1;  // TokenGenerator::confidence
+  double nearness = 1;    // of its question, LearnedQuestions::nearness; 1 where nothing is known
+
+  bool reaches(const GenerateOptions& options) const { return confidence >= options.sure && nearness >= options.near; }
 };
 
 /// Generates token ids for many prompts side by side. Prompts that have ended leave the batch. The adapters that the
@@ -79,14 +92,17 @@ class TextStop {
   bool stopped_ = false;
 };
 
-/// One prompt's answer as it is made: a range of pieces of text, to be walked through once. Where the options say how
-/// sure the model must be, one piece, once the answer is whole.
+/// One prompt's answer as it is made: a range of pieces of text, to be walked through once. Where there is something
+/// that an answer must reach, one piece, once it is whole.
 ///
 ///     for (const std::string& piece : lm.generate("Q: Who wrote it?\nA:")) std::cout << piece << std::flush;
 template <Scalar T, Device D> class TextStream {
  public:
-  TextStream(TokenGenerator<T, D> tokens, TextStop text, double sure = 0, std::string otherwise = {})
-      : tokens_(std::move(tokens)), text_(std::move(text)), sure_(sure), otherwise_(std::move(otherwise)) {}
+  /// Asked of a whole answer and its confidence: what is said in its place, where something is.
+  using Judge = std::function<std::optional<std::string>(const std::string& answer, double confidence)>;
+
+  TextStream(TokenGenerator<T, D> tokens, TextStop text, Judge judge = {})
+      : tokens_(std::move(tokens)), text_(std::move(text)), judge_(std::move(judge)) {}
 
   class iterator {
    public:
@@ -113,8 +129,7 @@ template <Scalar T, Device D> class TextStream {
 
   TokenGenerator<T, D> tokens_;
   TextStop text_;
-  double sure_;
-  std::string otherwise_;
+  Judge judge_;
   bool finished_ = false;
 };
 

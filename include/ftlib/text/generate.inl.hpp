@@ -27,6 +27,8 @@ TokenGenerator<T, D>::TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model
   confidence_.assign(texts_.size(), 1);
   if (!(options.sure >= 0 && options.sure <= 1))
     throw Error(str("generate: sure is ", options.sure), "it is a probability: 0 to 1.");
+  if (!(options.near >= -1 && options.near <= 1))
+    throw Error(str("generate: near is ", options.near), "it is a cosine: -1 (any) to 1.");
   for (std::size_t i = 0; i < texts_.size(); ++i) {
     prompt_sizes_.push_back(texts_[i].size());
     random_.emplace_back(options.seed + i);
@@ -68,7 +70,7 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
   if (const float s = sum.item(ctx_); !(s - s == 0))
     throw not_finite(ctx_, model_, "generate: what the model computes");
   if (vocab_size_ > 0 && vocab_size_ < logits.cols()) logits = slice(ctx_, logits, 1, 0, vocab_size_);
-  Tensor<float, D> judged = options_.confidence || options_.sure > 0 ? clone(ctx_, logits) : Tensor<float, D>{};
+  Tensor<float, D> judged = options_.confidence || options_.withholds() ? clone(ctx_, logits) : Tensor<float, D>{};
   const auto tokens = sample_tokens(ctx_, logits, options_.sampling, uniform, history);
   const std::vector<int32_t> chosen = tokens.to_host(ctx_);
   if (judged) {
@@ -142,10 +144,10 @@ template <Scalar T, Device D> auto TextStream<T, D>::iterator::operator++() -> i
 }
 
 template <Scalar T, Device D> std::optional<std::string> TextStream<T, D>::next() {
-  if (sure_ <= 0 || finished_) return next_piece();
+  if (!judge_ || finished_) return next_piece();
   std::string all;
   while (auto piece = next_piece()) all += *piece;
-  return tokens_.confidence(0) < sure_ ? otherwise_ : all;
+  return judge_(all, tokens_.confidence(0)).value_or(all);
 }
 template <Scalar T, Device D> std::optional<std::string> TextStream<T, D>::next_piece() {
   while (!finished_) {

@@ -30,10 +30,10 @@ struct PromptOptions {
                                                       // question_answer and nothing in chat
   std::string variables = {};                         // chat: more variables for the template, as an object of JSON
   std::string date = {};  // chat: ChatOptions::date; fix it for a run that is to be resumed on another day
-  std::string unknown =
-      {};  // what is answered to unanswered records, and where the model is not sure: "I do not know."
-  double sure =
-      0;  // the confidence (TokenGenerator::confidence) that an answer must have, else it is `unknown`; 0: any
+  // What is answered to unanswered records, and in place of answers that have not ...
+  std::string unknown = {};  // "I do not know."
+  double sure = 0;           // ... this confidence (TokenGenerator::confidence); 0: any
+  double near = -1;          // ... to a question of this nearness (LearnedQuestions::nearness); -1: any
 
   bool operator==(const PromptOptions&) const = default;
   Json to_json() const;

@@ -17,6 +17,7 @@ namespace text {
   if (!date.empty()) json["date"] = date;
   if (!unknown.empty()) json["unknown"] = unknown;
   if (sure > 0) json["sure"] = sure;
+  if (near > -1) json["near"] = near;
   return json;
 }
 
@@ -32,11 +33,13 @@ namespace text {
   options.date = value_or<std::string>(json, "date", "", file);
   options.unknown = value_or<std::string>(json, "unknown", "", file);
   options.sure = value_or<double>(json, "sure", 0, file);
-  static constexpr const char* known[] = {"form", "thinking", "stop", "variables", "date", "unknown", "sure"};
+  options.near = value_or<double>(json, "near", -1, file);
+  static constexpr const char* known[] = {"form", "thinking", "stop", "variables", "date", "unknown", "sure", "near"};
   for (const auto& [key, value] : json.items())
     if (std::find(std::begin(known), std::end(known), key) == std::end(known))
       throw Error(str(file, ": ", quote(key), " of a prompt is not known"),
-                  "known are form, thinking, stop, variables, date, unknown and sure; a later version may have more.");
+                  "known are form, thinking, stop, variables, date, unknown, sure and near; a later version may have "
+                  "more.");
   return options;
 }
 
@@ -45,6 +48,9 @@ namespace text {
   if (!(options_.sure >= 0 && options_.sure <= 1) || (options_.sure > 0 && options_.unknown.empty()))
     throw Error(str("prompt: sure is ", options_.sure, options_.unknown.empty() ? ", with no words for less" : ""),
                 "it is a probability, 0 to 1, below which `unknown` is answered.");
+  if (!(options_.near >= -1 && options_.near <= 1) || (options_.near > -1 && options_.unknown.empty()))
+    throw Error(str("prompt: near is ", options_.near, options_.unknown.empty() ? ", with no words for less" : ""),
+                "it is a cosine, -1 (any) to 1, below which `unknown` is answered.");
   if (options_.stop) stop_ = *options_.stop;
   else if (options_.form == Form::question_answer) stop_ = {"\n"};
   if (options_.form != Form::chat) return;

@@ -1,6 +1,7 @@
 // text/tokenizer_json.hpp: writes a tokenizer as Hugging Face's tokenizer.json and tokenizer_config.json, so that a
 // model that came as GGUF can leave as a folder.
 #pragma once
+#include <ftlib/io/base64.hpp>                // to_base64
 #include <ftlib/io/json.hpp>                  // Json
 #include <ftlib/text/pretokenize.hpp>         // split_pattern
 #include <ftlib/text/tokenizer_spec.inl.hpp>  // sp_space, merges_of, TokenizerSpec

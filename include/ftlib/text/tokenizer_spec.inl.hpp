@@ -1,5 +1,6 @@
 // text/tokenizer_spec.inl.hpp: the bodies of text/tokenizer_spec.hpp.
 #pragma once
+#include <ftlib/io/base64.hpp>
 #include <ftlib/io/gguf.hpp>
 #include <ftlib/io/json.hpp>
 #include <ftlib/text/pretokenize.hpp>

@@ -177,6 +177,26 @@ class TensorMap {
       }
     }
   }
+  /// A tensor of GGUF that a Hugging Face tensor is, or is made of; `rows` of it, where it is one of several.
+  struct Piece {
+    std::string name;
+    int64_t rows = 0;
+  };
+  /// The Hugging Face tensor that the GGUF tensor `name` is or is a part of, and all that it is made of, in their
+  /// order. Throws Error for a name that is not in the map, and where it is several of Hugging Face's.
+  [[gnu::cold]] std::pair<std::string, std::vector<Piece>> pieces_of(const std::string& name,
+                                                                     const std::string& file) const {
+    const auto [stem, ending] = parted(name);
+    const TensorRule& rule = rule_of(from_gguf_, stem, name, file);
+    if (rule.transform == Transform::stack)
+      throw Error(str(file, ": tensor '", name, "' holds experts, and is no single weight"));
+    std::vector<Piece> pieces;
+    if (rule.transform != Transform::split) pieces.push_back({name, 0});
+    else
+      for (std::size_t i = from_hf_.at(rule.hf); i < rules_.size() && rules_[i].hf == rule.hf; ++i)
+        pieces.push_back({rules_[i].gguf + ending, rules_[i].end - rules_[i].begin});
+    return {rule.hf + ending, std::move(pieces)};
+  }
   /// A tensor of GGUF that is to be made, and of which of Hugging Face's: one, or a stack's one of each expert.
   struct Part {
     std::string name;  // GGUF's
