@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, from Debian's or Ubuntu's packages, those of the named sets that are missing:
-#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks ...
+#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks | mpi ...
 # build is what the library and qa need; pictures is what image_style needs beside it.
 set -euo pipefail
 
@@ -13,9 +13,10 @@ for set in "$@"; do
     style) packages+=(python3 python3-numpy python3-pil python3-pip librsvg2-bin fonts-noto-color-emoji unicode-cldr-core
       unicode-data) ;;
     benchmarks) packages+=(libbenchmark-dev libopenblas-dev) ;;
+    mpi) packages+=(libopenmpi-dev openmpi-bin) ;;
     test) packages+=(doctest-dev python3) ;;
     ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev chromium) ;;
-    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, test, ci" >&2; exit 2 ;;
+    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, mpi, test, ci" >&2; exit 2 ;;
   esac
 done
 

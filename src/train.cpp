@@ -8,6 +8,7 @@
 #include <ftlib/tensor/finite.inl.hpp>
 #include <ftlib/train/checkpoint.inl.hpp>
 #include <ftlib/train/data_source.inl.hpp>
+#include <ftlib/train/gradient_exchange.inl.hpp>
 #include <ftlib/train/mixed_source.inl.hpp>
 #include <ftlib/train/run.inl.hpp>
 #include <ftlib/train/run_folder.inl.hpp>
@@ -36,6 +37,7 @@ template void save_checkpoint(Context<Cpu>&, const std::filesystem::path&, std::
 template RunState load_checkpoint(Context<Cpu>&, const std::filesystem::path&, std::span<Parameter<T, Cpu>* const>,
                                   Optimizer<T, Cpu>&, const Description&, std::vector<Tensor<accumulate_t<T>, Cpu>>*);
 template class RunFolder<T, Cpu>;
+template class GradientExchange<T, Cpu>;
 template class Trainer<T, Cpu>;
 
 }  // namespace ft::inline FTLIB_ABI

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent / "include" / "ftlib"
 # A floor may include itself and those before it. train/ is general and knows no text; text/ and image/ use it, and
 # image/ has its captions read by text/.
-FLOORS = ["core", "cuda", "tensor", "io", "autograd", "ops", "optim", "nn", "adapters", "models", "train", "text", "image"]
+FLOORS = ["core", "distributed", "cuda", "tensor", "io", "autograd", "ops", "optim", "nn", "adapters", "models", "train", "text", "image"]
 # cuda/ is the plumbing of a GPU's tensors: the two folders know each other, and their files form no circle.
 BESIDE = {("cuda", "tensor")}
 APART = {("nn", "optim"), ("adapters", "optim"), ("models", "optim")}  # neighbours that do not know each other
@@ -44,6 +44,8 @@ for path in sorted([*ROOT.rglob("*.hpp"), *ROOT.rglob("*.cuh")]):
             bad.append(f"{name}:{number}: Eigen appears in *.cpu.hpp only")
         if target.startswith("cu") and target.endswith(".h") and not name.name.endswith(".cuda.cuh"):
             bad.append(f"{name}:{number}: CUDA appears in *.cuda.cuh only")
+        if (target == "mpi.h" and str(name) != "distributed/mpi.hpp") or target == "ftlib/distributed/mpi.hpp":
+            bad.append(f"{name}:{number}: MPI appears in distributed/mpi.hpp only, which programs include")
         if not target.startswith("ftlib/"):
             continue
         gated = name.name.endswith(".cuda.cuh") or lines[number - 2].strip() == "#if FTLIB_WITH_CUDA"

@@ -65,6 +65,45 @@ inline const CLI::Validator finite(
 /// What is given and empty is a shell's variable that was not set, mostly.
 inline const CLI::Validator not_empty([](std::string& text) { return text.empty() ? "is empty" : std::string(); }, "");
 
+/// The ranks that mpirun or srun has started, which share a training; null: there are none.
+inline ft::Communicator* ranks = nullptr;
+inline bool first_rank() { return !ranks || ranks->rank() == 0; }
+
+/// While it lives, nothing is printed: what other ranks say is what the first one says.
+class Muted {
+ public:
+  explicit Muted(bool muted) {
+    if (muted)
+      for (std::ostream* out : {&std::cout, &std::cerr}) buffers_.emplace_back(out, out->rdbuf(&nothing_));
+  }
+  ~Muted() {
+    for (const auto& [out, buffer] : buffers_) out->rdbuf(buffer);
+  }
+  Muted(const Muted&) = delete;
+  Muted& operator=(const Muted&) = delete;
+
+ private:
+  struct Nothing final : std::streambuf {
+    int overflow(int c) override { return traits_type::not_eof(c); }
+  } nothing_;
+  std::vector<std::pair<std::ostream*, std::streambuf*>> buffers_;
+};
+
+/// Says which ranks there are; returns what a micro-batch is to have, so that each rank has one.
+inline std::int64_t micro_tokens_of_ranks(std::int64_t batch_tokens, std::int64_t micro_batch_tokens, int threads) {
+  if (!ranks || ranks->size() == 1) return micro_batch_tokens;
+  std::string names;
+  for (const std::string& name : ranks->gather(ft::str(ranks->name(), ", threads: ", threads)))
+    names += "  " + name + '\n';
+  const std::int64_t micro =
+      micro_batch_tokens > 0 ? micro_batch_tokens : std::max<std::int64_t>(1, batch_tokens / ranks->size());
+  std::cout << "ranks: " << ranks->size() << '\n'
+            << names << "  micro-batches of " << micro
+            << " tokens are shared out; any number of ranks, 1 among them, with --micro-batch-tokens " << micro
+            << " gives the same bits\n";
+  return micro;
+}
+
 /// Options of a run that every training program has.
 struct RunOptions {
   std::string schedule = "cosine";
@@ -113,6 +152,7 @@ struct RunOptions {
     c.save_every = save_every;
     c.resume = resume;
     c.signals = true;  // Ctrl-C saves
+    c.world = ranks;
     return c;
   }
 };
@@ -214,7 +254,7 @@ ft::RunReport fit_or_keep(Model& model, ft::Progress& progress, const std::int64
     return report;
   } catch (const ft::Error& error) {
     progress.finish();
-    if (steps == 0) throw;
+    if (steps == 0 || !first_rank()) throw;
     std::string where = "is in " + kept.string();
     try {
       write_or_save_elsewhere(kept, write);

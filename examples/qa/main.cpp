@@ -8,12 +8,20 @@
 #include "prepare.hpp"
 #include "train.hpp"
 
+#if FTLIB_WITH_MPI
+#include <ftlib/distributed/mpi.hpp>
+#endif
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <iostream>
+#include <string_view>
 
-int main(int argc, char** argv) {
-  std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is a write that fails
+namespace {
+int run(int argc, char** argv) {
+  const bool alone = !examples::ranks || examples::ranks->size() == 1;
+  if (!alone && (argc < 2 || std::string_view(argv[1]) != "train"))
+    throw ft::Error("qa: ranks share the work of train alone", "start other commands without mpirun.");
   CLI::App app("Fine-tune a language model on questions and answers: prepare, train, evaluate, ask, export.", "qa");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("qa (ftlib " FTLIB_VERSION ")"));
@@ -31,9 +39,25 @@ int main(int argc, char** argv) {
     if (e.get_exit_code() == 0) return app.exit(e);  // --help, --version
     std::cerr << "qa: " << e.what() << " (see --help)\n";
   } catch (const ft::Error& e) {
+    if (!alone) throw;  // one message for all ranks
     std::cerr << "qa: " << e.message() << (e.hint().empty() ? "" : " (hint: " + e.hint() + ")") << '\n';
   } catch (const std::exception& e) {
+    if (!alone) throw;
     std::cerr << "qa: " << e.what() << '\n';
   }
   return 2;
+}
+}  // namespace
+
+int main(int argc, char** argv) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that goes away is a write that fails
+#if FTLIB_WITH_MPI
+  return ft::run_ranks(argc, argv, [&](ft::Communicator* world) {
+    examples::ranks = world;
+    const examples::Muted others(!examples::first_rank());
+    return run(argc, argv);
+  });
+#else
+  return run(argc, argv);
+#endif
 }

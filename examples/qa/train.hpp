@@ -358,7 +358,9 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   auto config = a.run.config(out);
   config.optimizer = ft::AdamW{.lr = static_cast<float>(lr), .weight_decay = a.weight_decay};
   config.batch_tokens = a.batch_tokens;
-  config.micro_batch_tokens = a.micro_batch_tokens;
+  int threads = 1;
+  if constexpr (std::same_as<D, ft::Cpu>) threads = lm.context().threads();
+  config.micro_batch_tokens = examples::micro_tokens_of_ranks(a.batch_tokens, a.micro_batch_tokens, threads);
   config.epochs = a.epochs > 0 ? a.epochs : enough_epochs(first, a.batch_tokens, a.run.seed);
   config.max_steps = a.max_steps;
   if (config.evaluate_every == 0 && config.epochs > usual_epochs)  // epochs of a few steps: not behind each
@@ -411,18 +413,18 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
     if (!a.lora.full) lm.interpolate(a.interpolate);
     if (a.withhold > 0 && !a.lora.full && !parts.looks_at_test && parts.learned.size() > 0)
       find_sure(lm, parts.learned.records(), parts.held_out.records(), a.withhold, unknown);
-    examples::write_or_save_elsewhere(result, save);
+    if (examples::first_rank()) examples::write_or_save_elsewhere(result, save);
   }
-  if (examples::report_run(out, plan, report,
-                           {{"model", a.model},
-                            {"data", a.data},
-                            {"seed", a.run.seed},
-                            {"lr", lr},
-                            {"epochs", config.epochs},
-                            {"keep_weight", a.keep_weight},
-                            {"interpolate", a.interpolate},
-                            {"preference_pairs", parts.pairs.size()},
-                            {"beta", a.preferences.beta}}))
+  if (examples::first_rank() && examples::report_run(out, plan, report,
+                                                     {{"model", a.model},
+                                                      {"data", a.data},
+                                                      {"seed", a.run.seed},
+                                                      {"lr", lr},
+                                                      {"epochs", config.epochs},
+                                                      {"keep_weight", a.keep_weight},
+                                                      {"interpolate", a.interpolate},
+                                                      {"preference_pairs", parts.pairs.size()},
+                                                      {"beta", a.preferences.beta}}))
     std::cout << "wrote " << result.string() << '\n';
 }
 

@@ -18,8 +18,10 @@ template <Scalar T, Device D> struct RunParts {
 /// and the weights in memory, as they are.
 template <Scalar T, Device D> class RunFolder {
  public:
-  /// Without a `folder`, nothing is kept. `run` is what a resumed run must agree in.
-  RunFolder(std::filesystem::path folder, Description run) : folder_(std::move(folder)), run_(std::move(run)) {}
+  /// Without a `folder`, nothing is kept. `run` is what a resumed run must agree in. One that does not `write` reads a
+  /// checkpoint that another rank has written.
+  RunFolder(std::filesystem::path folder, Description run, bool writes = true)
+      : folder_(std::move(folder)), run_(std::move(run)), writes_(writes) {}
 
   /// Makes the folder; with `resume`, takes up its checkpoint where there is one, else removes it. Returns where the
   /// run stands.
@@ -33,6 +35,7 @@ template <Scalar T, Device D> class RunFolder {
 
   std::filesystem::path folder_;
   Description run_;
+  bool writes_;
 };
 
 }  // namespace ft::inline FTLIB_ABI

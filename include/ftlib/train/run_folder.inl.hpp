@@ -7,8 +7,9 @@ namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> RunState RunFolder<T, D>::begin(const RunParts<T, D>& parts, bool resume) {
   if (folder_.empty()) return {};
-  make_folders(folder_);
+  if (writes_) make_folders(folder_);
   if (!resume || !has_checkpoint(checkpoint())) {
+    if (!writes_) return {};
     std::error_code ignored;
     std::filesystem::remove_all(checkpoint(), ignored);
     remove_best_files({});
@@ -24,7 +25,7 @@ template <Scalar T, Device D> RunState RunFolder<T, D>::begin(const RunParts<T, 
 }
 
 template <Scalar T, Device D> void RunFolder<T, D>::save(const RunParts<T, D>& parts, RunState& state) {
-  if (folder_.empty()) return;
+  if (folder_.empty() || !writes_) return;
   state.best.clear();
   if (!parts.best.empty()) {  // before the checkpoint that names it, and under a name of its own step
     state.best = str("best-", state.best_step, ".safetensors");

@@ -1,15 +1,16 @@
 // train/trainer.hpp: the training loop over any Trainable and any DataSource: plan, steps, evaluation, early stopping,
 // checkpoints.
 #pragma once
-#include <ftlib/core/stop.hpp>          // StopToken
-#include <ftlib/optim/loss_scale.hpp>   // LossScale
-#include <ftlib/optim/optimizers.hpp>   // OptimizerConfig
-#include <ftlib/optim/schedule.hpp>     // Schedule
-#include <ftlib/tensor/step_graph.hpp>  // StepGraph
-#include <ftlib/train/data_source.hpp>  // DataSource
-#include <ftlib/train/run_folder.hpp>   // RunFolder, RunState
-#include <ftlib/train/signals.hpp>      // StopOnSignal
-#include <ftlib/train/trainable.hpp>    // Trainable
+#include <ftlib/core/stop.hpp>                // StopToken
+#include <ftlib/optim/loss_scale.hpp>         // LossScale
+#include <ftlib/optim/optimizers.hpp>         // OptimizerConfig
+#include <ftlib/optim/schedule.hpp>           // Schedule
+#include <ftlib/tensor/step_graph.hpp>        // StepGraph
+#include <ftlib/train/data_source.hpp>        // DataSource
+#include <ftlib/train/gradient_exchange.hpp>  // GradientExchange
+#include <ftlib/train/run_folder.hpp>         // RunFolder, RunState
+#include <ftlib/train/signals.hpp>            // StopOnSignal
+#include <ftlib/train/trainable.hpp>          // Trainable
 
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
@@ -41,6 +42,7 @@ struct TrainerConfig {
   int64_t max_bad_steps = 3;        // losses in a row that are not finite, until the run fails
   bool signals = false;             // SIGINT, SIGTERM and SIGUSR1 stop the run in order, see StopOnSignal
   StopToken stop{};                 // another thread's request to stop
+  Communicator* world = nullptr;    // ranks that share each step's micro-batches; null: none, see GradientExchange
 };
 
 /// Trains `model` on data.
@@ -48,6 +50,9 @@ struct TrainerConfig {
 /// The weights that it trains are those that are trainable when it is made; after an attach(), detach(), merge() or
 /// load_adapter() of the model it refuses to go on, and a new one is needed. A step draws from random numbers that
 /// (seed, step, micro-batch) give, so it does not matter what else was drawn.
+///
+/// With a `world`, every rank makes a Trainer of the same model, data and configuration, and calls the same functions:
+/// any number of ranks, a power of two, ends with the same bits. Rank 0 alone writes files; all read a checkpoint.
 template <Scalar T, Device D> class Trainer {
  public:
   using Params = std::span<Parameter<T, D>* const>;
@@ -104,6 +109,7 @@ template <Scalar T, Device D> class Trainer {
   Trainable<T, D>& model_;
   TrainerConfig config_;
   std::unique_ptr<Optimizer<T, D>> optimizer_;
+  GradientExchange<T, D> ranks_;
   StepGraph<D> graph_;
   LossScale loss_scale_;
   std::vector<Parameter<T, D>*> params_;           // those that are trained

@@ -1,11 +1,12 @@
 // train/trainer.inl.hpp: the loop, a step, and what comes between steps.
 #pragma once
-#include <ftlib/autograd/tape.hpp>           // Tape, NoGrad
-#include <ftlib/ops/elementwise.hpp>         // scale
-#include <ftlib/optim/clip.inl.hpp>          // StepCheck
-#include <ftlib/train/run_folder.inl.hpp>    // RunFolder
-#include <ftlib/train/run_watch.hpp>         // Stopwatch, Restore, memory_of
-#include <ftlib/train/screen/listeners.hpp>  // MetricsListener, TensorBoardListener
+#include <ftlib/autograd/tape.hpp>                // Tape, NoGrad
+#include <ftlib/ops/elementwise.hpp>              // scale
+#include <ftlib/optim/clip.inl.hpp>               // StepCheck
+#include <ftlib/train/gradient_exchange.inl.hpp>  // GradientExchange
+#include <ftlib/train/run_folder.inl.hpp>         // RunFolder
+#include <ftlib/train/run_watch.hpp>              // Stopwatch, Restore, memory_of
+#include <ftlib/train/screen/listeners.hpp>       // MetricsListener, TensorBoardListener
 #include <ftlib/train/trainer.hpp>
 #include <ftlib/train/trainer_checks.inl.hpp>  // what is checked before a step, and described for resuming
 #include <ftlib/train/trainer_plan.inl.hpp>    // plan
@@ -20,8 +21,8 @@ template <Scalar T, Device D> RunReport Trainer<T, D>::fit(const DataSource& tra
   if (config_.signals) signals_ = &signals.emplace();
   EpochWalk data(train, batches(config_.seed), config_.epochs, config_.max_steps);
   check_run(train, held_out, data);
-  RunFolder<T, D> folder(config_.out_dir,
-                         config_.out_dir.empty() ? Description() : describe_run(train, held_out, data));
+  RunFolder<T, D> folder(config_.out_dir, config_.out_dir.empty() ? Description() : describe_run(train, held_out, data),
+                         ranks_.writes());
   best_.clear();
   state_ = folder.begin(parts(), config_.resume);
   if (config_.loss_scale > 0 && state_.step > 0) loss_scale_ = LossScale(state_.loss_scale, state_.good_steps);
@@ -54,7 +55,8 @@ template <Scalar T, Device D> RunReport Trainer<T, D>::fit(const DataSource& tra
       for (const auto& listener : *list) listener->step(s);
     if (on_step_ && on_step_(s) == Flow::stop) stopped = true;
     state_.evaluation_due = held_out && evaluation_due(data);
-    if (stop_requested()) stopped = true;  // at once: the resumed run looks at held-out data first
+    stopped = ranks_.any(stopped);
+    if (ranks_.any(stop_requested())) stopped = true;  // at once: the resumed run looks at held-out data first
     else if (state_.evaluation_due) stopped |= !evaluate_run(*held_out, report);
     if (!stopped && config_.save_every > 0 && s.step % config_.save_every == 0) {
       folder.save(parts(), state_);
@@ -85,18 +87,19 @@ template <Scalar T, Device D> Step Trainer<T, D>::step(const Batch& batch, float
   graph_.run(ctx, [&] {
     StepCheck<D> check(ctx);  // loss and norm stay on the device until the update has been asked for
     zero_grad(params_);
-    for (std::size_t i = 0; i < batch.micro.size();
-         ++i) {  // sums over tokens, so micro-batches of any size weigh right
+    const auto [first, last] = ranks_.share(batch.micro.size());
+    for (std::size_t i = first; i < last; ++i) {  // sums over tokens, so micro-batches of any size weigh right
       draw_from(i);
       Tape<D> tape(ctx);
       model_.loss_sum(*batch.micro[i], config_.recompute).visit([&](const auto& unweighted) {
         using Sum = typename std::remove_cvref_t<decltype(unweighted)>::value_type;
         const auto sum = batch.weights.empty() ? unweighted : ft::scale(ctx, unweighted, batch.weights[i]);
-        check.add_loss(ctx, sum);
         if (sum.node())
           tape.backward(sum, Tensor<Sum, D>(ctx, sum.shape(), {Sum(scale / static_cast<float>(batch.targets))}));
+        ranks_.take(ctx, params_, check, sum);
       });
     }
+    ranks_.finish(ctx, params_, check);
     if (std::none_of(params_.begin(), params_.end(), [](const auto* w) { return static_cast<bool>(w->grad); }))
       throw Error(str("train: none of the ", params_.size(), " trained weights got a gradient in this step"),
                   "the loss must depend on them, and be computed on the tape of the model's context.");
@@ -126,15 +129,20 @@ template <Scalar T, Device D> double Trainer<T, D>::evaluate(const DataSource& d
   const NoGrad off(ctx);
   const detail::Restore random(ctx.random());
   ctx.random() = random_of(config_.seed, 0, int64_t{1} << 40);  // the same whenever it is looked at
-  double loss = 0;
-  int64_t targets = 0;
+  std::vector<double> losses;                                   // of this rank's micro-batches: it has one in turn
+  int64_t targets = 0, micro = 0;
   for (const auto reader = data.epoch(0, batches(0)); const auto batch = reader->next();) {
     for (std::size_t i = 0; i < batch->micro.size(); ++i) {
-      if (stop_requested()) throw Interrupted("evaluate: stopped by the host");
-      loss += (batch->weights.empty() ? 1 : batch->weights[i]) * model_.loss_sum(*batch->micro[i], false).item(ctx);
+      if (!ranks_.reads(micro++)) continue;
+      if (config_.world) ctx.random() = random_of(config_.seed, 0, (int64_t{1} << 40) + micro);
+      if (ranks_.alone() && stop_requested()) throw Interrupted("evaluate: stopped by the host");
+      losses.push_back((batch->weights.empty() ? 1 : batch->weights[i]) *
+                       model_.loss_sum(*batch->micro[i], false).item(ctx));
     }
     targets += batch->targets;
   }
+  double loss = 0;
+  for (const double one : ranks_.merged(losses)) loss += one;
   if (targets == 0) throw Error("evaluate: the data hold no target");
   return loss / static_cast<double>(targets);
 }
@@ -178,7 +186,7 @@ template <Scalar T, Device D> bool Trainer<T, D>::evaluate_run(const DataSource&
 
 template <Scalar T, Device D> void Trainer<T, D>::begin_listening() {
   files_.clear();
-  if (!config_.out_dir.empty()) {
+  if (!config_.out_dir.empty() && ranks_.writes()) {
     auto board = std::make_shared<TensorBoardListener>(config_.out_dir);
     files_ = {std::make_shared<MetricsListener>(config_.out_dir), board};
     for (const auto& file : files_) file->begin(state_.step);
@@ -196,6 +204,10 @@ template <Scalar T, Device D> void Trainer<T, D>::end_run(RunReport& report) {
     report.warnings.push_back(str("in ", state_.still_steps, " of ", state_.step,
                                   " steps every gradient was exactly 0, and nothing was learned: the weights may have "
                                   "been thrown too far; lower the learning rate, or set clip_norm"));
+  if (ranks_.idle_steps() > 0)
+    report.warnings.push_back(str("in ", ranks_.idle_steps(), " of ", state_.step,
+                                  " steps there were fewer micro-batches than ranks, some of which waited: make "
+                                  "micro_batch_tokens smaller, or batch_tokens larger"));
   if (state_.bad_steps > 0)
     report.warnings.push_back(
         str("the last ", state_.bad_steps, " of ", state_.step,

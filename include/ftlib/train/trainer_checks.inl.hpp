@@ -32,7 +32,7 @@ template <Device D> void add_weight(Hash& hash, Context<D>& ctx, const std::stri
 
 template <Scalar T, Device D>
 Trainer<T, D>::Trainer(Trainable<T, D>& model, TrainerConfig config)
-    : model_(model), config_(std::move(config)), graph_(config_.cuda_graph) {
+    : model_(model), config_(std::move(config)), ranks_(config_.world), graph_(config_.cuda_graph) {
   detail::check_config(config_);
   optimizer_ = config_.optimizer.make<T, D>(config_.groups);
   if (config_.micro_batch_tokens == 0) config_.micro_batch_tokens = config_.batch_tokens;
@@ -74,6 +74,12 @@ void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_ou
   }
   // On a GPU, where all weights would have to come to the host, a loss that is no number leads to the same look.
   if constexpr (std::same_as<D, Cpu>) check_weights();
+  if (!ranks_.alone()) {
+    std::string lines;
+    const Description run = describe_run(train, held_out, data);
+    for (const auto& [key, value] : run.entries()) lines += key + " = " + value + '\n';
+    ranks_.agree(lines);
+  }
 }
 
 // Throws Error for a weight with a NaN or an infinity; looks once.
@@ -123,6 +129,7 @@ Description Trainer<T, D>::describe_run(const DataSource& train, const DataSourc
   if (!data.known()) d.add("epochs", config_.epochs);
   d.add("batch_tokens", config_.batch_tokens);
   d.add("micro_batch_tokens", config_.micro_batch_tokens);
+  if (config_.world) d.add("gradients", "added in a tree over micro-batches");
   d.add("seed", config_.seed);
   config_.optimizer.describe(d);
   config_.schedule.describe(d);
@@ -148,6 +155,8 @@ FTLIB_INLINE void detail::check_config(const TrainerConfig& c) {
   at_least("patience", c.patience, 0);
   at_least("save_every", c.save_every, 0);
   at_least("max_bad_steps", c.max_bad_steps, 1);
+  if (c.world && c.cuda_graph)
+    throw Error("trainer: cuda_graph and world", "ranks speak in the middle of a step, which no graph holds.");
 }
 
 }  // namespace ft::inline FTLIB_ABI

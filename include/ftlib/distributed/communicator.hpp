@@ -1,0 +1,72 @@
+// distributed/communicator.hpp: Communicator, what ranks of one training say to one another, whatever carries it; and
+// sums over ranks in an order that does not depend on their number.
+#pragma once
+#include <ftlib/core/error.hpp>
+
+#include <bit>          // std::has_single_bit
+#include <cstddef>      // std::byte
+#include <span>         // std::span
+#include <string>       // std::string
+#include <string_view>  // std::string_view
+#include <utility>      // std::pair
+#include <vector>       // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+/// One rank's end of a group of size() ranks, which all make the same calls in the same order, each from one thread.
+///
+/// To add an engine, derive: two ranks that swap bytes, and a gather of small things, are all that is asked.
+/// distributed/thread_group.hpp has ranks as threads, distributed/mpi.hpp has MPI's.
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;  // 0 to size() - 1
+  virtual int size() const = 0;
+  /// Sends `out` to another rank and receives `in` from it, which makes the matching call. Throws Error where that rank
+  /// has failed.
+  virtual void swap(int other, std::span<const std::byte> out, std::span<std::byte> in) = 0;
+  /// What every rank gives, in the order of ranks: small things, of any length each.
+  virtual std::vector<std::string> gather(std::string_view mine) = 0;
+  /// For messages: "rank 3 of 8", and what an engine knows beside.
+  virtual std::string name() const { return str("rank ", rank(), " of ", size()); }
+
+  /// Whether it is so on any rank.
+  bool any(bool here) {
+    if (size() == 1) return here;
+    for (const std::string& there : gather(here ? "1" : ""))
+      if (!there.empty()) return true;
+    return false;
+  }
+};
+
+/// Adds x up over ranks: afterwards each has the sum, added in a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), whatever the
+/// number of elements. Moves 2 (W-1)/W of x out of each rank: reduce-scatter by recursive halving, then all-gather
+/// (Thakur, Rabenseifner and Gropp, 2005, section 4.4). The number of ranks W must be a power of two, as
+/// GradientExchange has looked.
+template <class V> void tree_sum(Communicator& world, std::span<V> x) {
+  const int ranks = world.size(), rank = world.rank();
+  std::size_t begin = 0, end = x.size();
+  std::vector<std::pair<std::size_t, std::size_t>> ranges;  // before each halving
+  std::vector<V> theirs;
+  for (int distance = 1; distance < ranks; distance *= 2) {
+    ranges.emplace_back(begin, end);
+    const std::size_t middle = begin + (end - begin) / 2;
+    const bool low = (rank & distance) == 0;
+    const auto sent = low ? x.subspan(middle, end - middle) : x.subspan(begin, middle - begin);
+    (low ? end : begin) = middle;
+    theirs.resize(end - begin);
+    world.swap(rank ^ distance, std::as_bytes(sent), std::as_writable_bytes(std::span(theirs)));
+    for (std::size_t i = 0; i < theirs.size(); ++i) x[begin + i] += theirs[i];  // a + b is b + a to the bit
+  }
+  for (int distance = ranks / 2; distance > 0; distance /= 2) {
+    const auto [first, last] = ranges.back();
+    ranges.pop_back();
+    const auto mine = x.subspan(begin, end - begin);
+    const auto other = begin == first ? x.subspan(end, last - end) : x.subspan(first, begin - first);
+    world.swap(rank ^ distance, std::as_bytes(mine), std::as_writable_bytes(other));
+    begin = first;
+    end = last;
+  }
+}
+
+}  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,66 @@
+// train/gradient_exchange.hpp: the ranks that share a step: which micro-batches each has, and their gradients' sum.
+#pragma once
+#include <ftlib/autograd/parameter.hpp>        // Parameter
+#include <ftlib/distributed/communicator.hpp>  // Communicator
+#include <ftlib/optim/clip.hpp>                // StepCheck
+
+#include <cstdint>  // std::int64_t
+#include <span>     // std::span
+#include <utility>  // std::pair
+#include <vector>   // std::vector
+
+namespace ft::inline FTLIB_ABI {
+
+/// Adds up what micro-batches give, within a rank and over ranks. With a communicator, each micro-batch's gradients are
+/// a leaf of one binary tree, ((0+1)+(2+3))+..., of which a rank has a branch: any number of ranks, a power of two,
+/// ends with the same bits, at the price of log2(micro-batches) more gradients in memory. Without one, gradients are
+/// added where they are, and all calls are free.
+template <Scalar T, Device D> class GradientExchange {
+ public:
+  using Gradient = Tensor<accumulate_t<T>, D>;
+
+  /// `world` may be null. Throws Error where its ranks are no power of two.
+  explicit GradientExchange(Communicator* world);
+
+  bool alone() const { return !world_ || world_->size() == 1; }
+  /// Rank 0 alone writes files.
+  bool writes() const { return !world_ || world_->rank() == 0; }
+  /// Whether it is so on any rank.
+  bool any(bool here) { return world_ ? world_->any(here) : here; }
+  /// Throws Error, on all ranks, naming the first line in which theirs differ: what they train, on what, and how.
+  void agree(const std::string& lines);
+
+  /// The micro-batches that are this rank's: [first, last); none where there are fewer than ranks, for the last of
+  /// these.
+  std::pair<std::size_t, std::size_t> share(std::size_t micro_batches);
+  /// Takes what a micro-batch has left in gradients, and its loss; without ranks that is counted in `check` at once.
+  template <Scalar A>
+  void take(Context<D>& ctx, std::span<Parameter<T, D>* const> params, StepCheck<D>& check, const Tensor<A, D>& loss);
+  /// Puts the sums over all micro-batches into gradients, and that of losses into `check`.
+  void finish(Context<D>& ctx, std::span<Parameter<T, D>* const> params, StepCheck<D>& check);
+
+  /// Whether a micro-batch of an evaluation is this rank's, counted over all batches: each rank has one in turn.
+  bool reads(int64_t micro_batch) const { return alone() || micro_batch % world_->size() == world_->rank(); }
+  /// Of an evaluation, what the ranks have found, in the order in which one alone would have.
+  std::vector<double> merged(const std::vector<double>& mine);
+  /// Steps so far that had fewer micro-batches than ranks.
+  int64_t idle_steps() const { return idle_steps_; }
+
+ private:
+  struct Node {
+    int64_t leaves;
+    double loss;
+    std::vector<Gradient> gradients;  // of each parameter; empty where it has none
+  };
+  void merge_last(Context<D>& ctx);
+
+  Communicator* world_;
+  int64_t idle_steps_ = 0;
+  std::vector<Node> nodes_;  // branches that are whole, the largest first
+};
+
+}  // namespace ft::inline FTLIB_ABI
+
+#if FTLIB_HEADER_ONLY
+#include <ftlib/train/gradient_exchange.inl.hpp>
+#endif

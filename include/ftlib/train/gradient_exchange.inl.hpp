@@ -1,0 +1,128 @@
+// train/gradient_exchange.inl.hpp: what train/gradient_exchange.hpp declares.
+#pragma once
+#include <ftlib/tensor/copy.hpp>  // accumulate
+#include <ftlib/train/gradient_exchange.hpp>
+
+#include <algorithm>  // std::max
+#include <bit>        // std::bit_ceil
+#include <cstring>    // std::memcpy
+#include <sstream>    // std::istringstream
+
+namespace ft::inline FTLIB_ABI {
+
+template <Scalar T, Device D> GradientExchange<T, D>::GradientExchange(Communicator* world) : world_(world) {
+  if (world && !std::has_single_bit(static_cast<unsigned>(world->size())))
+    throw Error(str("trainer: ", world->size(), " ranks, and their number is no power of two"),
+                "start 2, 4, 8 ...: gradients are added in a binary tree, so that any of these gives the same bits.");
+}
+
+template <Scalar T, Device D> [[gnu::cold]] void GradientExchange<T, D>::agree(const std::string& lines) {
+  if (alone()) return;
+  const auto all = world_->gather(lines);
+  for (std::size_t r = 1; r < all.size(); ++r) {
+    std::istringstream first(all[0]), other(all[r]);
+    std::string a, b;
+    while (std::getline(first, a)) {
+      if (!std::getline(other, b)) b = "nothing";
+      if (a != b)
+        throw Error(str("trainer: rank 0 has \"", a, "\", rank ", r, " has \"", b, '"'),
+                    "all ranks need the same program, files and options.");
+    }
+  }
+}
+
+template <Scalar T, Device D>
+std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(std::size_t micro_batches) {
+  nodes_.clear();
+  if (alone()) return {0, micro_batches};
+  const auto ranks = static_cast<std::size_t>(world_->size()), rank = static_cast<std::size_t>(world_->rank());
+  idle_steps_ += micro_batches < ranks;
+  const std::size_t each = std::max(std::bit_ceil(micro_batches), ranks) / ranks;
+  return {std::min(micro_batches, rank * each), std::min(micro_batches, (rank + 1) * each)};
+}
+
+template <Scalar T, Device D> void GradientExchange<T, D>::merge_last(Context<D>& ctx) {
+  const Node right = std::move(nodes_.back());
+  nodes_.pop_back();
+  Node& left = nodes_.back();
+  left.leaves += right.leaves;
+  left.loss += right.loss;
+  for (std::size_t i = 0; i < left.gradients.size(); ++i)
+    if (!left.gradients[i]) left.gradients[i] = right.gradients[i];
+    else if (right.gradients[i]) accumulate(ctx, left.gradients[i].view(), std::as_const(right.gradients[i]).view());
+}
+
+template <Scalar T, Device D>
+template <Scalar A>
+void GradientExchange<T, D>::take(Context<D>& ctx, std::span<Parameter<T, D>* const> params, StepCheck<D>& check,
+                                  const Tensor<A, D>& loss) {
+  if (!world_) return check.add_loss(ctx, loss);
+  Node leaf{1, static_cast<double>(static_cast<accumulate_t<T>>(loss.item(ctx))), {}};
+  for (Parameter<T, D>* w : params) leaf.gradients.push_back(std::exchange(w->grad, {}));
+  nodes_.push_back(std::move(leaf));
+  while (nodes_.size() > 1 && nodes_[nodes_.size() - 2].leaves == nodes_.back().leaves) merge_last(ctx);
+}
+
+template <Scalar T, Device D>
+void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* const> params, StepCheck<D>& check) {
+  using A = accumulate_t<T>;
+  if (!world_) return;
+  const auto count = [&](double loss) { check.add_loss(ctx, Gradient(ctx, Shape{}, {static_cast<A>(loss)})); };
+  while (nodes_.size() > 1) merge_last(ctx);  // leaves that are missing behind the last count as nothing
+  const Node mine = nodes_.empty() ? Node{0, 0, std::vector<Gradient>(params.size())} : std::move(nodes_.front());
+  nodes_.clear();
+  if (alone()) {
+    for (std::size_t i = 0; i < params.size(); ++i) params[i]->grad = mine.gradients[i];
+    return count(mine.loss);
+  }
+
+  // Who has what, and losses, in one gather; then one sum over all gradients that any rank has. A rank without one adds
+  // -0, which changes no number's bits.
+  std::string said(sizeof(double), '\0');
+  std::memcpy(said.data(), &mine.loss, sizeof(double));
+  for (const Gradient& g : mine.gradients) said += g ? '1' : '0';
+  const auto all = world_->gather(said);
+  std::vector<double> losses;
+  for (const std::string& one : all) {
+    losses.push_back(0);
+    std::memcpy(&losses.back(), one.data(), sizeof(double));
+  }
+  for (std::size_t step = 1; step < losses.size(); step *= 2)
+    for (std::size_t r = 0; r + step < losses.size(); r += 2 * step) losses[r] += losses[r + step];
+
+  std::vector<A> flat;
+  std::vector<std::size_t> places;
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    const auto has = [&](const std::string& one) { return one[sizeof(double) + i] == '1'; };
+    if (std::none_of(all.begin(), all.end(), has)) continue;
+    places.push_back(i);
+    const std::size_t begin = flat.size(), elements = static_cast<std::size_t>(params[i]->count());
+    flat.resize(begin + elements, A(-0.0f));
+    if (mine.gradients[i]) ctx.copy_to_host(flat.data() + begin, mine.gradients[i].data(), elements * sizeof(A));
+  }
+  tree_sum(*world_, std::span(flat));
+  std::size_t begin = 0;
+  for (const std::size_t i : places) {
+    const std::size_t elements = static_cast<std::size_t>(params[i]->count());
+    params[i]->grad = mine.gradients[i] ? mine.gradients[i] : Gradient(ctx, params[i]->shape());
+    ctx.copy_from_host(params[i]->grad.data(), flat.data() + begin, elements * sizeof(A));
+    begin += elements;
+  }
+  count(losses.front());
+}
+
+template <Scalar T, Device D> std::vector<double> GradientExchange<T, D>::merged(const std::vector<double>& mine) {
+  if (alone()) return mine;
+  const auto bytes = std::as_bytes(std::span(mine));
+  const auto all = world_->gather({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  std::vector<double> merged;
+  for (std::size_t i = 0;; ++i) {
+    const std::string& one = all[i % all.size()];
+    const std::size_t at = i / all.size() * sizeof(double);
+    if (at >= one.size()) return merged;
+    merged.push_back(0);
+    std::memcpy(&merged.back(), one.data() + at, sizeof(double));
+  }
+}
+
+}  // namespace ft::inline FTLIB_ABI

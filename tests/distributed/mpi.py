@@ -1,0 +1,63 @@
+"""tests/distributed/mpi.py MPIRUN QA ROOT: qa train on ranks of MPI: the same bytes whatever their number, one message for an
+error, and a rank that is killed ends the run, which goes on from its checkpoint with another number of ranks."""
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+mpirun, qa, root = sys.argv[1:]
+env = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
+                    "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
+scratch = Path(tempfile.mkdtemp())
+data = scratch / "facts.jsonl"
+data.write_text("".join((Path(root) / "examples/qa/data/facts.en.jsonl").read_text().splitlines(True)[:60]))
+
+
+def command(ranks, out, *more, model="tests/data/models/llama_q4_1.gguf"):
+    launch = [mpirun, "-n", str(ranks)] if ranks else []
+    return launch + [qa, "train", "--model", str(Path(root) / model), "--data", str(data), "--out", str(scratch / out), "--batch-tokens",
+                     "512", "--micro-batch-tokens", "64", "--keep-weight", "0", "--threads", "1", "--samples", "0", "--lora-dropout",
+                     "0.1", *map(str, more)]
+
+
+def run(*arguments, **model):
+    done = subprocess.run(command(*arguments, **model), env=env, text=True, capture_output=True, timeout=300)
+    return done.returncode, done.stdout + done.stderr
+
+
+def adapter(out):
+    return (scratch / out / "adapter/adapter_model.safetensors").read_bytes()
+
+
+for ranks in (1, 2, 4):
+    code, said = run(ranks, f"r{ranks}", "--max-steps", 6)
+    assert code == 0 and (f"ranks: {ranks}" in said) == (ranks > 1) and said.count("trained 6 steps") == 1, said
+    assert adapter(f"r{ranks}") == adapter("r1"), f"{ranks} ranks end with other bytes than one"
+code, said = run(0, "alone", "--max-steps", 6)  # no rank: MPI is not started, and gradients are added where they are
+assert code == 0 and "ranks:" not in said, said
+
+code, said = run(2, "none", model="tests/data/no-such-model")
+assert code != 0 and said.count("there is no such file or folder") == 1 and "rank 0 of 2 (" in said, said
+code, said = run(3, "three")
+assert code != 0 and "3 ranks, and their number is no power of two" in said, said
+
+code, whole = run(1, "whole", "--max-steps", 60)
+assert code == 0, whole
+started = subprocess.Popen(command(2, "killed", "--max-steps", 60, "--save-every", 1), env=env, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.PIPE, text=True)
+while not (scratch / "killed/checkpoint").exists():
+    assert started.poll() is None
+    time.sleep(0.01)
+ranks = [int(pid) for pid in subprocess.run(["pgrep", "-f", f"^{qa} train .*{scratch}/killed"], text=True, capture_output=True).stdout.split()]
+assert len(ranks) == 2, ranks
+os.kill(ranks[1], signal.SIGKILL)
+killed_at = time.monotonic()
+_, said = started.communicate(timeout=60)
+assert started.returncode != 0 and time.monotonic() - killed_at < 15 and "signal 9" in said, said
+assert not (scratch / "killed/adapter").exists()
+code, said = run(1, "killed", "--max-steps", 60, "--resume")
+assert code == 0 and adapter("killed") == adapter("whole"), said
+print("distributed/mpi: passed")

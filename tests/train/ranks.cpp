@@ -1,0 +1,186 @@
+// tests/train/ranks.cpp: ranks that share each step, as threads: any number of them ends with the same bits.
+#include "../scratch.hpp"
+
+#include <doctest/doctest.h>
+#include <ftlib/distributed/thread_group.hpp>
+#include <ftlib/finetune.hpp>
+
+#include <atomic>
+#include <cstring>
+
+using namespace ft;
+using ft::test::Scratch;
+
+namespace {
+using RankLm = CausalLM<float, Cpu>;
+
+text::Dataset rank_data(const RankLm& lm) {
+  std::vector<text::Record> records;
+  for (std::size_t i = 0; i < 30; ++i)
+    records.push_back({.id = str("r", i),
+                       .question = str("what is ", i, std::string(i % 7, 'x'), "?"),
+                       .answers = {str("it is ", i * i)}});
+  return text::Dataset(records, lm.tokenizer());
+}
+struct Ended {
+  std::vector<float> weights;
+  RunReport report;
+};
+/// What each of `ranks` ends with; they train one model's twins.
+std::vector<Ended> train_on(int ranks, const TrainerConfig& config, bool full = false) {
+  std::vector<Ended> ended(static_cast<std::size_t>(ranks));
+  run_thread_group(ranks, [&](Communicator& world) {
+    auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
+                                      {.threads = 1, .seed = 5});
+    if (full) lm.train_all();
+    else lm.attach({.rank = 4, .alpha = 8, .dropout = 0.1f, .seed = 3});
+    const auto [learned, held_out] = rank_data(lm).split(0.8, 1);
+    TrainerConfig c = config;
+    c.world = &world;
+    Trainer trainer(lm, c);
+    Ended& mine = ended[static_cast<std::size_t>(world.rank())];
+    mine.report = trainer.fit(learned, &held_out);
+    for (auto* w : lm.parameters())
+      if (w->trainable) {
+        const auto values = w->value.to_host(lm.context());
+        mine.weights.insert(mine.weights.end(), values.begin(), values.end());
+      }
+  });
+  return ended;
+}
+bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
+  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+}
+TrainerConfig rank_config() {
+  TrainerConfig c;
+  c.optimizer = AdamW{.lr = 2e-2f};
+  c.epochs = 2;
+  c.batch_tokens = 256;
+  c.micro_batch_tokens = 24;
+  c.clip_norm = 0.5f;
+  return c;
+}
+}  // namespace
+
+TEST_CASE("ranks: a sum over ranks is the tree's, whatever the length") {
+  for (const int ranks : {1, 2, 4, 8})
+    for (const std::size_t n : {0u, 1u, 3u, 7u, 64u, 1001u}) {
+      std::vector<std::vector<float>> parts(static_cast<std::size_t>(ranks));
+      Random random(n + 1);
+      for (auto& part : parts)
+        for (std::size_t i = 0; i < n; ++i) part.push_back(static_cast<float>(random.normal()) * (i % 5 ? 1.0f : 1e6f));
+      auto wanted = parts;
+      for (std::size_t step = 1; step < wanted.size(); step *= 2)
+        for (std::size_t r = 0; r + step < wanted.size(); r += 2 * step)
+          for (std::size_t i = 0; i < n; ++i) wanted[r][i] += wanted[r + step][i];
+      std::atomic<int> right = 0;
+      run_thread_group(ranks, [&](Communicator& world) {
+        auto mine = parts[static_cast<std::size_t>(world.rank())];
+        tree_sum(world, std::span(mine));
+        right += same_bits(mine, wanted[0]);
+      });
+      CAPTURE(ranks);
+      CAPTURE(n);
+      CHECK(right == ranks);
+    }
+}
+
+TEST_CASE("ranks: 1, 2, 4 and 8 end with the same bits: dropout, clipping, accumulation, average, held-out loss") {
+  for (const bool full : {false, true}) {
+    TrainerConfig config = rank_config();
+    if (full) config.optimizer = AdamW8bit{.lr = 1e-3f};
+    config.ema_decay = full ? 0.9f : 0;
+    config.patience = full ? 0 : 3;
+    const auto one = train_on(1, config, full);
+    REQUIRE(one[0].report.steps >= 4);
+    CHECK(one[0].report.train_loss.back().y < one[0].report.train_loss.front().y);
+    for (const int ranks : {2, 4, 8}) {
+      CAPTURE(ranks);
+      for (const Ended& rank : train_on(ranks, config, full)) {
+        CHECK(same_bits(rank.weights, one[0].weights));
+        REQUIRE(rank.report.train_loss.size() == one[0].report.train_loss.size());
+        for (std::size_t i = 0; i < rank.report.train_loss.size(); ++i)
+          CHECK(rank.report.train_loss[i].y == one[0].report.train_loss[i].y);
+        CHECK(rank.report.held_out_loss.back().y == one[0].report.held_out_loss.back().y);
+      }
+    }
+  }
+}
+
+TEST_CASE("ranks: beside the path without ranks only the order of sums differs") {
+  const auto one = train_on(1, rank_config());
+  auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
+                                    {.threads = 1, .seed = 5});
+  lm.attach({.rank = 4, .alpha = 8, .dropout = 0.1f, .seed = 3});
+  const auto [learned, held_out] = rank_data(lm).split(0.8, 1);
+  Trainer trainer(lm, rank_config());
+  const auto report = trainer.fit(learned, &held_out);
+  REQUIRE(report.train_loss.size() == one[0].report.train_loss.size());
+  for (std::size_t i = 0; i < report.train_loss.size(); ++i)
+    CHECK(report.train_loss[i].y == doctest::Approx(one[0].report.train_loss[i].y).epsilon(1e-3));
+  CHECK(report.held_out_loss.back().y == doctest::Approx(one[0].report.held_out_loss.back().y).epsilon(2e-3));
+}
+
+TEST_CASE("ranks: a run that was stopped goes on with another number of ranks, and rank 0 alone writes") {
+  TrainerConfig config = rank_config();
+  const auto whole = train_on(2, config);
+  for (const auto& [before, after] : {std::pair{4, 2}, std::pair{4, 1}, std::pair{1, 8}}) {
+    const Scratch dir;
+    config.out_dir = dir / "run";
+    config.resume = false;
+    StopSource stop;
+    std::atomic<int> files = 0;
+    run_thread_group(before, [&](Communicator& world) {
+      auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
+                                        {.threads = 1, .seed = 5});
+      lm.attach({.rank = 4, .alpha = 8, .dropout = 0.1f, .seed = 3});
+      const auto [learned, held_out] = rank_data(lm).split(0.8, 1);
+      TrainerConfig c = config;
+      c.world = &world;
+      Trainer trainer(lm, c);
+      trainer.on_step([&, last = world.rank() == world.size() - 1](const Step& s) {  // one rank's word is all ranks'
+        return last && s.step == 3 ? Flow::stop : Flow::go;
+      });
+      const auto report = trainer.fit(learned, &held_out);
+      CHECK((report.steps == 3 && !report.finished));
+      files += trainer.board() != nullptr;
+    });
+    config.resume = true;
+    for (const Ended& rank : train_on(after, config)) {
+      CHECK(rank.report.finished);
+      CHECK(same_bits(rank.weights, whole[0].weights));
+    }
+  }
+}
+
+TEST_CASE("ranks: what does not fit is said, and no rank waits for one that has failed") {
+  CHECK_THROWS_WITH_AS(train_on(3, rank_config()), doctest::Contains("3 ranks, and their number is no power of two"),
+                       Error);
+  TrainerConfig config = rank_config();
+  config.micro_batch_tokens = 128;  // two a step: the bits are the same, and that ranks wait is told
+  const auto eight = train_on(8, config);
+  CHECK(same_bits(eight[7].weights, train_on(1, config)[0].weights));
+  REQUIRE(!eight[0].report.warnings.empty());
+  CHECK(eight[0].report.warnings[0].find("fewer micro-batches than ranks") != std::string::npos);
+  config = rank_config();
+  config.cuda_graph = true;
+  CHECK_THROWS_WITH_AS(train_on(2, config), doctest::Contains("cuda_graph and world"), Error);
+  CHECK_THROWS_WITH_AS(run_thread_group(4,
+                                        [&](Communicator& world) {
+                                          GradientExchange<float, Cpu> ranks(&world);
+                                          ranks.agree(str("seed = ", world.rank() == 2 ? 7 : 42, "\n"));
+                                        }),
+                       doctest::Contains(R"(rank 0 has "seed = 42", rank 2 has "seed = 7")"), Error);
+  CHECK_THROWS_WITH_AS(run_thread_group(4,
+                                        [&](Communicator& world) {
+                                          if (world.rank() == 1) throw Error("one is ill");
+                                          world.gather("here");
+                                        }),
+                       doctest::Contains("one is ill"), Error);
+  CHECK_THROWS_WITH_AS(run_thread_group(2,
+                                        [&](Communicator& world) {
+                                          std::vector<std::byte> a(world.rank() ? 4 : 8), b(8);
+                                          world.swap(1 - world.rank(), a, b);
+                                        }),
+                       doctest::Contains("4 bytes came from rank 1, 8 were expected"), Error);
+}
