@@ -46,11 +46,26 @@ assert code != 0 and "3 ranks, and their number is no power of two" in said, sai
 
 code, whole = run(1, "whole", "--max-steps", 60)
 assert code == 0, whole
-started = subprocess.Popen(command(2, "killed", "--max-steps", 60, "--save-every", 1), env=env, stdout=subprocess.DEVNULL,
-                           stderr=subprocess.PIPE, text=True)
-while not (scratch / "killed/checkpoint").exists():
-    assert started.poll() is None
-    time.sleep(0.01)
+
+
+def begin(out, *more):
+    """Two ranks in the middle of their run."""
+    started = subprocess.Popen(command(2, out, "--max-steps", 60, "--save-every", 1, *more), env=env, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    while not (scratch / out / "checkpoint").exists():
+        assert started.poll() is None
+        time.sleep(0.01)
+    return started
+
+
+started = begin("told")
+started.send_signal(signal.SIGUSR1)
+out, said = started.communicate(timeout=60)
+assert started.returncode == 0 and "the same command with --resume goes on" in out, out + said
+code, said = run(4, "told", "--max-steps", 60, "--resume")
+assert code == 0 and adapter("told") == adapter("whole"), said
+
+started = begin("killed")
 ranks = [int(pid) for pid in subprocess.run(["pgrep", "-f", f"^{qa} train .*{scratch}/killed"], text=True, capture_output=True).stdout.split()]
 assert len(ranks) == 2, ranks
 os.kill(ranks[1], signal.SIGKILL)
