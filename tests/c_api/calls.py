@@ -241,6 +241,11 @@ assert scores["n"] == 12 and len(scores["answers"]) == 12 and 0 <= scores["f1"] 
 after_four = ON_PROGRESS(lambda done, of, user: done >= 4)
 assert filled("ft_evaluate", lm, read, {"batch": 4}, after_four, None, status=CANCELLED, error="4 of 12") is None
 call("ft_evaluate", lm, read, {"split": "test"}, None, None, None, status=BAD_ARGUMENT, error="'test'")
+assert all(a["nearness"] == 1 and 0 <= a["confidence"] <= 1 for a in scores["answers"])  # nothing is remembered
+call("ft_remember_questions", lm, None, status=BAD_ARGUMENT, error="records")
+call("ft_remember_questions", lm, read)
+near = json.loads(filled("ft_evaluate", lm, read, {"batch": 4, "max_new_tokens": 8}, None, None))
+assert all(-1 <= a["nearness"] <= 1.000001 for a in near["answers"])
 
 # One thread at a time; ft_cancel from any.
 assert ft.ft_cancel(lm) == 0  # nothing runs
