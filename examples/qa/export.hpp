@@ -41,11 +41,10 @@ template <class Lm> void export_model(const ExportArguments& a, Lm lm) {
   } else if (a.to == "gguf-lora") {
     std::cout << ft::save_gguf_adapter(lm, a.out, {.type = a.type.empty() ? "f32" : a.type, .name = a.name});
   } else {
-    const bool merged = !a.adapter.empty();
-    if (merged) lm.merge();
-    lm.save_pretrained(a.out);
-    std::cout << a.out << ": a Hugging Face folder in "
-              << ft::dtype_of<typename Lm::value_type> << (merged ? ", the adapter merged into the weights\n" : "\n");
+    const auto type = a.type == "f16" ? ft::DType::f16 : a.type == "bf16" ? ft::DType::bf16 : ft::DType::f32;
+    lm.save_pretrained(a.out, {.type = type});
+    std::cout << a.out << ": a Hugging Face folder in " << type
+              << (a.adapter.empty() ? "\n" : ", the adapter merged into the weights\n");
   }
   if (!a.unrelated.empty()) say_cost<Lm>(a, before);
 }
@@ -67,7 +66,7 @@ inline void add_export(CLI::App& app) {
   c->add_option(
        "--type", a->type,
        "gguf: f32, f16, bf16, q8_0, q6_k, q5_k_m, q5_k_s, q4_k_m, q4_k_s, q5_1, q5_0, q4_1 or q4_0, or stored: "
-       "each tensor as the model has it (default); gguf-lora: f32 (default) or f16")
+       "each tensor as the model has it (default); gguf-lora: f32 (default) or f16; hf: f32 (default), f16 or bf16")
       ->check(examples::not_empty);
   c->add_option("--out", a->out, "the file or folder to write")
       ->required()
@@ -86,8 +85,8 @@ inline void add_export(CLI::App& app) {
       throw ft::Error("--to gguf-lora: there is no adapter", "name it with --adapter.");
     if (a->to == "gguf-lora" && !a->unrelated.empty())
       throw ft::Error("--unrelated: an adapter alone has no perplexity", "leave it out, or write --to gguf.");
-    if (a->to == "hf" && !a->type.empty())
-      throw ft::Error("--type: a folder is written in the type that is computed in", "leave it out.");
+    if (a->to == "hf" && !a->type.empty() && a->type != "f32" && a->type != "f16" && a->type != "bf16")
+      throw ft::Error("--type " + a->type + ": a folder holds f32, f16 or bf16", "give one of them.");
     if (a->to == "hf") check_folder("--out", a->out);
     else check_output("--out", a->out);
     check_apart("--out", a->out, {a->model, a->adapter, a->unrelated});

@@ -181,7 +181,8 @@ FTLIB_API ft_status ft_evaluate(ft_session* session, const ft_records* records, 
 /* Reads the records' questions as the model has learned them, for "near" in ft_set_prompt: call it after ft_train() with
  * the records that were trained. The adapter keeps what it needs of them when it is saved: numbers, and no text. */
 FTLIB_API ft_status ft_remember_questions(ft_session* session, const ft_records* records);
-/* Writes the model as a Hugging Face folder in float32; adapters in use must be merged first. */
+/* Writes the model as a Hugging Face folder in float32; adapters in use are merged into what is written, and stay adapters
+ * here. */
 FTLIB_API ft_status ft_save_model(ft_session* session, const char* folder);
 /* Writes the model as a GGUF file for llama.cpp; adapters in use are merged into what is written, and stay adapters here.
  * `type`: "f32", "f16", "bf16", "q8_0", "q4_k_m" ... as docs/export.md lists them; NULL or "stored": each tensor as the

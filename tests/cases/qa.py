@@ -641,12 +641,17 @@ def exported():
     says(export("hf", "folder"), "a Hugging Face folder in float32, the adapter merged")
     assert run("ask", "--model", out / "folder", *question).splitlines()[-1] == wanted
     says(export("gguf-lora", "lora.gguf"), "adapter: for 7 weights of the base")
+    assert run("ask", "--model", model, "--adapter", out / "lora.gguf", *question).splitlines()[-1] == wanted
+    says(export("hf", "halves", "--type", "bf16"), "a Hugging Face folder in bfloat16, the adapter merged")
+    assert 2 * (out / "halves/model.safetensors").stat().st_size < 1.1 * (out / "folder/model.safetensors").stat().st_size
+    run("ask", "--model", out / "halves", *question)
+    shutil.rmtree(out / "halves")
     before = (model / "model.safetensors").read_bytes()
     for to, name, more, fault in (
             ("gguf", "x.gguf", ("--type", "q9"), "'q9' is not known"),
             ("gguf-lora", "x.gguf", ("--type", "q8_0"), "an adapter in q8_0"),
             ("gguf-lora", "x.gguf", ("--unrelated", text), "an adapter alone has no perplexity"),
-            ("hf", "x", ("--type", "f16"), "in the type that is computed in"),
+            ("hf", "x", ("--type", "q8_0"), "a folder holds f32, f16 or bf16"),
             ("gguf", "no/such/x.gguf", (), "there is no folder")):
         says(export(to, name, *more, code=2), fault)
     says(export("gguf-lora", "x.gguf", code=2, with_adapter=False), "there is no adapter")

@@ -114,10 +114,20 @@ TEST_CASE("adapters: peft's folder gives peft's logits, and what is saved gives 
     again.detach();
     CHECK(logits(again, tokens) == base);
 
-    CHECK_THROWS_WITH_AS(lm.save_pretrained(dir / "merged"), doctest::Contains("adapter that would be lost"), Error);
-    lm.merge();
-    lm.save_pretrained(dir / "merged", 4096);  // in shards
+    lm.save_pretrained(dir / "merged",
+                       {.max_shard_bytes = 4096});  // what is in use is in it, and stays an adapter here
+    CHECK(logits(lm, tokens) == tuned);
     auto merged = Lm::from_pretrained(dir / "merged", {.threads = 2});
+    CHECK(difference(logits(merged, tokens), tuned) <= 1e-4);
+    lm.save_pretrained(dir / "half", {.type = DType::bf16});
+    CHECK(read_json(dir / "half/config.json")["torch_dtype"] == "bfloat16");
+    auto half_as_large = Lm::from_pretrained(dir / "half", {.threads = 2});
+    CHECK(half_as_large.summary().bytes * 2 == merged.summary().bytes);
+    CHECK(difference(logits(half_as_large, tokens), tuned) <= 0.1);
+    CHECK_THROWS_WITH_AS(lm.save_pretrained(dir / "x", {.type = DType::q8_0}), doctest::Contains("a folder in Q8_0"),
+                         Error);
+    lm.merge();
+    lm.save_pretrained(dir / "merged");
     CHECK(difference(logits(merged, tokens), tuned) <= 1e-4);
   }
 }
@@ -283,15 +293,15 @@ TEST_CASE("causal_lm: a request to stop ends opening and writing, and leaves wha
   const Scratch scratch;
   StopSource stop;
   Lm lm = Lm::from_pretrained(models / "llama_tiny", {.threads = 1}, stop.token());
-  lm.save_pretrained(scratch / "out", int64_t{1} << 30, stop.token());
+  lm.save_pretrained(scratch / "out", {.stop = stop.token()});
   const auto before = std::filesystem::last_write_time(scratch / "out" / "model.safetensors");
   stop.request_stop();
   for (const char* model : {"llama_tiny", "llama_q4_1.gguf"})
     CHECK_THROWS_WITH_AS(Lm::from_pretrained(models / model, {.threads = 1}, stop.token()),
                          doctest::Contains("opening it was stopped by the host"), Interrupted);
-  CHECK_THROWS_WITH_AS(lm.save_pretrained(scratch / "out", int64_t{1} << 30, stop.token()),
+  CHECK_THROWS_WITH_AS(lm.save_pretrained(scratch / "out", {.stop = stop.token()}),
                        doctest::Contains("writing it was stopped by the host"), Interrupted);
-  CHECK_THROWS_AS(lm.save_pretrained(scratch / "other", int64_t{1} << 30, stop.token()), Interrupted);
+  CHECK_THROWS_AS(lm.save_pretrained(scratch / "other", {.stop = stop.token()}), Interrupted);
   CHECK(std::filesystem::last_write_time(scratch / "out" / "model.safetensors") == before);
   CHECK(std::distance(std::filesystem::directory_iterator(scratch.path()), {}) == 1);
 }

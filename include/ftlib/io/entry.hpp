@@ -3,18 +3,20 @@
 #include <ftlib/io/file.hpp>
 #include <ftlib/tensor/stored.hpp>  // Stored, Shape, DType
 
-#include <optional>  // std::optional
-#include <vector>    // std::vector
+#include <functional>  // std::function
+#include <optional>    // std::optional
+#include <vector>      // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
-/// What a writer takes: row-major bytes that live until the file is written.
+/// What a writer takes: row-major bytes that live until the file is written, or that are made when they are.
 struct TensorEntry {
   std::string name = {};
   DType type = DType::f32;
   Shape shape = {};
   const void* data = nullptr;
   std::string_view word = {};  // in safetensors files: a type of theirs that is no DType, U8 or I64; empty: `type`'s
+  std::function<std::vector<std::byte>()> make = {};  // in place of `data`; asked once, when its turn has come
 };
 inline TensorEntry entry(std::string name, const Stored<Cpu>& tensor) {
   return {std::move(name), tensor.type, tensor.shape, tensor.data};
@@ -55,14 +57,21 @@ inline int64_t entry_bytes(const TensorEntry& tensor, std::string_view file) {
   const auto [type, block, block_bytes] = tensor.word.empty() ? info(tensor.type) : of_word;
   const int64_t row = tensor.shape.rank() ? tensor.shape.back() : 1;
   const auto bytes = count && row % block == 0 ? checked_mul(*count / block, block_bytes) : std::nullopt;
-  if (!bytes || (*bytes > 0 && !tensor.data))
+  if (!bytes || (*bytes > 0 && !tensor.data && !tensor.make))
     throw Error(str(file, ": tensor ", quote(tensor.name), " ", tensor.shape, " ", type,
                     " cannot be written: ", !bytes ? "its shape does not fit the type" : "it has no data"));
   return *bytes;
 }
 
-inline std::span<const std::byte> entry_data(const TensorEntry& tensor, int64_t bytes) {
-  return {static_cast<const std::byte*>(tensor.data), static_cast<std::size_t>(bytes)};
+/// f(the bytes of an entry). Throws Error where those that are made are not as many as they should be.
+template <class F> void with_entry_data(const TensorEntry& tensor, int64_t bytes, F f) {
+  const auto count = static_cast<std::size_t>(bytes);
+  if (!tensor.make) return f(std::span(static_cast<const std::byte*>(tensor.data), count));
+  const std::vector<std::byte> made = tensor.make();
+  if (made.size() != count)
+    throw Error(
+        str("tensor ", quote(tensor.name), " ", tensor.shape, ": ", made.size(), " bytes were made of ", count));
+  f(std::span(made));
 }
 
 }  // namespace detail

@@ -733,7 +733,8 @@ class GgufWriter {
     described.push_back({tensor.name, tensor.type, tensor.shape});
   }
   GgufWriter file(path, metadata, std::move(described));
-  for (std::size_t i = 0; i < tensors.size(); ++i) file.put(detail::entry_data(tensors[i], sizes[i]));
+  for (std::size_t i = 0; i < tensors.size(); ++i)
+    detail::with_entry_data(tensors[i], sizes[i], [&](auto data) { file.put(data); });
   file.commit();
 }
 

@@ -361,7 +361,7 @@ struct SafetensorsLayout {
   file.write(layout.header);
   for (std::size_t i = 0; i < layout.entries.size(); ++i) {
     if (stop.stop_requested()) throw Interrupted(path.string() + ": writing it was stopped by the host");
-    file.write(detail::entry_data(layout.entries[i], layout.sizes[i]));
+    detail::with_entry_data(layout.entries[i], layout.sizes[i], [&](auto data) { file.write(data); });
   }
   file.commit();
 }
@@ -372,8 +372,8 @@ struct SafetensorsLayout {
   const auto head = std::as_bytes(std::span(layout.header.data(), layout.header.size()));
   std::vector<std::byte> bytes(head.begin(), head.end());
   for (std::size_t i = 0; i < layout.entries.size(); ++i) {
-    const auto data = detail::entry_data(layout.entries[i], layout.sizes[i]);
-    bytes.insert(bytes.end(), data.begin(), data.end());
+    detail::with_entry_data(layout.entries[i], layout.sizes[i],
+                            [&](auto data) { bytes.insert(bytes.end(), data.begin(), data.end()); });
   }
   return bytes;
 }

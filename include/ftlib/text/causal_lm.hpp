@@ -33,6 +33,12 @@ struct ModelSummary {
   friend std::ostream& operator<<(std::ostream& out, const ModelSummary& s);
 };
 
+struct SavePretrainedOptions {
+  std::optional<DType> type = {};  // float32, float16 or bfloat16; none: the type that is computed in
+  int64_t max_shard_bytes = int64_t{5} << 30;
+  StopToken stop = {};
+};
+
 /// A pretrained causal language model on device D, computing in T: a session on it (adapters/adapted.hpp). Moves, does
 /// not copy; session() gives another one.
 template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trainable<T, D> {
@@ -74,11 +80,11 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   /// The same from memory, as read_peft() reads it.
   std::vector<std::string> load_adapter(const std::string& name, const AdapterData& data);
 
-  /// Writes a Hugging Face folder in the compute type, which transformers opens: config.json, safetensors in shards,
-  /// tokenizer. An adapter in use must be merged first. Throws Interrupted on a request to stop, which is looked at
-  /// before each tensor is converted and written; what was at `folder` before stays then.
-  void save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes = int64_t{5} << 30,
-                       const StopToken& stop = {});
+  /// Writes a Hugging Face folder, which transformers opens: config.json, safetensors in shards, tokenizer; tensor by
+  /// tensor, with what the session has in use folded into each as it is written (the model itself stays as it is).
+  /// Memory: a tensor or two. Throws Interrupted on a request to stop, which is looked at before each tensor; what was
+  /// at `folder` before stays then.
+  void save_pretrained(const std::filesystem::path& folder, const SavePretrainedOptions& options = {});
 
   ModelSummary summary();
 

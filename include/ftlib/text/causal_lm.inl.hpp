@@ -4,10 +4,12 @@
 #include <ftlib/adapters/peft.hpp>            // read_peft, write_peft
 #include <ftlib/io/atomic_file.hpp>           // AtomicFolder
 #include <ftlib/io/gguf.hpp>                  // GgufFile
+#include <ftlib/io/pages.hpp>                 // release_pages
 #include <ftlib/io/safetensors.hpp>           // write_safetensors_sharded
 #include <ftlib/models/kit/gguf_adapter.hpp>  // read_gguf_adapter
 #include <ftlib/models/kit/registry.hpp>      // Checkpoint, make_language_model
 #include <ftlib/ops/shape.hpp>                // transpose
+#include <ftlib/tensor/quantise.hpp>          // quantise_row
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/generate.hpp>          // TokenGenerator
 #include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
@@ -137,35 +139,54 @@ template <Scalar T, Device D>
 }
 
 template <Scalar T, Device D>
-[[gnu::cold]] void CausalLM<T, D>::save_pretrained(const std::filesystem::path& folder, int64_t max_shard_bytes,
-                                                   const StopToken& stop) {
+[[gnu::cold]] void CausalLM<T, D>::save_pretrained(const std::filesystem::path& folder,
+                                                   const SavePretrainedOptions& options) {
   Context<D>& ctx = this->context();
-  if (!this->adapters().used(ctx).empty())
-    throw Error(folder.string() + ": the model has an adapter that would be lost", "call merge() or save_adapter().");
-  uint64_t bytes = 0;
-  for (const Parameter<T, D>* w : this->base_parameters()) bytes += static_cast<uint64_t>(w->count()) * sizeof(T);
-  check_room(folder, bytes);  // before all weights are brought into the compute type
+  const DType type = options.type.value_or(dtype_of<T>);
+  if (is_quantised(type) || (type == DType::f64) != std::same_as<T, double>)
+    throw Error(str(folder.string(), ": a folder in ", type), "give float32, float16 or bfloat16.");
+  const auto host_values = [&ctx, this](const Parameter<T, D>& w) {
+    const Tensor<T, D> merged = this->adapters().merged(ctx, w);
+    return contiguous(ctx, merged ? merged : w.value ? w.value : dense(ctx, w)).to_host(ctx);
+  };
   std::vector<TensorEntry> entries;
-  std::map<std::string, std::vector<T>> host;
+  std::map<std::string, std::vector<const Parameter<T, D>*>> parts;  // of a tensor in the folder
+  uint64_t bytes = 0;
   for (const Parameter<T, D>* w : this->base_parameters()) {
-    if (stop.stop_requested()) throw Interrupted(folder.string() + ": writing it was stopped by the host");
     const FolderPlace place = model_->folder_place(*w);
-    const std::vector<T> value = contiguous(ctx, w->value ? w->value : dense(ctx, *w)).to_host(ctx);
-    std::vector<T>& there = host[place.name];
-    if (there.empty()) {
-      there.resize(static_cast<std::size_t>(place.shape.count()));
-      entries.push_back({place.name, dtype_of<T>, place.shape, there.data()});
-    }
-    place.each(w->shape(), [&](int64_t to, int64_t from) {
-      there[static_cast<std::size_t>(to)] = value[static_cast<std::size_t>(from)];
-    });
+    bytes += static_cast<uint64_t>(storage_bytes(type, w->count()));
+    auto& of_tensor = parts[place.name];
+    of_tensor.push_back(w);
+    if (of_tensor.size() > 1) continue;
+    entries.push_back({.name = place.name, .type = type, .shape = place.shape, .make = [&, place] {
+                         std::vector<T> there(static_cast<std::size_t>(place.shape.count()));
+                         for (const Parameter<T, D>* part : parts.at(place.name)) {
+                           const std::vector<T> value = host_values(*part);
+                           model_->folder_place(*part).each(part->shape(), [&](int64_t to, int64_t from) {
+                             there[static_cast<std::size_t>(to)] = value[static_cast<std::size_t>(from)];
+                           });
+                           if constexpr (std::same_as<D, Cpu>)
+                             if (part->stored)
+                               release_pages({part->stored.data, static_cast<std::size_t>(part->stored.bytes())});
+                         }
+                         std::vector<std::byte> made(
+                             static_cast<std::size_t>(storage_bytes(type, place.shape.count())));
+                         if (type == dtype_of<T>) {
+                           std::memcpy(made.data(), there.data(), made.size());
+                         } else {
+                           const std::vector<float> values(there.begin(), there.end());
+                           quantise_row(type, values.data(), place.shape.count(), made.data());
+                         }
+                         return made;
+                       }});
   }
+  check_room(folder, bytes);
   AtomicFolder out(folder);
   Json config = model_->config();
-  config["torch_dtype"] = std::string(info(dtype_of<T>).name);
+  config["torch_dtype"] = std::string(info(type).name);
   config.erase("dtype");
   write_atomically(out.folder() / "config.json", config.dump(2) + "\n");
-  write_safetensors_sharded(out.folder(), entries, {{"format", "pt"}}, max_shard_bytes, "model", stop);
+  write_safetensors_sharded(out.folder(), entries, {{"format", "pt"}}, options.max_shard_bytes, "model", options.stop);
   save_tokenizer(out.folder());
   out.commit();
 }
