@@ -5,6 +5,7 @@
 
 #include <ftlib/adapters/peft.hpp>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/gguf.hpp>
 
 #include <CLI/CLI.hpp>
 
