@@ -63,7 +63,8 @@ class ThreadRank final : public Communicator {
  private:
   template <class Ready> void wait(std::unique_lock<std::mutex>& lock, Ready ready) {
     shared_.changed.wait(lock, [&] { return shared_.failed >= 0 || ready(); });
-    if (shared_.failed >= 0 && !ready()) throw Error(str(name(), ": rank ", shared_.failed, " has failed"));
+    // Even if what was waited for is there: the memory of a rank that has thrown is not.
+    if (shared_.failed >= 0) throw Error(str(name(), ": rank ", shared_.failed, " has failed"));
   }
   ThreadGroup& shared_;
   int rank_, ranks_;

@@ -45,10 +45,9 @@ class LearnedQuestions {
   void index();
 
   int64_t layer_ = 0;
-  std::vector<float> mean_;  // (C)
-  std::vector<std::int8_t>
-      states_;  // (n, C): less the mean, each row in a unit of its own, which a cosine does not see
-  std::vector<std::uint64_t> answers_;                      // hashes, (n)
+  std::vector<float> mean_;             // (C)
+  std::vector<std::int8_t> states_;     // (n, C), less the mean; a row's unit is its own, which no cosine sees
+  std::vector<std::uint64_t> answers_;  // hashes, (n)
   std::map<std::uint64_t, std::vector<std::size_t>> rows_;  // of each answer
 };
 

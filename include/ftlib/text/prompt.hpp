@@ -30,10 +30,10 @@ struct PromptOptions {
                                                       // question_answer and nothing in chat
   std::string variables = {};                         // chat: more variables for the template, as an object of JSON
   std::string date = {};  // chat: ChatOptions::date; fix it for a run that is to be resumed on another day
-  // What is answered to unanswered records, and in place of answers that have not ...
-  std::string unknown = {};  // "I do not know."
-  double sure = 0;           // ... this confidence (TokenGenerator::confidence); 0: any
-  double near = -1;          // ... to a question of this nearness (LearnedQuestions::nearness); -1: any
+  // What is answered to unanswered records: "I do not know."; and in place of an answer that does not reach both of
+  std::string unknown = {};
+  double sure = 0;   // a confidence (TokenGenerator::confidence); 0: any will do
+  double near = -1;  // a nearness of its question (LearnedQuestions::nearness); -1: any will do
 
   bool operator==(const PromptOptions&) const = default;
   Json to_json() const;
