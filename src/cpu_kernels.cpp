@@ -8,6 +8,7 @@
 #include "cpu_table.hpp"
 
 #include <ftlib/core/random.hpp>
+#include <ftlib/ops/gated_delta_rule.shared.hpp>
 #include <ftlib/ops/gemm.shared.hpp>
 #include <ftlib/ops/kinds.hpp>
 #include <ftlib/ops/norm.shared.hpp>
@@ -33,6 +34,7 @@ using namespace runtime_detail;
 #include <ftlib/ops/cross_entropy.cpu.hpp>
 #include <ftlib/ops/dropout.cpu.hpp>
 #include <ftlib/ops/embedding.cpu.hpp>
+#include <ftlib/ops/gated_delta_rule.cpu.hpp>
 #include <ftlib/ops/linear.cpu.hpp>
 #include <ftlib/ops/norm.cpu.hpp>
 #include <ftlib/ops/rope.cpu.hpp>

@@ -42,6 +42,9 @@
   X(, rope_turn, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T)                                           \
   X(, causal_conv_apply, View<T>, In<T>, In<T>, const std::vector<int32_t>&, const std::vector<int32_t>&, int64_t)    \
   X(, causal_conv_weights, View<T>, In<T>, In<T>, const std::vector<int32_t>&)                                        \
+  X(, gated_delta_forward, const DeltaRule<T>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>)                \
+  X(, gated_delta_backward, const DeltaRule<T>&, View<T>, View<T>, View<T>, View<T>, View<T>, View<accumulate_t<T>>,  \
+    View<accumulate_t<T>>, In<T>, In<accumulate_t<T>>)                                                                \
   X(, embedding_forward, View<T>, const Stored<Cpu>&, const std::vector<int32_t>&, float)                             \
   X(, embedding_backward, View<T>, In<T>, const std::vector<int32_t>&, float)                                         \
   X(, linear_combination, View<T>, In<T>, In<T>, T, T)                                                                \
@@ -77,6 +80,7 @@
   FTLIB_CPU_ACTIVATION(X, Gelu, T)                                                                                    \
   FTLIB_CPU_ACTIVATION(X, GeluTanh, T)                                                                                \
   FTLIB_CPU_ACTIVATION(X, Relu, T)                                                                                    \
+  FTLIB_CPU_ACTIVATION(X, Sigmoid, T)                                                                                 \
   FTLIB_CPU_ACTIVATION(X, LimitedSilu, T)                                                                             \
   FTLIB_CPU_ACTIVATION(X, LimitedUp, T)
 
@@ -89,6 +93,7 @@
 namespace ft::inline FTLIB_ABI {
 
 template <Scalar T> struct Norm;
+template <Scalar T> struct DeltaRule;
 template <Scalar T> struct AdamWItem;
 template <Scalar T> struct AdamW8bitItem;
 template <Scalar T> struct LionItem;
@@ -105,6 +110,7 @@ struct Silu;
 struct Gelu;
 struct GeluTanh;
 struct Relu;
+struct Sigmoid;
 struct LimitedSilu;
 struct LimitedUp;
 struct SamplingRule;

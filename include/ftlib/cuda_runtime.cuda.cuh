@@ -8,6 +8,7 @@
 #include <ftlib/ops/dropout.cuda.cuh>
 #include <ftlib/ops/elementwise.cuda.cuh>
 #include <ftlib/ops/embedding.cuda.cuh>
+#include <ftlib/ops/gated_delta_rule.cuda.cuh>
 #include <ftlib/ops/linear.cuda.cuh>
 #include <ftlib/ops/norm.cuda.cuh>
 #include <ftlib/ops/rope.cuda.cuh>
@@ -77,6 +78,11 @@
                                             const std::vector<int32_t>&, int64_t);                                     \
   EXTERN template void causal_conv_weights<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, In<T>,             \
                                               const std::vector<int32_t>&);                                            \
+  EXTERN template void gated_delta_forward<T>(Context<Cuda>&, const DeltaRule<T>&, View<T>, View<accumulate_t<T>>,     \
+                                              View<accumulate_t<T>>);                                                  \
+  EXTERN template void gated_delta_backward<T>(Context<Cuda>&, const DeltaRule<T>&, View<T>, View<T>, View<T>,         \
+                                               View<T>, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>,  \
+                                               In<accumulate_t<T>>);                                                   \
   EXTERN template void take_rows_forward<T>(Context<Cuda>&, View<T>, In<T>, int64_t, const std::vector<int32_t>&);     \
   EXTERN template void take_rows_backward<T>(Context<Cuda>&, Write, View<T>, In<T>, int64_t,                           \
                                              const std::vector<int32_t>&);                                             \
@@ -97,6 +103,7 @@
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Gelu, T)                                                                       \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::GeluTanh, T)                                                                   \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Relu, T)                                                                       \
+  FTLIB_CUDA_ACTIVATION(EXTERN, detail::Sigmoid, T)                                                                    \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::LimitedSilu, T)                                                                \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::LimitedUp, T)
 /// Those that do not depend on the compute type, or convert between types.

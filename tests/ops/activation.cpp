@@ -8,7 +8,7 @@ using namespace ft::test;
 
 namespace {
 
-enum class Curve { silu, gelu, gelu_tanh, relu, limited };
+enum class Curve { silu, gelu, gelu_tanh, relu, limited, sigmoid };
 
 double value(Curve kind, double x) {
   switch (kind) {
@@ -20,6 +20,8 @@ double value(Curve kind, double x) {
       return 0.5 * x * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
     case Curve::relu:
       return std::max(x, 0.0);
+    case Curve::sigmoid:
+      return 1 / (1 + std::exp(-x));
     case Curve::limited:
       return std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));
   }
@@ -66,6 +68,7 @@ template <Curve kind> struct Gated {
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
     if constexpr (kind == Curve::silu) return swiglu(ctx, a.x[0], a.x[1]);
     else if constexpr (kind == Curve::gelu) return geglu(ctx, a.x[0], a.x[1]);
+    else if constexpr (kind == Curve::sigmoid) return glu(ctx, a.x[0], a.x[1]);
     else if constexpr (kind == Curve::limited) return limited_swiglu(ctx, a.x[0], a.x[1]);
     else return geglu_tanh(ctx, a.x[0], a.x[1]);
   }
@@ -94,6 +97,7 @@ TEST_CASE("ops/activation: relu") { test_op<Activation<Curve::relu>>(); }
 TEST_CASE("ops/activation: swiglu") { test_op<Gated<Curve::silu>>(); }
 TEST_CASE("ops/activation: geglu") { test_op<Gated<Curve::gelu>>(); }
 TEST_CASE("ops/activation: geglu_tanh") { test_op<Gated<Curve::gelu_tanh>>(); }
+TEST_CASE("ops/activation: glu") { test_op<Gated<Curve::sigmoid>>(); }
 TEST_CASE("ops/activation: limited_swiglu") { test_op<Gated<Curve::limited>>(); }
 
 TEST_CASE("ops/activation: far from zero, values and gradients stay finite and right") {

@@ -62,6 +62,12 @@ template <class T> [[gnu::always_inline]] inline Activated<T> activate(Relu, Vec
   return {larger(x, zero), x > zero ? zero + T(1) : zero};
 }
 
+/// s = 1 / (1 + e^-x);  f' = s (1 - s)
+template <class T> [[gnu::always_inline]] inline Activated<T> activate(Sigmoid, Vec<T> x) {
+  const Vec<T> s = T(1) / (T(1) + exponential<T>(-x));
+  return {s, s * (T(1) - s)};
+}
+
 /// g s with g = min(x, 7) and s = 1 / (1 + e^(-1.702 g));  f' = s (1 + 1.702 g (1 - s)), 0 from 7 on
 template <class T> [[gnu::always_inline]] inline Activated<T> activate(LimitedSilu, Vec<T> x) {
   const Vec<T> zero{}, limit = zero + T(7), g = x < limit ? x : limit;

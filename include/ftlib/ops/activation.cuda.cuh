@@ -27,6 +27,10 @@ template <class A> __device__ ActivatedValue<A> activate(Gelu, A x) {
   return {x * phi, phi + x * std::exp(A(-0.5) * x * x) * A(0.39894228040143267794)};
 }
 template <class A> __device__ ActivatedValue<A> activate(Relu, A x) { return {x > 0 ? x : A(0), x > 0 ? A(1) : A(0)}; }
+template <class A> __device__ ActivatedValue<A> activate(Sigmoid, A x) {
+  const A s = 1 / (1 + std::exp(-x));
+  return {s, s * (1 - s)};
+}
 template <class A> __device__ ActivatedValue<A> activate(LimitedSilu, A x) {
   const A g = x < 7 ? x : A(7), s = 1 / (1 + std::exp(A(-1.702) * g));
   return {g * s, x < 7 ? s * (1 + A(1.702) * g * (1 - s)) : A(0)};

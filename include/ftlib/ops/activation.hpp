@@ -59,6 +59,10 @@ template <Scalar T, Device D> Tensor<T, D> relu(Context<D>& ctx, const Tensor<T,
   return detail::activation(ctx, "relu", detail::Relu{}, x);
 }
 
+/// y = up / (1 + e^-gate), any equal shapes; throws Error where they differ.                     arXiv:1612.08083
+template <Scalar T, Device D> Tensor<T, D> glu(Context<D>& ctx, const Tensor<T, D>& gate, const Tensor<T, D>& up) {
+  return detail::gated(ctx, "glu", detail::Sigmoid{}, gate, up);
+}
 /// y = silu(gate) up, any equal shapes; throws Error where they differ.                           arXiv:2002.05202
 template <Scalar T, Device D> Tensor<T, D> swiglu(Context<D>& ctx, const Tensor<T, D>& gate, const Tensor<T, D>& up) {
   return detail::gated(ctx, "swiglu", detail::Silu{}, gate, up);
