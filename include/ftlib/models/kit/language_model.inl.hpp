@@ -53,7 +53,8 @@ Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOpti
                     "ask for fewer new tokens, or a larger context.");
       for (int64_t j = 0; j < n; ++j) cache_rows.push_back(static_cast<int32_t>(base + before + j));
       p.segments.push_back({begin, end, base, base + before + n});
-      options.cache->length(slot) += n;
+      options.cache->advance(slot, n);
+      p.slots.push_back(slot);
     }
     const bool is_long = long_from > 0 && before + n > long_from;
     if (is_long && before > 0 && before <= long_from)
