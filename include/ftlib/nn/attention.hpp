@@ -4,6 +4,7 @@
 #include <ftlib/nn/kv_cache.hpp>        // KvCache, Placement
 #include <ftlib/nn/linear.hpp>          // Linear
 #include <ftlib/nn/norm.hpp>            // NormLayer
+#include <ftlib/ops/activation.hpp>     // glu
 #include <ftlib/ops/attention.hpp>      // attention
 #include <ftlib/ops/cross_entropy.hpp>  // scatter_rows
 #include <ftlib/ops/rope.hpp>           // Rotary, rope
@@ -38,11 +39,13 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
   return attention(ctx, q, cache->k, cache->v, at.segments, options, sinks);
 }
 
-/// Self-attention over packed sequences, (N, C) -> (N, C). H query heads share KV key-value heads, H / KV to each.
+/// Self-attention over packed sequences, (N, C) -> (N, C). H query heads share KV key-value heads, H / KV to each. With
+/// an output gate its result is multiplied by sigmoid(gate) before o_proj.
 ///                                                                     arXiv:1706.03762, 2104.09864, 2305.13245
 template <Scalar T, Device D> struct Attention {
   // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none
   Linear<T, D> q_proj = {}, k_proj = {}, v_proj = {};
+  bool output_gate = false;                       // q_proj (2 H hd, C) has in each head q and then a gate
   Linear<T, D> qkv_proj = {};                     // ((H + 2 KV) hd, C), in place of the three
   Linear<T, D> o_proj = {};                       // (C, H hd)
   NormLayer<T, D> q_norm = {}, k_norm = {};       // (hd), over each head and before the positions; or empty
@@ -53,21 +56,26 @@ template <Scalar T, Device D> struct Attention {
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
                           typename KvCache<T, D>::Layer* cache) {
-    Tensor<T, D> q, k, v;  // (N, H, hd), (N, KV, hd), (N, KV, hd)
+    Tensor<T, D> q, k, v, gate;  // (N, H, hd), (N, KV, hd), (N, KV, hd), (N, H hd)
     if (qkv_proj.weight) {
       const auto all = split_heads(ctx, qkv_proj(ctx, x), head_dim);
       q = slice(ctx, all, 1, 0, heads);
       k = slice(ctx, all, 1, heads, heads + kv_heads);
       v = slice(ctx, all, 1, heads + kv_heads, heads + 2 * kv_heads);
     } else {
-      q = split_heads(ctx, q_proj(ctx, x), head_dim);
+      q = split_heads(ctx, q_proj(ctx, x), output_gate ? 2 * head_dim : head_dim);
+      if (output_gate) {
+        gate = merge_heads(ctx, slice(ctx, q, 2, head_dim, 2 * head_dim));
+        q = slice(ctx, q, 2, 0, head_dim);
+      }
       k = split_heads(ctx, k_proj(ctx, x), head_dim);
       v = split_heads(ctx, v_proj(ctx, x), head_dim);
     }
     q = placed(ctx, q, q_norm, at);
     k = placed(ctx, k, k_norm, at);
     Parameter<T, D>* const sink = sinks ? &in_use(ctx, sinks) : nullptr;
-    return o_proj(ctx, merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache, sink)));
+    const auto y = merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache, sink));
+    return o_proj(ctx, gate ? glu(ctx, gate, y) : y);
   }
   KvShape kept() const { return {kv_heads, head_dim}; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {

@@ -20,6 +20,11 @@ struct LayerTraits {
   const char *gate = "mlp.gate_proj", *up = "mlp.up_proj", *down = "mlp.down_proj";  // no gate: down(f(up(x)))
   const char* conv = nullptr;  // a gated short convolution in place of attention: in_proj, conv, out_proj below it
   int64_t conv_length = 0;     // tokens that it sees, its own included
+  // A gated delta net in place of attention: in_proj_qkv, in_proj_z, in_proj_b, in_proj_a, conv1d (of conv_length),
+  // A_log, dt_bias, norm and out_proj below it.
+  const char* delta = nullptr;
+  int64_t key_heads = 0, value_heads = 0, key_dim = 0, value_dim = 0;  // of the delta net: how many, and how wide
+  bool output_gate = false;                                            // attention's: q has in each head q and a gate
   // Experts in place of the feed-forward part: the router's name, and what is before an expert's number.
   const char *router = nullptr, *expert = nullptr;
   int64_t experts = 0, chosen = 0, expert_size = 0;

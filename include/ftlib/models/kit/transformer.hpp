@@ -4,6 +4,7 @@
 #include <ftlib/models/kit/decoder.hpp>  // Decoder, WeightReader
 #include <ftlib/nn/attention.hpp>        // Attention
 #include <ftlib/nn/experts.hpp>          // Experts
+#include <ftlib/nn/gated_delta_net.hpp>  // GatedDeltaNet
 #include <ftlib/nn/mlp.hpp>              // Mlp
 #include <ftlib/nn/short_conv.hpp>       // ShortConv
 #include <ftlib/ops/elementwise.hpp>     // add, add_scaled
@@ -15,13 +16,15 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// y = x + s mixer(norm(x)), the mixer being attention or a convolution, z = y + s mlp(norm(y)), (N, C) -> (N, C); with
-/// norms of what is added, or without.
+/// y = x + s mixer(norm(x)), the mixer being attention, a convolution or a gated delta net, z = y + s mlp(norm(y)), (N,
+/// C)
+/// -> (N, C); with norms of what is added, or without.
 template <Scalar T, Device D> struct TransformerBlock {
   NormLayer<T, D> input_norm = {}, after_mixer = {}, mlp_norm = {},
                   after_mlp = {};  // (C) each; the after_ ones may be empty
   Attention<T, D> attention = {};
   ShortConv<T, D> conv = {};
+  GatedDeltaNet<T, D> delta = {};
   Mlp<T, D> mlp = {};
   Experts<T, D> experts = {};
   float residual_scale = 1;  // s
@@ -29,7 +32,7 @@ template <Scalar T, Device D> struct TransformerBlock {
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
                           typename KvCache<T, D>::Layer* cache) {
     const auto in = input_norm(ctx, x);
-    auto a = conv ? conv(ctx, in, at, cache) : attention(ctx, in, at, cache);
+    auto a = conv ? conv(ctx, in, at, cache) : delta ? delta(ctx, in, at, cache) : attention(ctx, in, at, cache);
     if (after_mixer) a = after_mixer(ctx, a);
     Tensor<T, D> y, h;
     if (residual_scale == 1) {
@@ -42,10 +45,11 @@ template <Scalar T, Device D> struct TransformerBlock {
     if (after_mlp) m = after_mlp(ctx, m);
     return add_scaled(ctx, y, m, residual_scale);
   }
-  KvShape kept() const { return conv ? conv.kept() : attention.kept(); }
+  KvShape kept() const { return conv ? conv.kept() : delta ? delta.kept() : attention.kept(); }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     attention.visit(f);
     conv.visit(f);
+    delta.visit(f);
     mlp.visit(f);
     experts.visit(f);
     for (auto* n : {&input_norm, &after_mixer, &mlp_norm, &after_mlp}) n->visit(f);
@@ -81,6 +85,8 @@ template <Scalar T, Device D> class BlockReader {
       b.conv.kernel =
           read_.weights.template dense<T>(read_.ctx, name + "conv.weight", {C, 1, t.conv_length}, WeightKind::other);
       b.conv.out_proj = read_.linear(name + "out_proj", C, C);
+    } else if (t.delta) {
+      b.delta = delta(at + t.delta, t);
     } else {
       b.attention = attention(at, t);
       b.attention.q_norm = norm_of(t.q_norm, hd);
@@ -94,6 +100,23 @@ template <Scalar T, Device D> class BlockReader {
   }
 
  private:
+  GatedDeltaNet<T, D> delta(const std::string& name, const LayerTraits& t) const {
+    const int64_t C = c_.hidden_size, H = t.value_heads, all = 2 * t.key_heads * t.key_dim + H * t.value_dim;
+    GatedDeltaNet<T, D> d;
+    d.qkv = read_.linear(name + "in_proj_qkv", all, C);
+    d.z = read_.linear(name + "in_proj_z", H * t.value_dim, C);
+    d.b = read_.linear(name + "in_proj_b", H, C);
+    d.a = read_.linear(name + "in_proj_a", H, C);
+    d.kernel =
+        read_.weights.template dense<T>(read_.ctx, name + "conv1d.weight", {all, 1, t.conv_length}, WeightKind::other);
+    d.A_log = read_.weights.template vector<T>(read_.ctx, name + "A_log", H);
+    d.dt_bias = read_.weights.template vector<T>(read_.ctx, name + "dt_bias", H);
+    d.norm = read_.norm(name + "norm", t.value_dim, c_.rms_norm_eps);
+    d.out_proj = read_.linear(name + "out_proj", C, H * t.value_dim);
+    d.key_heads = t.key_heads, d.heads = H, d.dk = t.key_dim, d.dv = t.value_dim;
+    d.make_units(read_.ctx);
+    return d;
+  }
   Attention<T, D> attention(const std::string& at, const LayerTraits& t) {
     const int64_t C = c_.hidden_size, hd = c_.head_dim, q = c_.num_attention_heads * hd,
                   kv = c_.num_key_value_heads * hd;
@@ -101,7 +124,8 @@ template <Scalar T, Device D> class BlockReader {
     if (t.qkv) {
       a.qkv_proj = read_.linear(at + t.qkv, q + 2 * kv, C, t.qkv_bias);
     } else {
-      a.q_proj = read_.linear(at + t.q, q, C, t.qkv_bias);
+      a.output_gate = t.output_gate;
+      a.q_proj = read_.linear(at + t.q, t.output_gate ? 2 * q : q, C, t.qkv_bias);
       a.k_proj = read_.linear(at + t.k, kv, C, t.qkv_bias);
       a.v_proj = read_.linear(at + t.v, kv, C, t.qkv_bias);
     }
