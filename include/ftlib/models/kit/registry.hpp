@@ -25,6 +25,9 @@ struct Checkpoint {
   Json json;                     // config.json, or empty
   std::optional<GgufFile> gguf;  // or this, whose metadata hold the tokenizer too
   StopToken stop = {};           // looked at while weights are read
+  // Parts beside the text model ("vision_config, audio_config") where config.json has that in text_config: then `json`
+  // and `architecture` are the text model's, and the other parts are left out.
+  std::string left_out = {};
 
   /// `path` is a folder with config.json and safetensors files, or a .gguf file. Throws Error for another.
   static Checkpoint open(const std::filesystem::path& path);
@@ -72,6 +75,11 @@ template <class Config> [[gnu::cold]] Config Checkpoint::config() const {
     detail::JsonConfig fields(json, (path / "config.json").string());
     config.fields(fields);
     fields.finish(config);
+    if (!left_out.empty()) {
+      config.others["architectures"] = {Config::class_name};
+      config.notes.push_back(
+          str((path / "config.json").string(), ": the text model alone is read, without ", left_out));
+    }
   }
   return config;
 }
@@ -81,6 +89,7 @@ template <std::derived_from<TransformerConfig> Config, Scalar T, Device D> Archi
             auto config = checkpoint.config<Config>();
             Weights weights = checkpoint.weights(config.tensors());
             config.prepare(weights);
+            if (!weights.passed_over().empty()) config.notes.push_back(weights.passed_over());
             auto model = make_transformer<T>(ctx, AnyConfig(std::move(config)), weights);
             weights.finish();
             return model;

@@ -14,13 +14,25 @@ namespace ft::inline FTLIB_ABI {
   if (path.empty()) throw Error("model: no path is given", "give a Hugging Face folder or a .gguf file.");
   if (!path_exists(path))
     throw Error(str(path.string(), ": there is no such file or folder"), "give a Hugging Face folder or a .gguf file.");
-  Checkpoint checkpoint{path, {}, {}, {}, {}};
+  Checkpoint checkpoint{.path = path, .architecture = {}, .json = {}, .gguf = {}};
   if (is_folder(path)) {
     if (!path_exists(path / "config.json") && path_exists(path / "adapter_config.json"))
       throw Error(str(path.string(), ": holds an adapter, and no model"),
                   "open the model that it was made for, and give this to load_adapter (qa: --adapter).",
                   ErrorKind::bad_file);
     checkpoint.json = read_json(path / "config.json");
+    if (const auto text = checkpoint.json.find("text_config");
+        text != checkpoint.json.end() && text->is_object() && text->contains("model_type")) {
+      for (const auto& [key, part] : checkpoint.json.items())
+        if (key.ends_with("_config") && key != "text_config" && part.is_object())
+          checkpoint.left_out += str(checkpoint.left_out.empty() ? "" : ", ", key);
+      if (checkpoint.left_out.empty()) checkpoint.left_out = "what is beside text_config";
+      Json whole = *text;  // what it does not say, the file may say for all parts
+      for (const char* key : {"tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "torch_dtype",
+                              "dtype", "quantization_config"})
+        if (!whole.contains(key) && checkpoint.json.contains(key)) whole[key] = checkpoint.json[key];
+      checkpoint.json = std::move(whole);
+    }
     checkpoint.architecture = at<std::string>(checkpoint.json, "model_type", (path / "config.json").string());
   } else {
     checkpoint.gguf = GgufFile::open(path);
@@ -35,15 +47,31 @@ namespace ft::inline FTLIB_ABI {
   return checkpoint;
 }
 
+namespace detail {
+/// What a tensor of a text model inside a larger one is called by itself; empty for a tensor of another part.
+[[gnu::cold]] inline std::string text_part(const std::string& name) {
+  for (const auto& [theirs, ours] :
+       {std::pair{"model.language_model.", "model."}, std::pair{"language_model.model.", "model."},
+        std::pair{"language_model.lm_head.", "lm_head."}, std::pair{"lm_head.", "lm_head."}})
+    if (name.starts_with(theirs)) return ours + name.substr(std::string_view(theirs).size());
+  return {};
+}
+}  // namespace detail
+
 [[gnu::cold]] FTLIB_INLINE Weights Checkpoint::weights(const TensorMap& map) const {
   Weights weights(name(), stop);
   if (!gguf) {
     const auto tensors = SafetensorsModel::open(path);
     for (const std::string& tensor : tensors.names()) {
       const SafetensorsFile& file = tensors.file_of(tensor);
+      const std::string ours = left_out.empty() ? tensor : detail::text_part(tensor);
+      if (ours.empty()) {
+        weights.pass_over(tensor);
+        continue;
+      }
       if (file.info(tensor).dtype == "U8")
-        weights.put_bytes(tensor, {file.info(tensor).shape, file.bytes(tensor).data(), file.owner()});
-      else weights.put(tensor, map.across_folder(tensor, file.tensor(tensor)));
+        weights.put_bytes(ours, {file.info(tensor).shape, file.bytes(tensor).data(), file.owner()});
+      else weights.put(ours, map.across_folder(ours, file.tensor(tensor)));
     }
   } else {
     auto names = gguf->names();

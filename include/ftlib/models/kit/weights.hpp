@@ -71,6 +71,23 @@ class Weights {
   }
   /// Forgets tensors that hold nothing a model reads.
   void ignore(const std::string& name) { tensors_.erase(name); }
+  /// Counts a tensor of a part that is not read.
+  void pass_over(const std::string& name) {
+    if (passed_over_++ == 0) first_passed_over_ = name;
+  }
+  /// Forgets the tensors of such a part, whose names begin so.
+  void pass_over_all(const std::string& beginning) {
+    for (auto at = tensors_.lower_bound(beginning); at != tensors_.end() && at->first.starts_with(beginning);) {
+      pass_over(at->first);
+      at = tensors_.erase(at);
+    }
+  }
+  /// What was passed over, in a sentence; empty: nothing.
+  std::string passed_over() const {
+    if (passed_over_ == 0) return {};
+    return str(file_, ": ", passed_over_, " tensors of other parts are passed over, '", first_passed_over_,
+               "' the first of them");
+  }
   /// Throws Error where a tensor was not taken.
   void finish() const {
     if (!bytes_.empty())
@@ -121,6 +138,8 @@ class Weights {
   StopToken stop_;
   std::map<std::string, Stored<Cpu>> tensors_;
   std::map<std::string, Bytes> bytes_;
+  int64_t passed_over_ = 0;
+  std::string first_passed_over_;
 };
 
 }  // namespace ft::inline FTLIB_ABI
