@@ -5,6 +5,7 @@
 #include <ftlib/tensor/stored.hpp>     // Stored
 
 #include <algorithm>    // std::copy_n
+#include <cmath>        // std::exp, std::log
 #include <functional>   // std::function
 #include <map>          // std::map
 #include <memory>       // std::make_shared
@@ -21,12 +22,14 @@ enum class Transform {
   permute_heads,  ///< rows of each head from halves, p hd/2 + j, to pairs, 2 j + p: Llama's q and k
   squeeze,        ///< (C, 1, L) becomes (C, L): a depthwise convolution
   shift,          ///< a number is added to each value: Gemma's norms, which GGUF holds as 1 + w
+  negative_exp,   ///< w becomes -e^w: a rate of decay that is kept as a logarithm
   split,          ///< rows [begin, end) of one tensor are a tensor of their own: fused projections
   stack           ///< tensors of many names are one with an axis more in front: experts
 };
 
 /// One tensor of each layer, or of the model. "{}" stands for the layer's number, in a stack's Hugging Face name "{e}"
-/// for the expert's. Names are without what is behind the last dot (weight, bias), which is the same on both sides.
+/// for the expert's. Names are without what is behind the last dot (weight, bias), which is the same on both sides; or
+/// whole, where they are not alike so.
 struct TensorRule {
   std::string hf = {}, gguf = {};
   Transform transform = Transform::none;
@@ -85,6 +88,16 @@ inline Stored<Cpu> shifted(const Stored<Cpu>& w, float by) {
   dequantise_row(w.type, w.data, 0, w.shape.count(), to);
   for (int64_t i = 0; i < w.shape.count(); ++i) to[i] += by;
   return out;
+}
+[[gnu::cold]] inline Stored<Cpu> negative_exponential(const Stored<Cpu>& w, bool inverse) {
+  Stored<Cpu> changed = shifted(w, 0);
+  auto* const to = reinterpret_cast<float*>(const_cast<std::byte*>(changed.data));
+  for (int64_t i = 0; i < w.shape.count(); ++i) {
+    if (inverse && !(to[i] < 0))
+      throw Error(str("gguf: a rate of decay is ", to[i], ", which no logarithm stands for"));
+    to[i] = inverse ? std::log(-to[i]) : -std::exp(to[i]);
+  }
+  return changed;
 }
 /// Of `count` tensors of that shape, with an axis of their own in front.
 inline Shape stacked_shape(int64_t count, const Shape& one) {
@@ -145,7 +158,7 @@ class TensorMap {
 
   /// A tensor of a Hugging Face folder as a model in memory has it, or the other way.
   Stored<Cpu> across_folder(const std::string& name, const Stored<Cpu>& w) const {
-    const auto found = from_hf_.find(parted(name).first);
+    const auto found = from_hf_.find(parted(from_hf_, name).first);
     return found != from_hf_.end() && rules_[found->second].transform == Transform::transpose ? detail::transposed(w)
                                                                                               : w;
   }
@@ -155,7 +168,7 @@ class TensorMap {
   [[gnu::cold]] void to_hf(const std::vector<std::string>& names, const Get& get, const Put& put,
                            const std::string& file) const {
     for (const std::string& name : names) {
-      const auto [stem, ending] = parted(name);
+      const auto [stem, ending] = parted(from_gguf_, name);
       const TensorRule& rule = rule_of(from_gguf_, stem, name, file);
       const Stored<Cpu> w = get(name);
       switch (rule.transform) {
@@ -186,7 +199,7 @@ class TensorMap {
   /// order. Throws Error for a name that is not in the map, and where it is several of Hugging Face's.
   [[gnu::cold]] std::pair<std::string, std::vector<Piece>> pieces_of(const std::string& name,
                                                                      const std::string& file) const {
-    const auto [stem, ending] = parted(name);
+    const auto [stem, ending] = parted(from_gguf_, name);
     const TensorRule& rule = rule_of(from_gguf_, stem, name, file);
     if (rule.transform == Transform::stack)
       throw Error(str(file, ": tensor '", name, "' holds experts, and is no single weight"));
@@ -211,7 +224,7 @@ class TensorMap {
                                              const std::string& file) const {
     std::vector<Part> parts;
     for (const std::string& name : names) {
-      const auto [stem, ending] = parted(name);
+      const auto [stem, ending] = parted(from_hf_, name);
       const TensorRule& rule = rule_of(from_hf_, stem, name, file);
       const std::size_t first = from_hf_.find(stem)->second;
       Shape shape = shape_of(name);
@@ -273,9 +286,9 @@ class TensorMap {
       name.replace(at, mark.size(), std::to_string(number));
     return name;
   }
-  /// "blk.0.attn_q.weight" -> "blk.0.attn_q" and ".weight".
-  static std::pair<std::string, std::string> parted(const std::string& name) {
-    const std::size_t dot = name.rfind('.');
+  /// "blk.0.attn_q.weight" -> "blk.0.attn_q" and ".weight"; a name that the index has whole, and "".
+  static std::pair<std::string, std::string> parted(const Index& index, const std::string& name) {
+    const std::size_t dot = index.count(name) ? std::string::npos : name.rfind('.');
     return dot == std::string::npos ? std::pair(name, std::string()) : std::pair(name.substr(0, dot), name.substr(dot));
   }
   const TensorRule& rule_of(const Index& index, const std::string& stem, const std::string& name,
@@ -298,6 +311,8 @@ class TensorMap {
       }
       case Transform::shift:
         return detail::shifted(w, to_gguf ? rule.shift : -rule.shift);
+      case Transform::negative_exp:
+        return detail::negative_exponential(w, !to_gguf);
       default:
         return w;
     }
