@@ -48,6 +48,10 @@ Traps these fixtures are made to catch:
    of (E, out, in); here, and in GGUF, each expert has matrices (out, in). Its GGUF has no word for yarn's `truncate`.
  - lfm2's last norm is called embedding_norm, token_embd_norm in GGUF; config.json's width of the feed-forward part is
    not the one that is built; which layers are attention is said by name, by number (older files), or by heads (GGUF).
+ - qwen3_5_tiny: a folder of the whole model, whose text model is in text_config and below model.language_model.; its
+   mtp.* and model.visual.* are not read. Norms are (1 + w), that of a delta net is w; A_log and dt_bias have no ending, and
+   GGUF has -e^A_log. qwen3_5_heads: the text model alone, more value heads than key heads, values of another size. Their
+   eps is large: a text's first token gives v times q k, and where that is near zero the norm behind it makes rounding large.
  - smollm3's and granite's q and k rows are permuted in GGUF as llama's are, phi3's in one matrix are not.
  - GGUF scalars are float32: eps is 9.99999974e-06 there, 1e-5 in config.json.
 """
@@ -63,7 +67,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
-from reference_gguf import (BLOCKS, PERMUTED, TOP, TOPS, chosen_nll, formula_lora, gguf, need, np, open_model,
+from reference_gguf import (BARE, BLOCKS, PERMUTED, SHIFTED, TOP, TOPS, chosen_nll, formula_lora, gguf, need, np, open_model,
                             open_tokenizer, permute, torch, transformers)
 
 peft, safetensors_torch = need("peft", "safetensors.torch")
@@ -102,18 +106,21 @@ def made_by():
 def randomise(model, embedding_std):
     """Norms away from one, matrices so large that logits vary."""
     gemma = model.config.model_type == "gemma3_text"
+    zero_centred = gemma or model.config.model_type == "qwen3_5_text"
     with torch.no_grad():
         for name, p in model.named_parameters():
             if gemma and "post_" in name:
                 p.uniform_(0.2, 2.0)  # what a block adds outweighs the embedding: tied models else repeat their input
             elif name.endswith("bias"):
                 p.normal_(0, 0.5)
+            elif name.endswith("A_log"):
+                p.uniform_(-4, 0.5)  # so that some heads forget within a text, and some do not
             elif model.config.model_type == "gpt_oss" and "experts" in name:
                 p.normal_(0, 0.5 / math.sqrt(p.shape[1]))  # (up + 1) adds what others do not have
             elif p.dim() == 1:
-                p.uniform_(-0.5, 0.6) if gemma else p.uniform_(0.5, 1.6)
+                p.uniform_(-0.5, 0.6) if zero_centred and "linear_attn" not in name else p.uniform_(0.5, 1.6)
             else:
-                p.normal_(0, 1 if "conv.conv" in name else embedding_std if any(w in name for w in ("embed", "wte", "lm_head")) else 1.5 / math.sqrt(p.shape[1]))
+                p.normal_(0, 1 if "conv.conv" in name or "conv1d" in name else embedding_std if any(w in name for w in ("embed", "wte", "lm_head")) else 1.5 / math.sqrt(p.shape[1]))
     return model.float().eval()
 
 
@@ -286,9 +293,59 @@ def gpt_oss_mxfp4():
     return model, gpt_oss_old(c), "10GB"
 
 
+def qwen3_5_config(**more):
+    rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25, "mrope_interleaved": True,
+            "mrope_section": [1, 1, 0]}
+    return transformers.Qwen3_5TextConfig(**dict(
+        vocab_size=97, hidden_size=24, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-3, tie_word_embeddings=True,
+        linear_conv_kernel_dim=4, linear_key_head_dim=16, linear_value_head_dim=16, linear_num_key_heads=3,
+        linear_num_value_heads=3, layer_types=["linear_attention", "full_attention", "linear_attention"],
+        rope_parameters=rope, attn_implementation="eager") | more)
+
+
+def qwen3_5_old(config):
+    return {"rope_theta": config.rope_parameters["rope_theta"], "partial_rotary_factor": 0.25}
+
+
+def qwen3_5_tiny():
+    c = qwen3_5_config()
+    model = randomise(transformers.Qwen3_5ForCausalLM(c), 0.35)
+    model.beside = {"model.visual.merger.norm.weight": torch.ones(8), "mtp.fc.weight": torch.zeros(24, 48),
+                    "mtp.norm.weight": torch.zeros(24)}
+    return model, qwen3_5_old(c), "10GB"
+
+
+def qwen3_5_heads():
+    c = qwen3_5_config(linear_num_key_heads=2, linear_num_value_heads=4, linear_value_head_dim=12, tie_word_embeddings=False)
+    return randomise(transformers.Qwen3_5ForCausalLM(c), 0.35), qwen3_5_old(c), "10GB"
+
+
+def put_into_whole(folder, beside):
+    """A folder of a text model becomes one of a model that reads pictures too, as those are published."""
+    state = safetensors_torch.load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    state = {n.replace("model.", "model.language_model.", 1): w for n, w in state.items()} | beside
+    names = sorted(state)
+    parts = [names[:len(names) // 2], names[len(names) // 2:]]
+    index = {"metadata": {"total_size": sum(w.numel() * 4 for w in state.values())}, "weight_map": {}}
+    for i, part in enumerate(parts):
+        file = f"model-{i + 1:05}-of-00002.safetensors"
+        safetensors_torch.save_file({n: state[n] for n in part}, folder / file, metadata={"format": "pt"})
+        index["weight_map"] |= {n: file for n in part}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    text = json.loads((folder / "config.json").read_text())
+    whole = {"architectures": ["Qwen3_5ForConditionalGeneration"], "model_type": "qwen3_5", "image_token_id": 90,
+             "text_config": text | {"attn_output_gate": True, "full_attention_interval": 2, "mamba_ssm_dtype": "float32",
+                                    "mlp_only_layers": [], "mtp_num_hidden_layers": 1},
+             "tie_word_embeddings": text["tie_word_embeddings"], "vision_config": {"model_type": "qwen3_5_vision", "depth": 1}}
+    (folder / "config.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
+
+
 FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny, mistral_tiny, smollm3_tiny,
                                    granite_tiny, granite4_tiny, phi3_tiny, gpt2_tiny,
-                                   lfm2_tiny, qwen3_moe_tiny, gpt_oss_tiny, gpt_oss_mxfp4)}
+                                   lfm2_tiny, qwen3_moe_tiny, gpt_oss_tiny, gpt_oss_mxfp4,
+                                   qwen3_5_tiny, qwen3_5_heads)}
 
 
 # ---- what transformers says ------------------------------------------------------------------------------------------
@@ -434,6 +491,8 @@ def make_folder(name, out):
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     model.save_pretrained(folder, max_shard_size=shard)
+    if beside := getattr(model, "beside", None):
+        put_into_whole(folder, beside)
     dense = folder  # what transformers opens
     if packed := getattr(model, "packed", None):
         scratch = tempfile.TemporaryDirectory()
@@ -448,6 +507,7 @@ def make_folder(name, out):
         (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
     config = json.loads((folder / "config.json").read_text())  # the same, as transformers 4 wrote it
+    config = config.get("text_config", config)
     old = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")} | old_config | {"torch_dtype": "float32"}
     if old.get("layer_types", 0) is None:
         del old["layer_types"]
@@ -557,7 +617,7 @@ def random_blocks(shape, kind, std):
 def tensor_kinds(name, architecture):
     """Which type each tensor gets: all of those that ftlib reads, over the two files."""
     T = gguf.GGMLQuantizationType
-    if "norm" in name or "shortconv.conv" in name:
+    if "norm" in name or "shortconv.conv" in name or "ssm_conv1d" in name or name.endswith("ssm_a"):
         return T.F32
     if name.endswith(".bias") or "ffn_gate_inp" in name or "attn_sinks" in name:
         return T.F32
@@ -630,6 +690,15 @@ def write_gguf(path, model, architecture):
             w.add_expert_count(c.num_experts)
             w.add_expert_used_count(c.num_experts_per_tok)
             w.add_expert_feed_forward_length(c.moe_intermediate_size)
+        if architecture == "qwen35":
+            w.add_full_attention_interval(c.layer_types.index("full_attention") + 1)
+            w.add_ssm_conv_kernel(c.linear_conv_kernel_dim)
+            w.add_ssm_state_size(c.linear_key_head_dim)
+            w.add_ssm_group_count(c.linear_num_key_heads)
+            w.add_ssm_time_step_rank(c.linear_num_value_heads)
+            w.add_ssm_inner_size(c.linear_num_value_heads * c.linear_value_head_dim)
+            w.add_rope_dimension_count(int(c.head_dim * c.rope_parameters["partial_rotary_factor"]))
+            w.add_rope_dimension_sections([*c.rope_parameters["mrope_section"], 0])
         if architecture.startswith("qwen3"):
             w.add_key_length(c.head_dim)
             w.add_value_length(c.head_dim)
@@ -637,7 +706,7 @@ def write_gguf(path, model, architecture):
             w.add_rope_freq_base(c.rope_parameters["rope_theta"])
         merged = ["th", "the", "Ġthe", "in", "ing"]
         w.add_tokenizer_model("gpt2")
-        w.add_tokenizer_pre("smollm" if architecture in PERMUTED else "qwen2")
+        w.add_tokenizer_pre("smollm" if architecture in PERMUTED else "qwen35" if architecture == "qwen35" else "qwen2")
         w.add_token_list(["<|endoftext|>", "<|im_start|>", "<|im_end|>", *symbols, *merged])
         w.add_token_types([3, 3, 3] + [1] * (256 + len(merged)))
         w.add_token_merges(["t h", "th e", "Ġ the", "i n", "in g"])
@@ -682,18 +751,23 @@ def write_gguf(path, model, architecture):
         state |= {n + ".weight": state.pop(n) for n in [n for n in state if n.endswith("sinks")]}
     for name, value in state.items():
         stem, kind = name.rsplit(".", 1)
-        ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
-        ours += f".{kind}"
+        if bare := next((ours for ours, theirs in BARE.items() if name.endswith("." + theirs)), None):
+            ours = f"blk.{stem.split('.')[2]}.{bare}"
+        else:
+            ours = top[stem] if stem in top else f"blk.{stem.split('.')[2]}.{block['.'.join(stem.split('.')[3:])]}"
+            ours += f".{kind}"
         kind = tensor_kinds(ours, architecture)
         if architecture == "gpt2" and value.ndim == 2 and ours.startswith("blk."):
             value = value.T
-        if architecture == "lfm2" and value.ndim == 3:
+        if name.endswith("A_log"):
+            value = -np.exp(value)
+        if architecture in ("lfm2", "qwen35") and value.ndim == 3:
             value = value[:, 0]
         if architecture in PERMUTED and ".attn_q." in ours:
             value = permute(value, c.num_attention_heads)
         if architecture in PERMUTED and ".attn_k." in ours:
             value = permute(value, c.num_key_value_heads)
-        if architecture == "gemma3" and value.ndim == 1:
+        if architecture in SHIFTED and name.endswith("norm.weight") and "linear_attn" not in name:
             value = value + np.float32(1)
         if kind in (T.Q4_K, T.Q5_K, T.Q6_K):
             data = random_blocks(value.shape, kind, float(value.std()))
@@ -787,6 +861,15 @@ def gpt_oss_fp4():
     return randomise(transformers.GptOssForCausalLM(c), 0.4), "gpt-oss"
 
 
+def qwen35_q4_1():
+    rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25, "mrope_interleaved": True,
+            "mrope_section": [2, 1, 1]}
+    c = qwen3_5_config(vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=4, head_dim=32,
+                       layer_types=["linear_attention", "full_attention"] * 2, linear_key_head_dim=16,
+                       linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2, rope_parameters=rope)
+    return randomise(transformers.Qwen3_5ForCausalLM(c), 0.2), "qwen35"
+
+
 def phi3_q4_1():
     factors = {"short_factor": [1.0, 1.0, 1.25, 1.5, 1.75, 2.0], "long_factor": [1.0, 1.25, 1.5, 2.0, 3.0, 4.0]}
     c = transformers.Phi3Config(
@@ -798,7 +881,7 @@ def phi3_q4_1():
 
 
 GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
-                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4)}
+                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4, qwen35_q4_1)}
 
 
 def make_gguf(name, out):

@@ -51,15 +51,23 @@ BLOCKS["lfm2"] = QWEN_BLOCK | {
     "attn_q_norm": "self_attn.q_layernorm", "attn_k_norm": "self_attn.k_layernorm", "ffn_gate": "feed_forward.w1",
     "ffn_up": "feed_forward.w3", "ffn_down": "feed_forward.w2", "shortconv.in_proj": "conv.in_proj",
     "shortconv.conv": "conv.conv", "shortconv.out_proj": "conv.out_proj"}
+BLOCKS["qwen35"] = QWEN_BLOCK | {
+    "post_attention_norm": "post_attention_layernorm", "attn_qkv": "linear_attn.in_proj_qkv",
+    "attn_gate": "linear_attn.in_proj_z", "ssm_beta": "linear_attn.in_proj_b", "ssm_alpha": "linear_attn.in_proj_a",
+    "ssm_conv1d": "linear_attn.conv1d", "ssm_norm": "linear_attn.norm", "ssm_out": "linear_attn.out_proj"}
+BARE = {"ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}  # names whose endings are not alike
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 TOPS = {"gpt2": {"token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
                  "output": "lm_head"},
         "lfm2": {"token_embd": "model.embed_tokens", "token_embd_norm": "model.embedding_norm"}}
 PERMUTED = ("llama", "smollm3", "granite")  # whose rows of q and k are
+SHIFTED = ("gemma3", "qwen35")  # whose norms GGUF has as 1 + w
 
 
 def transformers_name(name, architecture):
     *parts, kind = name.split(".")  # kind: weight or bias
+    if parts[0] == "blk" and (bare := BARE.get(name.split(".", 2)[2])):
+        return f"model.layers.{parts[1]}.{bare}"
     if parts[0] == "blk":
         layers = "transformer.h" if architecture == "gpt2" else "model.layers"
         return f"{layers}.{parts[1]}.{BLOCKS[architecture]['.'.join(parts[2:])]}.{kind}"
@@ -84,14 +92,16 @@ def state_dict(reader, architecture, heads, kv_heads):
         w = w.reshape([int(n) for n in reversed(tensor.shape)])
         if architecture == "gpt2" and w.ndim == 2 and tensor.name.startswith("blk."):
             w = w.T
-        if tensor.name.endswith("shortconv.conv.weight"):
+        if tensor.name.endswith(("shortconv.conv.weight", "ssm_conv1d.weight")):
             w = w[:, None]
         if architecture in PERMUTED and ".attn_q." in tensor.name:
             w = unpermute(w, heads)
         if architecture in PERMUTED and ".attn_k." in tensor.name:
             w = unpermute(w, kv_heads)
-        if architecture == "gemma3" and tensor.name.endswith("norm.weight"):
+        if architecture in SHIFTED and tensor.name.endswith("norm.weight") and "ssm_norm" not in tensor.name:
             w = w - np.float32(1)
+        if tensor.name.endswith("ssm_a"):
+            w = np.log(-w)
         state[transformers_name(tensor.name, architecture)] = torch.from_numpy(np.ascontiguousarray(w))
     if architecture == "gpt-oss":  # experts as (E, in, out), gate and up interleaved
         for name in [n for n in state if n.endswith("experts.gate_proj.weight")]:
@@ -162,6 +172,17 @@ def config(reader, architecture):
             original_max_position_embeddings=get("rope.scaling.original_context_length"),
             sliding_window=get("attention.sliding_window") or None,
             rope_parameters={"rope_type": "default", "rope_theta": theta, **rope, **factors,
+                             "partial_rotary_factor": get("rope.dimension_count") / common["head_dim"]}, **common)
+    if architecture == "qwen35":
+        value_heads = get("ssm.time_step_rank")
+        interval, layers = get("full_attention_interval"), common["num_hidden_layers"]
+        return transformers.Qwen3_5TextConfig(
+            linear_conv_kernel_dim=get("ssm.conv_kernel"), linear_key_head_dim=get("ssm.state_size"),
+            linear_num_key_heads=get("ssm.group_count"), linear_num_value_heads=value_heads,
+            linear_value_head_dim=get("ssm.inner_size") // value_heads,
+            layer_types=["linear_attention" if (i + 1) % interval else "full_attention" for i in range(layers)],
+            rope_parameters={"rope_type": "default", "rope_theta": theta, "mrope_interleaved": True,
+                             "mrope_section": get("rope.dimension_sections")[:3],
                              "partial_rotary_factor": get("rope.dimension_count") / common["head_dim"]}, **common)
     if architecture == "qwen3moe":
         return transformers.Qwen3MoeConfig(

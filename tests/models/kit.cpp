@@ -66,9 +66,11 @@ void check_equal(const Tensors& a, const Tensors& b, bool rounded = false) {
     const Stored<Cpu>& other = b.at(name);
     CHECK(tensor.type == other.type);
     CHECK(tensor.shape == other.shape);
-    if (rounded && name.ends_with("norm.weight")) {  // a number was added to it, and taken away again
+    const bool rate = name.ends_with("A_log") || name.ends_with("ssm_a");  // e^ of it was taken, and the logarithm
+    if ((rounded && name.ends_with("norm.weight")) || rate) {  // a number was added to it, and taken away again
       const auto got = values_of(tensor), wanted = values_of(other);
-      for (std::size_t i = 0; i < wanted.size(); ++i) CHECK(std::abs(got[i] - wanted[i]) <= 2e-7f);
+      for (std::size_t i = 0; i < wanted.size(); ++i)
+        CHECK(std::abs(got[i] - wanted[i]) <= (rate ? 1e-6f : 2e-7f) * std::max(1.0f, std::abs(wanted[i])));
     } else {
       CHECK(std::memcmp(tensor.data, other.data, static_cast<std::size_t>(tensor.bytes())) == 0);
     }
@@ -112,13 +114,23 @@ TEST_CASE("models/kit: a GGUF's tensors under Hugging Face's names and back are 
     } else if (checkpoint.architecture != "gpt_oss") {  // whose prepare() makes other tensors of them: text/export
       const auto file = SafetensorsModel::open(checkpoint.path);
       Tensors hf;
-      for (const auto& name : file.names()) hf.emplace(name, map.across_folder(name, file.tensor(name)));
+      for (const auto& name : file.names()) {
+        std::string ours = name;  // of a whole model the text's tensors alone
+        if (!checkpoint.left_out.empty()) {
+          const std::string_view inner = "language_model.";
+          const std::size_t at = ours.find(inner);
+          if (at == ours.npos) continue;
+          ours.erase(at, inner.size());
+        }
+        hf.emplace(ours, map.across_folder(ours, file.tensor(name)));
+      }
       const Tensors gguf = to_gguf(map, hf);
       for (const auto& [name, tensor] : gguf)
         CHECK((name.starts_with("blk.") || name == "token_embd.weight" || name == "output_norm.weight" ||
                name == "output.weight" || name == "output_norm.bias" || name == "position_embd.weight" ||
                name == "token_embd_norm.weight"));
-      check_equal(to_hf(map, gguf), hf, checkpoint.architecture == "gemma3_text");
+      check_equal(to_hf(map, gguf), hf,
+                  checkpoint.architecture == "gemma3_text" || checkpoint.architecture == "qwen3_5_text");
     }
   };
   auto names = ft::test::model_folders();
@@ -137,13 +149,21 @@ TEST_CASE("models/kit: each transform, both ways") {
                           {.hf = "a.{}.up", .gguf = "b.{}.gate", .transform = Transform::split, .begin = 0, .end = 1},
                           {.hf = "a.{}.up", .gguf = "b.{}.up", .transform = Transform::split, .begin = 1, .end = 3},
                           {.hf = "a.{}.e.{e}.w", .gguf = "b.{}.exps", .transform = Transform::stack, .experts = 2},
-                          {"a.{}.c", "b.{}.c", Transform::squeeze}});
-  const Tensors hf{{"a.0.t.weight", numbered({2, 3})},     {"a.0.t.bias", numbered({3})},
-                   {"a.0.q.weight", numbered({8, 1})},     {"a.0.q.bias", numbered({8})},
-                   {"a.0.n.weight", numbered({2}, 0.5f)},  {"a.0.up.weight", numbered({3, 2})},
-                   {"a.0.e.0.w.weight", numbered({2, 2})}, {"a.0.e.1.w.weight", numbered({2, 2}, 10)},
-                   {"a.0.e.0.w.bias", numbered({2})},      {"a.0.e.1.w.bias", numbered({2}, 7)},
-                   {"a.0.c.weight", numbered({2, 1, 3})},  {"a.1.up.weight", numbered({3, 2}, 4)}};
+                          {"a.{}.c", "b.{}.c", Transform::squeeze},
+                          {"a.{}.log", "b.{}.rate.bias", Transform::negative_exp}});  // names that are not alike
+  const Tensors hf{{"a.0.t.weight", numbered({2, 3})},
+                   {"a.0.t.bias", numbered({3})},
+                   {"a.0.q.weight", numbered({8, 1})},
+                   {"a.0.q.bias", numbered({8})},
+                   {"a.0.n.weight", numbered({2}, 0.5f)},
+                   {"a.0.up.weight", numbered({3, 2})},
+                   {"a.0.e.0.w.weight", numbered({2, 2})},
+                   {"a.0.e.1.w.weight", numbered({2, 2}, 10)},
+                   {"a.0.e.0.w.bias", numbered({2})},
+                   {"a.0.e.1.w.bias", numbered({2}, 7)},
+                   {"a.0.c.weight", numbered({2, 1, 3})},
+                   {"a.1.up.weight", numbered({3, 2}, 4)},
+                   {"a.1.log", numbered({1})}};
   const Tensors gguf = to_gguf(map, hf);
   CHECK(gguf.at("b.0.t.weight").shape == Shape{2, 3});
   const auto turned = map.across_folder("a.0.t.weight", hf.at("a.0.t.weight"));
@@ -156,6 +176,8 @@ TEST_CASE("models/kit: each transform, both ways") {
   CHECK(values_of(gguf.at("b.0.gate.weight")) == std::vector<float>{0, 1});
   CHECK(values_of(gguf.at("b.0.up.weight")) == std::vector<float>{2, 3, 4, 5});
   CHECK(values_of(gguf.at("b.1.up.weight")) == std::vector<float>{6, 7, 8, 9});
+  CHECK(values_of(gguf.at("b.1.rate.bias")) == std::vector<float>{-1});
+  CHECK_THROWS_WITH_AS(to_hf(map, {{"b.0.rate.bias", numbered({1})}}), doctest::Contains("no logarithm"), Error);
   CHECK(gguf.at("b.0.c.weight").shape == Shape{2, 3});
   CHECK(gguf.at("b.0.exps.weight").shape == Shape{2, 2, 2});
   CHECK(values_of(gguf.at("b.0.exps.bias")) == std::vector<float>{0, 1, 7, 8});
@@ -273,6 +295,10 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
       {"gpt2_tiny", "activation_function", "relu"},
       {"lfm2_tiny", "conv_bias", true},
       {"lfm2_tiny", "layer_types", {"conv", "linear_attention", "conv"}},
+      {"qwen3_5_heads", "attn_output_gate", false},
+      {"qwen3_5_heads", "layer_types", {"full_attention", "linear_attention", "conv"}},
+      {"qwen3_5_heads", "linear_num_key_heads", 3},
+      {"qwen3_5_heads", "num_experts", 4},
       {"qwen3_moe_tiny", "num_experts_per_tok", 9},
       {"qwen3_moe_tiny", "shared_expert_intermediate_size", 12}};
   for (const auto& variant : variants) {
@@ -284,6 +310,15 @@ TEST_CASE("models/kit: keys of config.json that change the result are computed o
     const std::string message = message_of(json, name);
     const char* said = std::string_view(key) == "residual_multiplier" ? "a multiplier is -1" : key;
     CHECK_MESSAGE(message.find(said) != std::string::npos, message);
+  }
+
+  {  // what is beside a text model is passed over, with a word on it
+    Context<Cpu> ctx({.threads = 1});
+    const auto whole = make_language_model<float>(ctx, Checkpoint::open(kit_models / "qwen3_5_tiny"));
+    const auto& of_whole = whole->info().notes;
+    REQUIRE(of_whole.size() == 2);
+    CHECK(of_whole[0].find("the text model alone is read, without vision_config") != std::string::npos);
+    CHECK(of_whole[1].find("3 tensors of other parts are passed over, 'model.visual.") != std::string::npos);
   }
 
   Checkpoint checkpoint = Checkpoint::open(kit_models / "llama_tiny");

@@ -64,6 +64,9 @@ GgufFile in_memory(const GgufMetadata& metadata) {
 }
 }  // namespace
 
+/// Folders that GGUF has no word for.
+const std::set<std::string> refused_as_they_are{"gemma3_tiny", "smollm3_tiny", "qwen3_moe_tiny", "qwen3_5_heads"};
+
 TEST_CASE("save_gguf: every family's folder comes back with the same logits, tokens and template") {
   // What GGUF has no word for is refused by its name; the model without it is exported.
   struct Refused {
@@ -73,6 +76,7 @@ TEST_CASE("save_gguf: every family's folder comes back with the same logits, tok
   const std::map<std::string, Refused> refused{
       {"gemma3_tiny", {"query_pre_attn_scalar", {{"query_pre_attn_scalar", 12}}}},
       {"smollm3_tiny", {"no_rope_layers", {{"no_rope_layers", {1, 1, 1}}, {"use_sliding_window", false}}}},
+      {"qwen3_5_heads", {"ssm.time_step_rank", {}}},
       {"qwen3_moe_tiny", {"the number of experts", {}}}};
   const std::set<std::string> windows{"mistral_tiny", "qwen2_tiny", "phi3_tiny"};  // the last llama.cpp leaves out
   for (const std::string& name : ft::test::model_folders()) {
@@ -179,16 +183,25 @@ TEST_CASE("save_gguf: a GGUF leaves as it came, key by key and byte by byte") {
       CHECK(known);
     }
     REQUIRE(ours.names().size() == theirs.names().size());
+    bool rates = false;
     for (const std::string& tensor : theirs.names()) {
       CAPTURE(tensor);
       REQUIRE(ours.contains(tensor));
       const auto a = ours.tensor(tensor), b = theirs.tensor(tensor);
       CHECK(a.type == b.type);
       CHECK(a.shape == b.shape);
-      CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(b.bytes())) == 0);
+      if (!tensor.ends_with(".ssm_a")) {
+        CHECK(std::memcmp(a.data, b.data, static_cast<std::size_t>(b.bytes())) == 0);
+        continue;
+      }
+      rates = true;  // which are -e^w of what a model has: their logarithm is rounded
+      for (int64_t i = 0; i < b.shape.count(); ++i)
+        CHECK(reinterpret_cast<const float*>(a.data)[i] ==
+              doctest::Approx(reinterpret_cast<const float*>(b.data)[i]).epsilon(1e-6));
     }
     auto again = ExportLm::from_pretrained(dir / "out.gguf", {.threads = 2});
-    CHECK(ft::test::evidence(name, "export", largest_difference(logits_of(lm, 23), logits_of(again, 23))) == 0);
+    const double off = largest_difference(logits_of(lm, 23), logits_of(again, 23));
+    CHECK(ft::test::evidence(name, "export", off) <= (rates ? 1e-5 : 0));
     for (const std::string& text : hard_strings()) {
       const bool same = again.tokenizer().encode(text) == lm.tokenizer().encode(text);
       CHECK(same);
@@ -199,7 +212,7 @@ TEST_CASE("save_gguf: a GGUF leaves as it came, key by key and byte by byte") {
 
 TEST_CASE("save_gguf: what a session has in use is in the file, and the model stays as it is") {
   for (const std::string& name : ft::test::model_folders()) {
-    if (name == "gemma3_tiny" || name == "smollm3_tiny" || name == "qwen3_moe_tiny") continue;  // refused, see above
+    if (refused_as_they_are.count(name)) continue;
     CAPTURE(name);
     const Scratch dir;
     auto lm = ExportLm::from_pretrained(folder_of(dir, name, Json::object()), {.threads = 2});
@@ -280,7 +293,7 @@ TEST_CASE("text/tokenizer_gguf: tokenizers come back from GGUF with the same ids
 
 TEST_CASE("save_gguf_adapter: laid over the base's GGUF as llama.cpp does it, it is the merged model") {
   for (const std::string& name : ft::test::model_folders()) {
-    if (name == "gemma3_tiny" || name == "smollm3_tiny" || name == "qwen3_moe_tiny") continue;  // refused, see above
+    if (refused_as_they_are.count(name)) continue;
     CAPTURE(name);
     const Scratch dir;
     auto lm = ExportLm::from_pretrained(folder_of(dir, name, Json::object()), {.threads = 2});

@@ -351,7 +351,7 @@ class JsonConfig final : public ConfigFields {
                   "known are default, linear, llama3, yarn and longrope.");
     }
     for (const auto& [key, value] : p->items())
-      if (!known.count(key) && !value.is_null() && !(key == "partial_rotary_factor" && value == 1.0))
+      if (!known.count(key) && !passed(key) && !value.is_null() && !(key == "partial_rotary_factor" && value == 1.0))
         fail(str("rope ", quote(key), " is set, which is not computed for rope type '", type, "'"));
   }
   void local_rope(RopeOptions& rope, int64_t head_dim, float theta) override {
@@ -430,7 +430,8 @@ class JsonConfig final : public ConfigFields {
         continue;
       }
       const bool multiplies = key.find("multiplier") != key.npos || key.find("scal") != key.npos;
-      const bool neutral = value.is_null() || value == false || (multiplies && value.is_number() && value == 1.0) ||
+      const bool neutral = value.is_null() || value == false || (value.is_array() && value.empty()) ||
+                           (multiplies && value.is_number() && value == 1.0) ||
                            (!multiplies && value.is_number() && value == 0.0);
       if (neutral) continue;
       if (of_consequence(key))
@@ -889,7 +890,13 @@ struct GgufLoss {
     number(at + "the number of experts that a token uses", t.chosen, u.chosen);
     number(at + "the width of an expert", t.expert_size, u.expert_size);
     number(at + "norm_topk_prob", t.renormalise, u.renormalise);
-    number(at + "the convolution's length", t.conv ? t.conv_length : 0, u.conv ? u.conv_length : 0);
+    number(at + "the convolution's length", t.conv || t.delta ? t.conv_length : 0,
+           u.conv || u.delta ? u.conv_length : 0);
+    if (!t.delta != !u.delta) say(at + "it is a gated delta net in one of them (layer_types)");
+    number(at + "linear_num_key_heads", t.key_heads, u.key_heads);
+    number(at + "linear_num_value_heads", t.value_heads, u.value_heads);
+    number(at + "linear_key_head_dim", t.key_dim, u.key_dim);
+    number(at + "linear_value_head_dim", t.value_dim, u.value_dim);
     if (t.activation != u.activation) say(at + "its activation is another");
     if (t.qkv_bias != u.qkv_bias || t.o_bias != u.o_bias || t.mlp_bias != u.mlp_bias)
       say(at + "it has biases (attention_bias, mlp_bias), which are not read from GGUF for this architecture");

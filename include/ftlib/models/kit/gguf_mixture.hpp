@@ -46,7 +46,8 @@ inline constexpr std::array<GgufMixture, 13> gguf_mixtures{{{"f32", DType::f32, 
 inline bool gguf_stays_f32(const TensorMap::Part& part) {
   const std::string_view name = part.name;
   if (part.shape.rank() < 2 || !name.ends_with(".weight")) return true;
-  for (const char* word : {"_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "position_embd.weight"})
+  for (const char* word :
+       {"_norm.weight", "ffn_gate_inp.weight", "shortconv.conv.weight", "ssm_conv1d.weight", "position_embd.weight"})
     if (name.find(word) != name.npos) return true;
   return false;
 }

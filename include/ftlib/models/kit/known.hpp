@@ -11,6 +11,7 @@
 #include <ftlib/models/phi3.hpp>
 #include <ftlib/models/qwen2.hpp>
 #include <ftlib/models/qwen3.hpp>
+#include <ftlib/models/qwen3_5.hpp>
 #include <ftlib/models/qwen3_moe.hpp>
 #include <ftlib/models/smollm3.hpp>
 
@@ -20,6 +21,6 @@ template <class... Config> struct ConfigList {};
 /// Of several with one name in GGUF, the first reads such files.
 using KnownConfigs =
     ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, MistralConfig, SmolLM3Config, GraniteConfig,
-               GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig, GptOssConfig>;
+               GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig, GptOssConfig, Qwen3_5Config>;
 
 }  // namespace ft::inline FTLIB_ABI::detail
