@@ -22,7 +22,7 @@ struct TrainArguments : ModelArguments {
   bool recompute = false, everything = false, cuda_graph = false;
   float interpolate = 1, weight_decay = 0, keep_weight = 1;
   ft::PreferenceOptions preferences;
-  double lr = 0, withhold = 0.03;
+  double lr = 0, withhold = 0.04;
   int64_t epochs = 0, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512;
   int samples = 2;
 };

@@ -326,7 +326,7 @@ int64_t CausalLM<T, D>::remember_questions(const std::vector<text::Record>& reco
     prompts.push_back(std::move(question));
     answers.push_back(text::accepted_answers(*asked[i]).front());
   }
-  const int64_t layer = model_->info().num_hidden_layers;  // of all, the one that tells best: docs/qa.md
+  const int64_t layer = std::max<int64_t>(1, model_->info().num_hidden_layers * 3 / 4);  // why: docs/qa.md
   learned_ = answers.empty() ? std::make_shared<LearnedQuestions>()
                              : std::make_shared<LearnedQuestions>(layer, last_states(prompts, layer), answers);
   return learned_->size();
