@@ -319,7 +319,8 @@ int64_t CausalLM<T, D>::remember_questions(const std::vector<text::Record>& reco
   const text::Prompt prompt = this->prompt();
   std::vector<std::vector<int32_t>> prompts;
   std::vector<std::string> answers;
-  const std::size_t step = std::max<std::size_t>(1, (asked.size() + most - 1) / static_cast<std::size_t>(most));
+  const auto limit = static_cast<std::size_t>(std::max<int64_t>(1, most));
+  const std::size_t step = std::max<std::size_t>(1, (asked.size() + limit - 1) / limit);
   for (std::size_t i = 0; i < asked.size(); i += step) {
     auto question = prompt.question(*asked[i]);
     if (static_cast<int64_t>(question.size()) > model_->context_length()) continue;

@@ -70,7 +70,9 @@ inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
   }
   if (weights.empty()) throw Error(name + ": holds no pair lora_a, lora_b", {}, ErrorKind::bad_file);
 
-  for (const auto& [whole, pieces] : weights) {
+  for (const auto& entry : weights) {
+    const std::string& whole = entry.first;
+    const std::vector<TensorMap::Piece>& pieces = entry.second;
     const std::string module = whole.substr(0, whole.rfind('.'));
     std::vector<Stored<Cpu>> down, up;  // of each piece; empty where it has none
     int64_t rank = 0, in = 0;
