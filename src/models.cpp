@@ -13,9 +13,9 @@ namespace ft::inline FTLIB_ABI {
   template bool adapted(const Context<D>&, const Parameter<T, D>&);                                       \
   template Tensor<T, D> dense(Context<D>&, const Parameter<T, D>&);                                       \
   template Tensor<accumulate_t<T>, D> head_loss(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&,       \
-                                                const std::vector<int32_t>&, int64_t);                    \
+                                                const std::vector<int32_t>&, int64_t, float);             \
   template Tensor<accumulate_t<T>, D> head_divergence(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&, \
-                                                      const Tensor<T, D>&, int64_t);
+                                                      const Tensor<T, D>&, int64_t, float);
 FTLIB_ADAPTED(float, Cpu)
 FTLIB_ADAPTED(double, Cpu)
 #undef FTLIB_ADAPTED

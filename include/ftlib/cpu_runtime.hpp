@@ -81,6 +81,7 @@
   FTLIB_CPU_ACTIVATION(X, GeluTanh, T)                                                                                \
   FTLIB_CPU_ACTIVATION(X, Relu, T)                                                                                    \
   FTLIB_CPU_ACTIVATION(X, Sigmoid, T)                                                                                 \
+  FTLIB_CPU_ACTIVATION(X, Tanh, T)                                                                                    \
   FTLIB_CPU_ACTIVATION(X, LimitedSilu, T)                                                                             \
   FTLIB_CPU_ACTIVATION(X, LimitedUp, T)
 
@@ -111,6 +112,7 @@ struct Gelu;
 struct GeluTanh;
 struct Relu;
 struct Sigmoid;
+struct Tanh;
 struct LimitedSilu;
 struct LimitedUp;
 struct SamplingRule;

@@ -104,6 +104,7 @@
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::GeluTanh, T)                                                                   \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Relu, T)                                                                       \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::Sigmoid, T)                                                                    \
+  FTLIB_CUDA_ACTIVATION(EXTERN, detail::Tanh, T)                                                                       \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::LimitedSilu, T)                                                                \
   FTLIB_CUDA_ACTIVATION(EXTERN, detail::LimitedUp, T)
 /// Those that do not depend on the compute type, or convert between types.

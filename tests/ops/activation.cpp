@@ -8,7 +8,7 @@ using namespace ft::test;
 
 namespace {
 
-enum class Curve { silu, gelu, gelu_tanh, relu, limited, sigmoid };
+enum class Curve { silu, gelu, gelu_tanh, relu, tanh, limited, sigmoid };
 
 double value(Curve kind, double x) {
   switch (kind) {
@@ -22,6 +22,8 @@ double value(Curve kind, double x) {
       return std::max(x, 0.0);
     case Curve::sigmoid:
       return 1 / (1 + std::exp(-x));
+    case Curve::tanh:
+      return std::tanh(x);
     case Curve::limited:
       return std::min(x, 7.0) / (1 + std::exp(-1.702 * std::min(x, 7.0)));
   }
@@ -42,6 +44,7 @@ template <Curve kind> struct Activation {
     if constexpr (kind == Curve::silu) return silu(ctx, a.x[0]);
     else if constexpr (kind == Curve::gelu) return gelu(ctx, a.x[0]);
     else if constexpr (kind == Curve::gelu_tanh) return gelu_tanh(ctx, a.x[0]);
+    else if constexpr (kind == Curve::tanh) return ft::tanh(ctx, a.x[0]);
     else return relu(ctx, a.x[0]);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
@@ -94,6 +97,7 @@ TEST_CASE("ops/activation: silu") { test_op<Activation<Curve::silu>>(); }
 TEST_CASE("ops/activation: gelu") { test_op<Activation<Curve::gelu>>(); }
 TEST_CASE("ops/activation: gelu_tanh") { test_op<Activation<Curve::gelu_tanh>>(); }
 TEST_CASE("ops/activation: relu") { test_op<Activation<Curve::relu>>(); }
+TEST_CASE("ops/activation: tanh") { test_op<Activation<Curve::tanh>>(); }
 TEST_CASE("ops/activation: swiglu") { test_op<Gated<Curve::silu>>(); }
 TEST_CASE("ops/activation: geglu") { test_op<Gated<Curve::gelu>>(); }
 TEST_CASE("ops/activation: geglu_tanh") { test_op<Gated<Curve::gelu_tanh>>(); }
@@ -120,6 +124,17 @@ TEST_CASE("ops/activation: far from zero, values and gradients stay finite and r
   check([&](auto& x) { return silu(ctx, x); }, Curve::silu);
   check([&](auto& x) { return gelu(ctx, x); }, Curve::gelu);
   check([&](auto& x) { return gelu_tanh(ctx, x); }, Curve::gelu_tanh);
+}
+
+TEST_CASE("ops/activation: tanh keeps its digits near zero, and its bounds far from it") {
+  Context<Cpu> ctx({.threads = 1});
+  const std::vector<float> xs{-1e4f, -20,   -1,   -0.31f,  -0.29f,  -1e-3f, -1e-30f,
+                              0,     1e-6f, 0.1f, 0.2999f, 0.3001f, 9,      1e4f};
+  const auto ys = ft::tanh(ctx, Tensor<float, Cpu>(ctx, {static_cast<int64_t>(xs.size())}, xs)).to_host(ctx);
+  for (std::size_t i = 0; i < xs.size(); ++i) {
+    INFO("x = ", xs[i]);
+    CHECK(std::abs(double{ys[i]} - std::tanh(double{xs[i]})) <= 4e-7 * std::abs(std::tanh(double{xs[i]})));
+  }
 }
 
 TEST_CASE("ops/activation: gate and up of different shapes are refused with both") {

@@ -12,10 +12,11 @@ struct LinearCrossEntropy {
   int64_t N, C, V;
   int64_t chunk_bytes;
   bool frozen = false;
+  float cap = 0;
   static constexpr const char* name = "linear_cross_entropy";
   static std::vector<LinearCrossEntropy> shapes() {
-    return {{1, 1, 2, 1 << 20},     {5, 7, 11, 1 << 20}, {6, 3, 40, 160},
-            {9, 16, 33, 700, true}, {4, 5, 6, 1, true},  {3, 64, 100, 1 << 20, true}};
+    return {{1, 1, 2, 1 << 20}, {5, 7, 11, 1 << 20},         {6, 3, 40, 160},           {9, 16, 33, 700, true},
+            {4, 5, 6, 1, true}, {3, 64, 100, 1 << 20, true}, {6, 5, 21, 300, false, 2}, {5, 16, 33, 400, true, 3}};
   }
   std::vector<int32_t> targets() const {  // some rows have none
     std::vector<int32_t> t;
@@ -27,7 +28,7 @@ struct LinearCrossEntropy {
   }
   template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
     a.w[0].trainable = !frozen;
-    return linear_cross_entropy(ctx, a.x[0], a.w[0], targets(), chunk_bytes);
+    return linear_cross_entropy(ctx, a.x[0], a.w[0], targets(), chunk_bytes, cap);
   }
   double row_loss(const std::vector<HostArray>& in, int64_t n) const {
     const int32_t target = targets()[static_cast<std::size_t>(n)];
@@ -36,6 +37,7 @@ struct LinearCrossEntropy {
     for (int64_t v = 0; v < V; ++v) {
       double logit = 0;
       for (int64_t c = 0; c < C; ++c) logit += in[0][n * C + c] * in[1][v * C + c];
+      if (cap > 0) logit = double{cap} * std::tanh(logit / double{cap});
       sum += std::exp(logit);
       if (v == target) wanted = logit;
     }
@@ -60,7 +62,7 @@ struct LinearCrossEntropyByGroup : LinearCrossEntropy {
   std::vector<int64_t> starts() const { return {0, 0, N / 3, N / 3 + (N > 1), std::max<int64_t>(N - 1, 1), N}; }
   template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
     a.w[0].trainable = !frozen;
-    return linear_cross_entropy_by_group(ctx, a.x[0], a.w[0], targets(), starts(), chunk_bytes);
+    return linear_cross_entropy_by_group(ctx, a.x[0], a.w[0], targets(), starts(), chunk_bytes, cap);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
     HostArray sums{Shape{static_cast<int64_t>(starts().size()) - 1}};
@@ -147,9 +149,11 @@ struct Divergence {
 struct LinearDivergence {
   int64_t N, C, V;
   int64_t chunk_bytes;
+  float cap = 0;
   static constexpr const char* name = "linear_divergence";
   static std::vector<LinearDivergence> shapes() {
-    return {{1, 1, 2, 1 << 20}, {5, 7, 11, 1 << 20}, {6, 3, 40, 700}, {9, 16, 33, 1}, {3, 64, 100, 1 << 20}};
+    return {{1, 1, 2, 1 << 20}, {5, 7, 11, 1 << 20},   {6, 3, 40, 700},
+            {9, 16, 33, 1},     {3, 64, 100, 1 << 20}, {6, 5, 21, 300, 2}};
   }
   Tolerance16 tolerance16() const { return {.dx = 1e-3, .sums = 1e-3}; }  // two sets of logits are rounded
   HostArray of_seed(uint64_t seed, Shape shape) const {
@@ -159,7 +163,7 @@ struct LinearDivergence {
   std::vector<HostArray> inputs(Random& random) const { return {activation(random, {N, C})}; }
   template <class T, class D> Tensor<accumulate_t<T>, D> run(Context<D>& ctx, Args<T, D>& a) const {
     const Parameter<T, D> w("head", upload<T>(ctx, of_seed(5, {V, C}), Layout::contiguous), false);
-    return linear_divergence(ctx, a.x[0], w, upload<T>(ctx, of_seed(7, {N, C}), Layout::contiguous), chunk_bytes);
+    return linear_divergence(ctx, a.x[0], w, upload<T>(ctx, of_seed(7, {N, C}), Layout::contiguous), chunk_bytes, cap);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
     const HostArray w = of_seed(5, {V, C}), teacher = of_seed(7, {N, C});
@@ -170,6 +174,9 @@ struct LinearDivergence {
           q[n * V + v] += in[0][n * C + c] * w[v * C + c];
           p[n * V + v] += teacher[n * C + c] * w[v * C + c];
         }
+    if (cap > 0)
+      for (HostArray* logits : {&q, &p})
+        for (double& v : logits->values) v = double{cap} * std::tanh(v / double{cap});
     return HostArray(Shape{}, divergence_of(q, p));
   }
 };

@@ -85,6 +85,18 @@ struct RmsNorm {
   double flops() const { return 4.0 * static_cast<double>(x.count()); }
 };
 
+/// Without a weight.
+struct BareRmsNorm : RmsNorm {
+  static std::vector<BareRmsNorm> shapes() { return {{{{1, 2}}}, {{{3, 65}}}, {{{5, 2, 64}}}, {{{0, 4}}}}; }
+  std::vector<HostArray> inputs(Random& random) const { return {activation(random, x, size)}; }
+  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    return rms_norm(ctx, a.x[0], 1e-6f);
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    return plain_norm(in[0], {.centred = false, .eps = double{1e-6f}});
+  }
+};
+
 struct LayerNorm {
   Shape x;
   bool weight, bias;
@@ -261,6 +273,7 @@ struct LayerNormModulate : Groups {
 }  // namespace
 
 TEST_CASE("ops/norm: rms_norm") { test_op<RmsNorm>(); }
+TEST_CASE("ops/norm: rms_norm without a weight") { test_op<BareRmsNorm>(); }
 TEST_CASE("ops/norm: layer_norm") { test_op<LayerNorm>(); }
 TEST_CASE("ops/norm: add_rms_norm") { test_op<AddRmsNorm>(); }
 TEST_CASE("ops/norm: add_layer_norm") { test_op<AddLayerNorm>(); }

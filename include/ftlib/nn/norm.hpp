@@ -17,8 +17,10 @@ template <Scalar T, Device D> struct NormLayer {
   float eps = 1e-6f;
   float offset = 0;  // 1 where the weight is kept about zero (Gemma 1 to 3)
   NormKind kind = NormKind::rms;
+  bool bare = false;  // RMSNorm without a weight
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {
+    if (bare) return rms_norm(ctx, x, eps);
     if (kind == NormKind::rms) return rms_norm(ctx, x, in_use(ctx, weight), eps, offset);
     return layer_norm(ctx, x, used(ctx, weight), used(ctx, bias), eps);
   }
@@ -27,7 +29,7 @@ template <Scalar T, Device D> struct NormLayer {
     if (kind == NormKind::rms) return add_rms_norm(ctx, x, y, in_use(ctx, weight), eps, offset);
     return add_layer_norm(ctx, x, y, used(ctx, weight), used(ctx, bias), eps);
   }
-  explicit operator bool() const { return static_cast<bool>(weight); }
+  explicit operator bool() const { return bare || weight; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     if (weight) f(weight);
     if (bias) f(bias);

@@ -5,7 +5,7 @@
 #include <ftlib/ops/simd.cpu.hpp>         // exponential
 #include <ftlib/tensor/view.hpp>          // View
 
-#include <cmath>    // std::erfc
+#include <cmath>    // std::erfc, std::tanh
 #include <numbers>  // std::numbers::sqrt2
 
 namespace ft::inline FTLIB_ABI {
@@ -66,6 +66,25 @@ template <class T> [[gnu::always_inline]] inline Activated<T> activate(Relu, Vec
 template <class T> [[gnu::always_inline]] inline Activated<T> activate(Sigmoid, Vec<T> x) {
   const Vec<T> s = T(1) / (T(1) + exponential<T>(-x));
   return {s, s * (T(1) - s)};
+}
+
+/// tanh x = (1 - e) / (1 + e), e = e^(-2 |x|), with the sign of x; a series where that cancels.
+template <class T> [[gnu::always_inline]] inline Activated<T> activate(Tanh, Vec<T> x) {
+  Vec<T> f;
+  if constexpr (std::same_as<T, float>) {
+    const Vec<T> zero{}, size = absolute(x), e = exponential<T>(T(-2) * size), far = (T(1) - e) / (T(1) + e);
+    const Vec<T> square = x * x;
+    const Vec<T> near =
+        x *
+        (T(1) + square * (T(-1.0 / 3) + square * (T(2.0 / 15) + square * (T(-17.0 / 315) + square * T(62.0 / 2835)))));
+    f = size < zero + T(0.3) ? near : x < zero ? -far : far;
+  } else {
+    T v[Simd<T>::lanes];
+    store(v, x);
+    for (T& one : v) one = std::tanh(one);
+    f = load<Vec<T>>(v);
+  }
+  return {f, T(1) - f * f};
 }
 
 /// g s with g = min(x, 7) and s = 1 / (1 + e^(-1.702 g));  f' = s (1 + 1.702 g (1 - s)), 0 from 7 on

@@ -4,7 +4,7 @@
 #include <ftlib/ops/kinds.hpp>       // Silu, Gelu, ...
 #include <ftlib/tensor/view.hpp>     // View
 
-#include <cmath>    // std::exp, std::erfc
+#include <cmath>    // std::exp, std::erfc, std::tanh
 #include <numbers>  // std::numbers::sqrt2_v
 
 namespace ft::inline FTLIB_ABI {
@@ -30,6 +30,10 @@ template <class A> __device__ ActivatedValue<A> activate(Relu, A x) { return {x 
 template <class A> __device__ ActivatedValue<A> activate(Sigmoid, A x) {
   const A s = 1 / (1 + std::exp(-x));
   return {s, s * (1 - s)};
+}
+template <class A> __device__ ActivatedValue<A> activate(Tanh, A x) {
+  const A f = std::tanh(x);
+  return {f, 1 - f * f};
 }
 template <class A> __device__ ActivatedValue<A> activate(LimitedSilu, A x) {
   const A g = x < 7 ? x : A(7), s = 1 / (1 + std::exp(A(-1.702) * g));

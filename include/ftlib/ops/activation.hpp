@@ -58,6 +58,10 @@ template <Scalar T, Device D> Tensor<T, D> gelu_tanh(Context<D>& ctx, const Tens
 template <Scalar T, Device D> Tensor<T, D> relu(Context<D>& ctx, const Tensor<T, D>& x) {
   return detail::activation(ctx, "relu", detail::Relu{}, x);
 }
+/// y = tanh(x), any shape.
+template <Scalar T, Device D> Tensor<T, D> tanh(Context<D>& ctx, const Tensor<T, D>& x) {
+  return detail::activation(ctx, "tanh", detail::Tanh{}, x);
+}
 
 /// y = up / (1 + e^-gate), any equal shapes; throws Error where they differ.                     arXiv:1612.08083
 template <Scalar T, Device D> Tensor<T, D> glu(Context<D>& ctx, const Tensor<T, D>& gate, const Tensor<T, D>& up) {

@@ -43,10 +43,12 @@ Tensor<accumulate_t<T>, D> divergence(Context<D>& ctx, const Tensor<T, D>& logit
 }
 
 /// The same of logits h W^T and teacher W^T: (N, C), (V, C), (N, C) -> (). Logits live in chunks of at most
-/// `chunk_bytes`, and h's gradient is made in the forward pass. Throws Error where W is trained: the teacher's is gone.
+/// `chunk_bytes`, and h's gradient is made in the forward pass. With a `cap`, of soft_cap() of both. Throws Error where
+/// W is trained: the teacher's is gone.
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> linear_divergence(Context<D>& ctx, const Tensor<T, D>& h_, const Parameter<T, D>& w,
-                                             const Tensor<T, D>& teacher_, int64_t chunk_bytes = int64_t{64} << 20) {
+                                             const Tensor<T, D>& teacher_, int64_t chunk_bytes = logits_chunk_bytes,
+                                             float cap = 0) {
   using A = accumulate_t<T>;
   detail::check_linear<T, D>("linear_divergence", h_.shape(), w, nullptr);
   if (h_.shape() != teacher_.shape())
@@ -54,7 +56,9 @@ Tensor<accumulate_t<T>, D> linear_divergence(Context<D>& ctx, const Tensor<T, D>
   if (w.trainable) throw Error("linear_divergence: " + w.name + " is trained", "the teacher needs it as it was.");
   const Tensor<T, D> h = contiguous(ctx, h_), teacher = contiguous(ctx, teacher_);
   const int64_t N = h.rows(), V = w.shape()[0], C = w.shape()[1];
-  const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (2 * V * static_cast<int64_t>(sizeof(T))));
+  detail::SoftCap<T, D> capped{cap};
+  const int64_t held = (capped.buffers() + 1) * V * static_cast<int64_t>(sizeof(T));
+  const int64_t chunk = std::max<int64_t>(1, chunk_bytes / held);
   const bool wants = recording(ctx, "linear_divergence", {h});
   Tensor<A, D> kl(ctx, {N}), sum(ctx, Shape{});
   Tensor<T, D> dh = wants ? Tensor<T, D>(ctx, h.shape()) : Tensor<T, D>{};
@@ -63,9 +67,12 @@ Tensor<accumulate_t<T>, D> linear_divergence(Context<D>& ctx, const Tensor<T, D>
     Tensor<T, D> logits(ctx, {n, V}), of_teacher(ctx, {n, V});
     detail::project(ctx, Write::assign, logits.view(), In<T>(h.data() + begin * C, {n, C}), w.weight());
     detail::project(ctx, Write::assign, of_teacher.view(), In<T>(teacher.data() + begin * C, {n, C}), w.weight());
+    capped.apply(ctx, of_teacher.view());
+    capped.apply(ctx, logits.view());
     softmax_divergence(ctx, View<A>(kl.data() + begin, {n}), logits.view(), of_teacher.view(), wants);
-    if (wants)
-      detail::project_back(ctx, Write::assign, View<T>(dh.data() + begin * C, {n, C}), logits.view(), w.weight());
+    if (!wants) continue;
+    capped.back(ctx, logits.view());
+    detail::project_back(ctx, Write::assign, View<T>(dh.data() + begin * C, {n, C}), logits.view(), w.weight());
   }
   sum_all(ctx, sum.view(), kl.view());
   // dh = (softmax(h W^T) - softmax(teacher W^T)) W dsum

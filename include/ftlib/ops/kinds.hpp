@@ -33,6 +33,7 @@ struct Gelu {};      // x Phi(x), Phi the normal distribution;  f' = Phi(x) + x 
 struct GeluTanh {};  // 0.5 x (1 + tanh u) with u = sqrt(2 / pi) (x + 0.044715 x^3)           arXiv:1606.08415
 struct Relu {};      // max(x, 0);  f'(0) = 0
 struct Sigmoid {};   // s = 1 / (1 + e^-x);  f' = s (1 - s)
+struct Tanh {};      // f' = 1 - f^2
 // gpt-oss: g s with g = min(x, 7) and s = 1 / (1 + e^(-1.702 g));  f' = s (1 + 1.702 g (1 - s)), 0 from 7 on
 struct LimitedSilu {};
 struct LimitedUp {};  // gpt-oss: min(max(x, -7), 7) + 1;  f' = 1, 0 where |x| >= 7

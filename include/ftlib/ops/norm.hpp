@@ -104,6 +104,10 @@ template <Scalar T, Device D>
 Tensor<T, D> rms_norm(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w, float eps, float offset = 0) {
   return detail::normalise<T, D>(ctx, {"rms_norm", false, eps, offset, &w}, x).second;
 }
+/// The same without a weight: y = x r.
+template <Scalar T, Device D> Tensor<T, D> rms_norm(Context<D>& ctx, const Tensor<T, D>& x, float eps) {
+  return detail::normalise<T, D>(ctx, {"rms_norm", false, eps}, x).second;
+}
 
 /// y = (x - mean) r w + b, r = 1 / sqrt(variance + eps), over the last axis: (..., C), (C), (C) -> (..., C). Without w
 /// it is not scaled, without b not shifted. Throws Error where the shapes do not fit.          arXiv:1607.06450

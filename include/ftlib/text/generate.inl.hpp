@@ -63,7 +63,7 @@ template <Scalar T, Device D> std::vector<std::pair<int64_t, int32_t>> TokenGene
     for (const int64_t i : active_) uniform.push_back(random_[static_cast<std::size_t>(i)].uniform());
   std::vector<std::span<const int32_t>> history;
   for (const int64_t i : active_) history.emplace_back(texts_[static_cast<std::size_t>(i)]);
-  auto logits = convert<float>(ctx_, project(ctx_, ends, model_.head()));
+  auto logits = convert<float>(ctx_, soft_cap(ctx_, project(ctx_, ends, model_.head()), model_.logits_cap()));
   // A NaN or an infinity in any of them shows in the sum, and every choice would be nonsense.
   Tensor<float, D> sum(ctx_, {});
   sum_all(ctx_, sum.view(), logits.view());

@@ -42,7 +42,8 @@ template <Scalar T, Device D> Loss<T, D> Keeping<T, D>::loss_sum(const MicroBatc
     const AdaptersOff off(ctx);
     return states({});
   }();
-  return head_divergence(ctx, states({.recompute = recompute}), lm_.model().head(), base);
+  return head_divergence(ctx, states({.recompute = recompute}), lm_.model().head(), base, logits_chunk_bytes,
+                         lm_.model().logits_cap());
 }
 
 template <Scalar T, Device D> void Keeping<T, D>::describe(Description& d) const {

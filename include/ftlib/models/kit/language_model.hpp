@@ -4,7 +4,7 @@
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/io/json_fwd.hpp>         // Json
 #include <ftlib/nn/kv_cache.hpp>         // KvCache, Placement
-#include <ftlib/ops/cross_entropy.hpp>   // ignored_target
+#include <ftlib/ops/cross_entropy.hpp>   // ignored_target, logits_chunk_bytes
 
 #include <algorithm>   // std::max
 #include <functional>  // std::function
@@ -74,16 +74,19 @@ Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOpti
                    int64_t long_from = 0);
 
 /// The sum over targets of -log softmax(h W^T)[target], through what the session has in use on the head W (V, C).
-/// Logits live in chunks of at most `chunk_bytes`; an adapted head's are computed again in backward.
+/// Logits live in chunks of at most `chunk_bytes`; an adapted head's are computed again in backward. With a `cap`, of
+/// soft_cap(h W^T).
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
-                                     const std::vector<int32_t>& targets, int64_t chunk_bytes = int64_t{64} << 20);
+                                     const std::vector<int32_t>& targets, int64_t chunk_bytes = logits_chunk_bytes,
+                                     float cap = 0);
 
 /// The sum over rows of KL(softmax(teacher W^T) || softmax(h W^T)): h (N, C) through what the session has in use on the
 /// head W (V, C), the teacher's states (N, C) through W as it is in the base. In chunks, as head_loss().
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> head_divergence(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
-                                           const Tensor<T, D>& teacher, int64_t chunk_bytes = int64_t{64} << 20);
+                                           const Tensor<T, D>& teacher, int64_t chunk_bytes = logits_chunk_bytes,
+                                           float cap = 0);
 
 template <Scalar T, Device D> class LanguageModel;
 
@@ -99,8 +102,11 @@ template <Scalar T, Device D> class LanguageModel {
 
   /// The hidden states that the LM head reads, after the last norm: N tokens -> (N, C).
   virtual Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) = 0;
-  /// The LM head's matrix (V, C); the embedding's where they are tied. Read it through project() or head_loss().
+  /// The LM head's matrix (V, C); the embedding's where they are tied. Read it through project() and
+  /// soft_cap(), or head_loss().
   virtual Parameter<T, D>& head() = 0;
+  /// What soft_cap() takes of the head's products; 0: logits are those products.
+  virtual float logits_cap() const { return 0; }
   /// Every parameter once, in the checkpoint's order; adapters' not among them.
   virtual void visit(const std::function<void(Parameter<T, D>&)>& f) = 0;
   virtual KvCache<T, D> make_cache(Context<D>& ctx, int64_t slots, int64_t capacity) = 0;

@@ -91,10 +91,10 @@ std::vector<Tensor<T, D>> LanguageModel<T, D>::hidden_after(Context<D>& ctx, con
 
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
-                                     const std::vector<int32_t>& targets, int64_t chunk_bytes) {
-  if (!adapted(ctx, w)) return linear_cross_entropy(ctx, h, w, targets, chunk_bytes);
+                                     const std::vector<int32_t>& targets, int64_t chunk_bytes, float cap) {
+  if (!adapted(ctx, w)) return linear_cross_entropy(ctx, h, w, targets, chunk_bytes, cap);
   Parameter<T, D>& whole = in_use(ctx, w);
-  if (&whole != &w) return linear_cross_entropy(ctx, h, whole, targets, chunk_bytes);
+  if (&whole != &w) return linear_cross_entropy(ctx, h, whole, targets, chunk_bytes, cap);
   const std::vector<int32_t> rows = detail::rows_with_target("head_loss", "h", targets, h.shape(), w.shape()[0]).first;
   const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (w.shape()[0] * static_cast<int64_t>(sizeof(T))));
   Tensor<accumulate_t<T>, D> loss = Tensor<accumulate_t<T>, D>::zeros(ctx, Shape{});
@@ -104,8 +104,8 @@ Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Par
                                     rows.begin() + static_cast<std::ptrdiff_t>(end));
     std::vector<int32_t> wanted;
     for (const int32_t n : part) wanted.push_back(targets[static_cast<std::size_t>(n)]);
-    const auto share = recompute(ctx, take_rows(ctx, h, part), [&ctx, &w, wanted](const Tensor<T, D>& x) {
-      return cross_entropy(ctx, project(ctx, x, w), wanted);
+    const auto share = recompute(ctx, take_rows(ctx, h, part), [&ctx, &w, cap, wanted](const Tensor<T, D>& x) {
+      return cross_entropy(ctx, soft_cap(ctx, project(ctx, x, w), cap), wanted);
     });
     loss = add(ctx, loss, share);
   }
@@ -114,18 +114,19 @@ Tensor<accumulate_t<T>, D> head_loss(Context<D>& ctx, const Tensor<T, D>& h, Par
 
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> head_divergence(Context<D>& ctx, const Tensor<T, D>& h, Parameter<T, D>& w,
-                                           const Tensor<T, D>& teacher, int64_t chunk_bytes) {
-  if (!adapted(ctx, w)) return linear_divergence(ctx, h, w, teacher, chunk_bytes);
+                                           const Tensor<T, D>& teacher, int64_t chunk_bytes, float cap) {
+  if (!adapted(ctx, w)) return linear_divergence(ctx, h, w, teacher, chunk_bytes, cap);
   const int64_t chunk = std::max<int64_t>(1, chunk_bytes / (2 * w.shape()[0] * static_cast<int64_t>(sizeof(T))));
   Tensor<accumulate_t<T>, D> sum = Tensor<accumulate_t<T>, D>::zeros(ctx, Shape{});
   for (int64_t begin = 0; begin < h.rows(); begin += chunk) {
     const int64_t end = std::min(h.rows(), begin + chunk);
-    const auto share = recompute(ctx, slice(ctx, h, 0, begin, end),
-                                 [&ctx, &w, base = slice(ctx, teacher, 0, begin, end)](const Tensor<T, D>& x) {
-                                   Tensor<T, D> of_base(ctx, {x.rows(), w.shape()[0]});
-                                   detail::project(ctx, Write::assign, of_base.view(), base.view(), w.weight());
-                                   return divergence(ctx, project(ctx, x, w), of_base);
-                                 });
+    const auto share =
+        recompute(ctx, slice(ctx, h, 0, begin, end),
+                  [&ctx, &w, cap, base = slice(ctx, teacher, 0, begin, end)](const Tensor<T, D>& x) {
+                    Tensor<T, D> of_base(ctx, {x.rows(), w.shape()[0]});
+                    detail::project(ctx, Write::assign, of_base.view(), base.view(), w.weight());
+                    return divergence(ctx, soft_cap(ctx, project(ctx, x, w), cap), soft_cap(ctx, of_base, cap));
+                  });
     sum = add(ctx, sum, share);
   }
   return sum;
@@ -155,19 +156,19 @@ template <Scalar T, Device D>
 template <Scalar T, Device D>
 Tensor<T, D> LanguageModel<T, D>::logits(Context<D>& ctx, const PackedTokens& batch,
                                          const ForwardOptions<T, D>& options) {
-  return project(ctx, hidden(ctx, batch, options), head());
+  return soft_cap(ctx, project(ctx, hidden(ctx, batch, options), head()), logits_cap());
 }
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_sum(Context<D>& ctx, const PackedTokens& batch,
                                                         const ForwardOptions<T, D>& options) {
-  return head_loss(ctx, hidden(ctx, batch, options), head(), batch.targets);
+  return head_loss(ctx, hidden(ctx, batch, options), head(), batch.targets, logits_chunk_bytes, logits_cap());
 }
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_by_sequence(Context<D>& ctx, const PackedTokens& batch,
                                                                 const ForwardOptions<T, D>& options) {
   const Tensor<T, D> h = hidden(ctx, batch, options);
   if (Parameter<T, D>& whole = in_use(ctx, head()); &whole != &head() || !adapted(ctx, head()))
-    return linear_cross_entropy_by_group(ctx, h, whole, batch.targets, batch.starts);
+    return linear_cross_entropy_by_group(ctx, h, whole, batch.targets, batch.starts, logits_chunk_bytes, logits_cap());
   std::vector<Tensor<accumulate_t<T>, D>> sums;  // an adapted head's products are its own
   for (std::size_t i = 0; i + 1 < batch.starts.size(); ++i) {
     std::vector<int32_t> rows, wanted;
@@ -177,8 +178,11 @@ Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_by_sequence(Context<D>& ctx,
       rows.push_back(static_cast<int32_t>(n));
       wanted.push_back(target);
     }
-    sums.push_back(rows.empty() ? Tensor<accumulate_t<T>, D>::zeros(ctx, {1})
-                                : reshape(ctx, head_loss(ctx, take_rows(ctx, h, rows), head(), wanted), {1}));
+    sums.push_back(
+        rows.empty()
+            ? Tensor<accumulate_t<T>, D>::zeros(ctx, {1})
+            : reshape(ctx, head_loss(ctx, take_rows(ctx, h, rows), head(), wanted, logits_chunk_bytes, logits_cap()),
+                      {1}));
   }
   return concat(ctx, sums);
 }
