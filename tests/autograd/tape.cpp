@@ -282,6 +282,30 @@ TEST_CASE("autograd/recompute: trains parameters where the input wants no gradie
   CHECK(recompute(ctx, x, block).node() == 0);
 }
 
+TEST_CASE("autograd/recompute: several in and out, of which some lead nowhere") {
+  Context<Cpu> ctx({.threads = 1});
+  const auto run = [&](bool again) {
+    Tape<Cpu> tape(ctx);
+    Floats x(ctx, {2}, Values{1, 2}), y(ctx, {2}, Values{3, 5});
+    const Floats z(ctx, {2}, Values{7, 9});
+    tape.watch(x);
+    tape.watch(y);
+    const auto block = [&](const std::vector<Floats>& in) {
+      return std::vector<Floats>{mul(ctx, in[0], in[1]), silu(ctx, in[0]), scale(ctx, in[1], 2),
+                                 mul(ctx, in[1], in[2])};
+    };
+    const std::vector<Floats> in{x, y, z};
+    const auto out = again ? recompute(ctx, in, block) : block(in);
+    // out[1] is not used, out[2] twice, and y beside the block too
+    const auto used = add(ctx, mul(ctx, out[0], out[2]), add(ctx, out[2], add(ctx, out[3], y)));
+    tape.backward(sum(ctx, used));
+    return std::pair(tape.gradient(x).to_host(ctx), tape.gradient(y).to_host(ctx));
+  };
+  CHECK(run(true) == run(false));
+  CHECK(run(true).first == Values{18, 50});   // 2 y^2
+  CHECK(run(true).second == Values{22, 52});  // 4 x y + 2 + z + 1
+}
+
 TEST_CASE("autograd/recompute: the second run sees the session as the first did, and what is there now stays") {
   Context<Cpu> ctx({.threads = 1, .seed = 3});
   const auto three = std::make_shared<float>(3.0f), five = std::make_shared<float>(5.0f);

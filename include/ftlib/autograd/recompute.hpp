@@ -2,6 +2,8 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>
 
+#include <vector>  // std::vector
+
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
@@ -28,35 +30,56 @@ template <Device D> class SessionAsOf {
 };
 }  // namespace detail
 
-/// y = f(x), where f: Tensor -> Tensor (of any type) is run a second time in backward instead of keeping what its ops
-/// would keep. f must use nothing recorded but its argument (else Error) and must be callable as long as the tape
-/// lives. The second run sees the session as the first did: the random stream is wound back, so dropout draws the same
-/// numbers, and what hung over the weights (ContextBase::overlay, an adapter in use) hangs there again.  Chen et al.,
-/// arXiv:1604.06174
-template <Scalar T, Device D, class F> auto recompute(Context<D>& ctx, const Tensor<T, D>& x, F f) -> decltype(f(x)) {
-  using Y = typename decltype(f(x))::value_type;
-  if (!ctx.tape()) return f(x);
+/// ys = f(xs), where f: vector of Tensor -> vector of Tensor (of any type) is run a second time in backward instead of
+/// keeping what its ops would keep. f must use nothing recorded but its argument (else Error) and must be callable as
+/// long as the tape lives. The second run sees the session as the first did: the random stream is wound back, so
+/// dropout draws the same numbers, and what hung over the weights (ContextBase::overlay, an adapter in use) hangs there
+/// again. Chen et al., arXiv:1604.06174
+template <Scalar T, Device D, class F>
+auto recompute(Context<D>& ctx, const std::vector<Tensor<T, D>>& xs, F f) -> decltype(f(xs)) {
+  using Y = typename decltype(f(xs))::value_type::value_type;
+  if (!ctx.tape()) return f(xs);
   const detail::SessionState then{ctx.random(), ctx.overlay()};
-  Tensor<Y, D> y;
+  std::vector<Tensor<T, D>> bare;
+  for (const Tensor<T, D>& x : xs) {
+    ctx.tape()->wants("recompute", {x});
+    bare.push_back(x.detached());
+  }
+  std::vector<Tensor<Y, D>> ys;
   {
     const NoGrad off(ctx);
-    y = f(x.detached());
+    ys = f(bare);
   }
-  // Parameters inside f may be trained even where x itself wants no gradient, so this is recorded in any case.
-  Parameter<T, D> always;
-  always.trainable = true;
-  record(ctx, "recompute", y, {x, always}, [x, f = std::move(f), then](Gradients<Y, D>& g) mutable {
+  std::vector<Tensor<Y, D>*> results;
+  for (Tensor<Y, D>& y : ys) results.push_back(&y);
+  // Parameters inside f may be trained even where no x wants a gradient, so this is recorded in any case.
+  ctx.tape()->push(results, [xs, f = std::move(f), then](Gradients<Y, D>& g) mutable {
     Context<D>& context = g.context();
     const detail::SessionAsOf as_then(context, then);
     Tape<D> tape(context);
-    Tensor<T, D> inner = x.detached();
-    tape.watch(inner);
-    const Tensor<Y, D> again = f(inner);
-    tape.backward(again, g.incoming_tensor());
-    if (x.node())
-      if (auto dx = tape.gradient(inner)) g.give(TensorId<T>(x), dx);
+    std::vector<Tensor<T, D>> inner;
+    for (const Tensor<T, D>& x : xs) {
+      inner.push_back(x.detached());
+      tape.watch(inner.back());
+    }
+    const std::vector<Tensor<Y, D>> again = f(inner);
+    std::vector<Tensor<Y, D>> dys(again.size());
+    for (std::size_t i = 0; i < again.size(); ++i)
+      if (const int n = static_cast<int>(i); g.came(n)) dys[i] = g.incoming_tensor(n);
+    tape.backward(again, dys);
+    for (std::size_t i = 0; i < xs.size(); ++i)
+      if (xs[i].node())
+        if (auto dx = tape.gradient(inner[i])) g.give(TensorId<T>(xs[i]), dx);
   });
-  return y;
+  return ys;
+}
+/// The same of one: y = f(x), f: Tensor -> Tensor.
+template <Scalar T, Device D, class F> auto recompute(Context<D>& ctx, const Tensor<T, D>& x, F f) -> decltype(f(x)) {
+  return recompute(ctx, std::vector<Tensor<T, D>>{x},
+                   [f = std::move(f)](const std::vector<Tensor<T, D>>& xs) mutable {
+                     return std::vector<decltype(f(xs[0]))>{f(xs[0])};
+                   })
+      .front();
 }
 
 }  // namespace ft::inline FTLIB_ABI

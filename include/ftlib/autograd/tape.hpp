@@ -11,6 +11,7 @@
 #include <atomic>            // std::atomic
 #include <functional>        // std::function
 #include <initializer_list>  // std::initializer_list
+#include <type_traits>       // std::type_identity_t
 #include <utility>           // std::exchange
 #include <vector>            // std::vector
 
@@ -71,14 +72,24 @@ template <Device D> class Tape {
     backward(y, dy);
   }
   template <Scalar T> void backward(const Tensor<T, D>& y, const Tensor<T, D>& dy) {
-    if (dy.shape() != y.shape())
-      throw Error(str("backward: gradient ", dy.shape(), " does not fit result ", y.shape()));
+    backward(std::vector<Tensor<T, D>>{y}, {dy});
+  }
+  /// The same of several results at once; a gradient may be empty, where nothing came of its result.
+  template <Scalar T>
+  void backward(const std::vector<Tensor<T, D>>& ys, const std::vector<std::type_identity_t<Tensor<T, D>>>& dys) {
     if (ran_)
       throw Error("backward: this tape has run already",
                   "its rules were freed as they ran; record the forward pass again.");
-    if (!y.node()) throw Error("backward: the result depends on nothing that is trained or watched");
-    Slot& last = slot(y.node(), "backward");
-    last.gradient = contiguous(ctx_, dy.detached()).detached();
+    for (std::size_t i = 0; i < ys.size(); ++i) {
+      const Tensor<T, D>&y = ys[i], &dy = dys.at(i);
+      if (!dy) continue;
+      if (dy.shape() != y.shape())
+        throw Error(str("backward: gradient ", dy.shape(), " does not fit result ", y.shape()));
+      if (!y.node()) throw Error("backward: the result depends on nothing that is trained or watched");
+      AnyTensor& gradient = slot(y.node(), "backward").gradient;
+      if (gradient.has()) throw Error("backward: a result is given twice");
+      gradient = contiguous(ctx_, dy.detached()).detached();
+    }
     ran_ = true;
     Tape* const self = ctx_.exchange_tape(nullptr);  // rules may use ops; those are not recorded
     try {
@@ -124,6 +135,9 @@ template <Device D> class Tape {
     return any;
   }
   template <Scalar T, class Rule> void push(std::initializer_list<Tensor<T, D>*> outputs, Rule rule) {
+    push(std::vector<Tensor<T, D>*>(outputs), std::move(rule));
+  }
+  template <Scalar T, class Rule> void push(const std::vector<Tensor<T, D>*>& outputs, Rule rule) {
     Entry entry;
     for (Tensor<T, D>* y : outputs) {
       y->set_node(new_node());
