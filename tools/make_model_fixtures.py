@@ -52,6 +52,11 @@ Traps these fixtures are made to catch:
    mtp.* and model.visual.* are not read. Norms are (1 + w), that of a delta net is w; A_log and dt_bias have no ending, and
    GGUF has -e^A_log. qwen3_5_heads: the text model alone, more value heads than key heads, values of another size. Their
    eps is large: a text's first token gives v times q k, and where that is near zero the norm behind it makes rounding large.
+ - gemma4_tiny: the last three layers have no keys and values of their own and read those of layers 1 and 2; heads are of
+   8 with a window and of 16 without; config.json says that in per_layer_config, and did in global_head_dim before. A
+   layer's scalar is a buffer: trained nowhere, in every file. gemma4_kv_tiny: values that are keys, no embeddings of layers.
+ - gemma4's GGUF: norms as they are (no 1 added); rope_freqs turns a quarter of the pairs; widths of layers are an array;
+   layers that read keys and values of others have weights for them nevertheless, which nobody reads.
  - smollm3's and granite's q and k rows are permuted in GGUF as llama's are, phi3's in one matrix are not.
  - GGUF scalars are float32: eps is 9.99999974e-06 there, 1e-5 in config.json.
 """
@@ -107,10 +112,18 @@ def randomise(model, embedding_std):
     """Norms away from one, matrices so large that logits vary."""
     gemma = model.config.model_type == "gemma3_text"
     zero_centred = gemma or model.config.model_type == "qwen3_5_text"
+    gemma4 = model.config.model_type == "gemma4_text"
     with torch.no_grad():
+        for name, b in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                b.uniform_(0.7, 1.3)
         for name, p in model.named_parameters():
             if gemma and "post_" in name:
                 p.uniform_(0.2, 2.0)  # what a block adds outweighs the embedding: tied models else repeat their input
+            elif gemma4 and "post_" in name:
+                p.uniform_(0.8, 2.5)
+            elif gemma4 and name.endswith(("q_norm.weight", "k_norm.weight")):
+                p.uniform_(0.3, 0.8)  # their product alone scales the scores
             elif name.endswith("bias"):
                 p.normal_(0, 0.5)
             elif name.endswith("A_log"):
@@ -342,7 +355,36 @@ def put_into_whole(folder, beside):
     (folder / "config.json").write_text(json.dumps(whole, indent=2, sort_keys=True) + "\n")
 
 
-FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny, mistral_tiny, smollm3_tiny,
+def gemma4_config(**more):
+    rope = {"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}}
+    return transformers.Gemma4TextConfig(**dict(
+        vocab_size=97, hidden_size=24, intermediate_size=20, num_hidden_layers=6, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, global_head_dim=16, max_position_embeddings=256, rms_norm_eps=1e-6,
+        sliding_window=8, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2,
+        rope_parameters=rope, final_logit_softcapping=3.0, vocab_size_per_layer_input=97, hidden_size_per_layer_input=6,
+        num_kv_shared_layers=3, use_double_wide_mlp=True, tie_word_embeddings=True,
+        attn_implementation="eager") | more)
+
+
+def gemma4_tiny():
+    c = gemma4_config()
+    old = {"rope_parameters": c.rope_parameters, "head_dim": 8, "global_head_dim": 16, "per_layer_config": None}
+    return randomise(transformers.Gemma4ForCausalLM(c), 0.25), old, "30KB"
+
+
+def gemma4_kv_tiny():
+    c = gemma4_config(num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2, num_global_key_value_heads=1,
+                      layer_types=["sliding_attention", "sliding_attention", "full_attention"], attention_k_eq_v=True,
+                      hidden_size_per_layer_input=0, num_kv_shared_layers=0, use_double_wide_mlp=False,
+                      final_logit_softcapping=None)
+    old = {"rope_parameters": c.rope_parameters, "head_dim": 8, "global_head_dim": 16, "num_key_value_heads": 2,
+           "num_global_key_value_heads": 1, "per_layer_config": None}
+    return randomise(transformers.Gemma4ForCausalLM(c), 0.25), old, "10GB"
+
+
+FOLDERS = {f.__name__: f for f in (llama_tiny, llama_untied, qwen2_tiny, qwen3_tiny, gemma3_tiny, gemma4_tiny, gemma4_kv_tiny, mistral_tiny,
+                                   smollm3_tiny,
                                    granite_tiny, granite4_tiny, phi3_tiny, gpt2_tiny,
                                    lfm2_tiny, qwen3_moe_tiny, gpt_oss_tiny, gpt_oss_mxfp4,
                                    qwen3_5_tiny, qwen3_5_heads)}
@@ -509,8 +551,9 @@ def make_folder(name, out):
     config = json.loads((folder / "config.json").read_text())  # the same, as transformers 4 wrote it
     config = config.get("text_config", config)
     old = {k: v for k, v in config.items() if k not in ("rope_parameters", "dtype")} | old_config | {"torch_dtype": "float32"}
-    if old.get("layer_types", 0) is None:
-        del old["layer_types"]
+    for key in ("layer_types", "per_layer_config"):  # which those versions do not write
+        if old.get(key, 0) is None:
+            del old[key]
     (folder / "config.v4.json").write_text(json.dumps(old, indent=2, sort_keys=True) + "\n")
 
     sequences = [draw_sequence(n, p, model.config.vocab_size) for n, p in zip(LENGTHS, PREFIXES)]
@@ -619,7 +662,7 @@ def tensor_kinds(name, architecture):
     T = gguf.GGMLQuantizationType
     if "norm" in name or "shortconv.conv" in name or "ssm_conv1d" in name or name.endswith("ssm_a"):
         return T.F32
-    if name.endswith(".bias") or "ffn_gate_inp" in name or "attn_sinks" in name:
+    if name.endswith(".bias") or any(w in name for w in ("ffn_gate_inp", "attn_sinks", "layer_output_scale")):
         return T.F32
     if architecture == "gpt-oss" and "_exps" in name:
         return T.MXFP4
@@ -655,7 +698,10 @@ def write_gguf(path, model, architecture):
         w.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         w.add_rope_scaling_factor(c.rope_parameters["factor"])
         w.add_rope_scaling_orig_ctx_len(c.rope_parameters["original_max_position_embeddings"])
-    w.add_feed_forward_length(c.n_inner if architecture == "gpt2" else c.intermediate_size)
+    if architecture == "gemma4":
+        write_gemma4_keys(w, model)
+    else:
+        w.add_feed_forward_length(c.n_inner if architecture == "gpt2" else c.intermediate_size)
     w.add_head_count(c.num_attention_heads)
     if architecture == "gpt2":
         w.add_layer_norm_eps(c.layer_norm_epsilon)
@@ -663,11 +709,20 @@ def write_gguf(path, model, architecture):
         w.add_head_count_kv([c.num_key_value_heads * (kind != "conv") for kind in c.layer_types])
         w.add_layer_norm_rms_eps(c.norm_eps)
         w.add_shortconv_l_cache(c.conv_L_cache)
+    elif architecture == "gemma4":
+        w.add_layer_norm_rms_eps(c.rms_norm_eps)
     else:
         w.add_head_count_kv(c.num_key_value_heads)
         w.add_layer_norm_rms_eps(c.rms_norm_eps)
     symbols = byte_symbols()
-    if architecture != "gemma3":
+    if architecture == "gemma4":
+        w.add_tokenizer_model("gemma4")
+        w.add_token_list(GEMMA4_TOKENS)
+        w.add_token_scores([-1000.0] * len(GEMMA4_TOKENS))
+        w.add_token_types([3, 3, 3, 2, 4] + [6] * 256 + [1] * (len(GEMMA4_TOKENS) - 261))
+        w.add_token_merges(GEMMA4_MERGES)
+        ids = dict(bos=2, eos=1, unk=3, pad=0)
+    elif architecture != "gemma3":
         w.add_vocab_size(c.vocab_size)
         head_dim = getattr(c, "head_dim", c.hidden_size // c.num_attention_heads)
         if architecture in PERMUTED or architecture == "phi3":
@@ -723,7 +778,7 @@ def write_gguf(path, model, architecture):
         w.add_token_scores([-1000.0] * 260 + [-float(i) for i in range(len(merged))])
         w.add_token_types([3, 3, 3, 2] + [6] * 256 + [1] * len(merged))
         ids = dict(bos=2, eos=1, unk=3, pad=0)
-    w.add_add_bos_token(architecture == "gemma3")
+    w.add_add_bos_token(architecture.startswith("gemma"))
     w.add_add_space_prefix(False)
     w.add_bos_token_id(ids["bos"])
     w.add_eos_token_id(ids["eos"])
@@ -732,6 +787,13 @@ def write_gguf(path, model, architecture):
     w.add_quantization_version(2)
 
     state = {k: v.detach().numpy() for k, v in model.state_dict().items() if k != "lm_head.weight" or not c.tie_word_embeddings}
+    if architecture == "gemma4":  # as files have it: a buffer, and weights that nothing reads
+        state = {n + ".weight" if n.endswith("layer_scalar") else n: v for n, v in state.items()}
+        unread = torch.Generator().manual_seed(1)
+        for i in range(c.num_hidden_layers - c.num_kv_shared_layers, c.num_hidden_layers):
+            for part in ("k_proj", "v_proj", "k_norm"):
+                like = state[f"model.layers.{i % 3}.self_attn.{part}.weight"]
+                state[f"model.layers.{i}.self_attn.{part}.weight"] = torch.randn(like.shape, generator=unread).numpy()
     top = {v: k for k, v in TOPS.get(architecture, TOP).items()}
     block = {v: k for k, v in BLOCKS[architecture].items()}
     if architecture == "qwen3moe":  # transformers has gate and up of all experts as one tensor
@@ -880,8 +942,62 @@ def phi3_q4_1():
     return randomise(transformers.Phi3ForCausalLM(c), 0.2), "phi3"
 
 
+# BPE over characters: some that no merge reaches (▁ö), newlines in runs, and one token that is sought before all.
+GEMMA4_MERGES = ["t h", "th e", "▁ the", "i n", "in g", "▁ ▁", "▁▁ ▁▁", "▁▁ ▁", "▁ ▁▁", "e r", "\n \n", "\n\n \n", "\n \n\n",
+                 "\n\n \n\n", "h e", "▁ t", "▁t he", "ö l"]
+GEMMA4_TOKENS = ["<pad>", "<eos>", "<bos>", "<unk>", "<|tool>", *(f"<0x{b:02X}>" for b in range(256)),
+                 *dict.fromkeys([*"▁\nabcdeghilnorstöü.,:A", "", *(m.replace(" ", "") for m in GEMMA4_MERGES)])]
+GEMMA4_TOKENS = [t for t in GEMMA4_TOKENS if t]
+GEMMA4_TEXTS = ["the thing", "  the  other\n\n\nline", "\n", "\n\n\n\n\n the", "söl öl schön", "a\tb", "안녕, the ring", "▁the",
+                "in\n ing", "<|tool>the<|tool>  x", "ALL: thethe.", ""]
+
+
+def write_gemma4_keys(w, model):
+    c = model.config
+    windows = [kind == "sliding_attention" for kind in c.layer_types]
+    layers = model.model.layers
+    full = layers[windows.index(False)].self_attn
+    w.add_feed_forward_length([layer.mlp.intermediate_size for layer in layers])
+    w.add_head_count_kv(layers[0].self_attn.k_proj.out_features // layers[0].self_attn.head_dim)
+    w.add_shared_kv_layers(c.num_kv_shared_layers)
+    w.add_embedding_length_per_layer_input(c.hidden_size_per_layer_input)
+    w.add_sliding_window(c.sliding_window)
+    w.add_sliding_window_pattern(windows)
+    w.add_key_length(full.head_dim)
+    w.add_value_length(full.head_dim)
+    w.add_key_length_swa(layers[0].self_attn.head_dim)
+    w.add_value_length_swa(layers[0].self_attn.head_dim)
+    w.add_rope_dimension_count(full.head_dim)
+    w.add_rope_dimension_count_swa(layers[0].self_attn.head_dim)
+    w.add_rope_freq_base(c.rope_parameters["full_attention"]["rope_theta"])
+    w.add_rope_freq_base_swa(c.rope_parameters["sliding_attention"]["rope_theta"])
+    w.add_final_logit_softcapping(c.final_logit_softcapping)
+    turning = int(full.head_dim * c.rope_parameters["full_attention"]["partial_rotary_factor"] / 2)
+    w.add_tensor("rope_freqs.weight", np.array([1.0] * turning + [1e30] * (full.head_dim // 2 - turning), dtype=np.float32))
+
+
+def gemma4_ids():
+    """Ids of texts by Hugging Face's tokenizers, of the same tokens and merges as Gemma's tokenizer.json has them."""
+    tokenizers = need("tokenizers")
+    bpe = tokenizers.models.BPE(vocab={t: i for i, t in enumerate(GEMMA4_TOKENS)}, byte_fallback=True, fuse_unk=True,
+                                merges=[tuple(m.split(" ")) for m in GEMMA4_MERGES], unk_token="<unk>")
+    tokenizer = tokenizers.Tokenizer(bpe)
+    tokenizer.normalizer = tokenizers.normalizers.Replace(" ", "▁")
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split(" ", "merged_with_previous")
+    tokenizer.add_special_tokens(GEMMA4_TOKENS[:4])
+    tokenizer.add_tokens([tokenizers.AddedToken("<|tool>", normalized=False)])
+    return [{"text": t, "ids": tokenizer.encode(t).ids} for t in GEMMA4_TEXTS]
+
+
+def gemma4_q4_1():
+    c = gemma4_config(vocab_size=len(GEMMA4_TOKENS), vocab_size_per_layer_input=len(GEMMA4_TOKENS), hidden_size=64,
+                      intermediate_size=64, head_dim=32, global_head_dim=64, hidden_size_per_layer_input=32,
+                      final_logit_softcapping=8.0, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    return randomise(transformers.Gemma4ForCausalLM(c), 0.2), "gemma4"
+
+
 GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
-                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4, qwen35_q4_1)}
+                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4, qwen35_q4_1, gemma4_q4_1)}
 
 
 def make_gguf(name, out):
@@ -893,6 +1009,8 @@ def make_gguf(name, out):
     sequences = [draw_sequence(n, p, model.config.vocab_size) for n, p in zip(LENGTHS, PREFIXES)]
     batches = draw_batches(model.config.vocab_size)
     expected, tensors = expectations(model, sequences)
+    if architecture == "gemma4":
+        expected["tokenizer"] = gemma4_ids()
     lora = adapted(model, rank=4, alpha=8)  # the frozen base is the file's quantised one
     formula_lora(lora)
     losses, norms = train(lora, batches)

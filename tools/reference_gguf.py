@@ -56,9 +56,15 @@ BLOCKS["qwen35"] = QWEN_BLOCK | {
     "attn_gate": "linear_attn.in_proj_z", "ssm_beta": "linear_attn.in_proj_b", "ssm_alpha": "linear_attn.in_proj_a",
     "ssm_conv1d": "linear_attn.conv1d", "ssm_norm": "linear_attn.norm", "ssm_out": "linear_attn.out_proj"}
 BARE = {"ssm_a": "linear_attn.A_log", "ssm_dt.bias": "linear_attn.dt_bias"}  # names whose endings are not alike
+BLOCKS["gemma4"] = GEMMA3_BLOCK | {
+    "inp_gate": "per_layer_input_gate", "proj": "per_layer_projection", "post_norm": "post_per_layer_input_norm",
+    "layer_output_scale": "layer_scalar"}
 TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 TOPS = {"gpt2": {"token_embd": "transformer.wte", "position_embd": "transformer.wpe", "output_norm": "transformer.ln_f",
                  "output": "lm_head"},
+        "gemma4": TOP | {"per_layer_token_embd": "model.embed_tokens_per_layer",
+                         "per_layer_model_proj": "model.per_layer_model_projection",
+                         "per_layer_proj_norm": "model.per_layer_projection_norm"},
         "lfm2": {"token_embd": "model.embed_tokens", "token_embd_norm": "model.embedding_norm"}}
 PERMUTED = ("llama", "smollm3", "granite")  # whose rows of q and k are
 SHIFTED = ("gemma3", "qwen35")  # whose norms GGUF has as 1 + w
@@ -102,7 +108,9 @@ def state_dict(reader, architecture, heads, kv_heads):
             w = w - np.float32(1)
         if tensor.name.endswith("ssm_a"):
             w = np.log(-w)
-        state[transformers_name(tensor.name, architecture)] = torch.from_numpy(np.ascontiguousarray(w))
+        name = transformers_name(tensor.name, architecture)
+        name = name.removesuffix(".weight") if name.endswith("layer_scalar.weight") else name
+        state[name] = torch.from_numpy(np.ascontiguousarray(w))
     if architecture == "gpt-oss":  # experts as (E, in, out), gate and up interleaved
         for name in [n for n in state if n.endswith("experts.gate_proj.weight")]:
             at = name[:-len(".gate_proj.weight")]
@@ -119,6 +127,28 @@ def state_dict(reader, architecture, heads, kv_heads):
     return state
 
 
+def gemma4_config(get, tie):
+    """Of a GGUF whose keys `get` gives."""
+    widths = get("feed_forward_length")
+    widths = widths if isinstance(widths, list) else [widths]
+    shared = get("attention.shared_kv_layers", 0)
+    return transformers.Gemma4TextConfig(
+        vocab_size=len(get("tokenizer.ggml.tokens")), hidden_size=get("embedding_length"), intermediate_size=widths[0],
+        num_hidden_layers=get("block_count"), num_attention_heads=get("attention.head_count"),
+        num_key_value_heads=get("attention.head_count_kv"), head_dim=get("attention.key_length_swa"),
+        global_head_dim=get("attention.key_length"), max_position_embeddings=get("context_length"),
+        rms_norm_eps=get("attention.layer_norm_rms_epsilon"), sliding_window=get("attention.sliding_window"),
+        layer_types=["sliding_attention" if w else "full_attention" for w in get("attention.sliding_window_pattern")],
+        rope_parameters={"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25,  # rope_freqs
+                                            "rope_theta": get("rope.freq_base")},
+                         "sliding_attention": {"rope_type": "default", "rope_theta": get("rope.freq_base_swa")}},
+        final_logit_softcapping=get("final_logit_softcapping"), vocab_size_per_layer_input=len(get("tokenizer.ggml.tokens")),
+        hidden_size_per_layer_input=get("embedding_length_per_layer_input"), num_kv_shared_layers=shared,
+        use_double_wide_mlp=shared > 0 and widths[-1] != widths[0], tie_word_embeddings=tie,
+        bos_token_id=get("tokenizer.ggml.bos_token_id"), eos_token_id=get("tokenizer.ggml.eos_token_id"),
+        pad_token_id=get("tokenizer.ggml.padding_token_id"), attn_implementation="eager")
+
+
 def config(reader, architecture):
     def get(key, default=None):
         field = reader.fields.get(key if "." in key and key.split(".")[0] in ("general", "tokenizer")
@@ -127,6 +157,8 @@ def config(reader, architecture):
 
     heads = get("attention.head_count")
     width = get("embedding_length")
+    if architecture == "gemma4":
+        return gemma4_config(get, tie=all(t.name != "output.weight" for t in reader.tensors))
     common = dict(
         vocab_size=len(get("tokenizer.ggml.tokens")), hidden_size=width, intermediate_size=get("feed_forward_length"),
         num_hidden_layers=get("block_count"), num_attention_heads=heads,
@@ -209,11 +241,14 @@ def open_model(path):
     reader = gguf.GGUFReader(path)
     architecture = reader.fields["general.architecture"].contents()
     c = config(reader, architecture)
-    state = state_dict(reader, architecture, c.num_attention_heads, getattr(c, "num_key_value_heads", 0))
+    kv_heads = 0 if architecture == "gemma4" else getattr(c, "num_key_value_heads", 0)  # by which rows are permuted
+    state = state_dict(reader, architecture, c.num_attention_heads, kv_heads)
     if c.tie_word_embeddings:
         state["lm_head.weight"] = state[TOPS.get(architecture, TOP)["token_embd"] + ".weight"]
     kind = transformers.AutoModelForCausalLM.from_config
     model = kind(c).float().eval()
+    if architecture == "gemma4":  # files hold keys' and values' weights of layers that read those of others
+        state = {n: w for n, w in state.items() if n in model.state_dict()}
     model.load_state_dict(state, strict=True)
     model.tie_weights()
     return model

@@ -111,7 +111,8 @@ TEST_CASE("models/kit: a GGUF's tensors under Hugging Face's names and back are 
         if (!name.starts_with("rope_"))
           gguf.emplace(name, checkpoint.gguf->tensor(name));  // those are numbers of the configuration
       check_equal(to_gguf(map, to_hf(map, gguf)), gguf);
-    } else if (checkpoint.architecture != "gpt_oss") {  // whose prepare() makes other tensors of them: text/export
+    } else if (checkpoint.architecture != "gpt_oss" && checkpoint.architecture != "gemma4_text") {
+      // whose prepare() makes other tensors of them: text/export
       const auto file = SafetensorsModel::open(checkpoint.path);
       Tensors hf;
       for (const auto& name : file.names()) {
@@ -383,6 +384,50 @@ TEST_CASE("models/kit: an unknown architecture is said before missing weights ar
   const auto message = message_of(with(config_of("llama_tiny"), "model_type", "mamba"), "");
   CHECK_MESSAGE(message.find("architecture 'mamba' is not known") != std::string::npos, message);
   CHECK_MESSAGE(message.find("known are: llama, qwen2, qwen3, gemma3_text") != std::string::npos, message);
+}
+
+TEST_CASE("models/kit: Gemma 4's variants are refused by the key that makes them so") {
+  const Json config = config_of("gemma4_tiny");
+  const auto message = [&](const char* key, Json value) { return message_of(with(config, key, std::move(value)), ""); };
+  for (const auto& [key, value, said] :
+       {std::tuple<const char*, Json, const char*>{"enable_moe_block", true, "enable_moe_block is true"},
+        {"use_bidirectional_attention", "all", "use_bidirectional_attention is 'all'"},
+        {"num_kv_shared_layers", 6, "num_kv_shared_layers 6: layer 0 has no earlier one of its type"},
+        {"num_kv_shared_layers", 4, "layer 2 has no earlier one of its type"},
+        {"vocab_size_per_layer_input", 96, "vocab_size_per_layer_input 96 is not vocab_size 97"},
+        {"per_layer_config", {{"2", {{"head_dim", 16}}}}, "layer 2 has 1 key-value heads of 16"},
+        {"per_layer_config", {{"2", {{"intermediate_size", 16}}}}, "per_layer_config sets 'intermediate_size'"},
+        {"per_layer_config", {{"7", {{"head_dim", 16}}}}, "per_layer_config holds '7'"}}) {
+    const std::string got = message(key, value);
+    CHECK_MESSAGE(got.find(said) != std::string::npos, got);
+  }
+}
+
+TEST_CASE("models/kit: of a model with pictures and sound the text is read, and the rest is noted") {
+  Scratch dir;
+  std::filesystem::create_directories(dir / "model");
+  const auto file = SafetensorsModel::open(kit_models / "gemma4_tiny");
+  std::vector<TensorEntry> entries;
+  for (const auto& name : file.names())
+    entries.push_back(entry("model.language_model." + name.substr(6), file.file_of(name).tensor(name)));
+  entries.push_back(entry("model.vision_tower.weight", numbered({2, 2})));
+  write_safetensors(dir / "model/model.safetensors", entries, {{"format", "pt"}});
+  Json text = config_of("gemma4_tiny");
+  text.erase("architectures");
+  const Json whole{{"model_type", "gemma4"},  {"architectures", {"Gemma4ForConditionalGeneration"}},
+                   {"text_config", text},     {"vision_config", {{"hidden_size", 2}}},
+                   {"audio_config", nullptr}, {"image_token_id", 5}};
+  write_atomically(dir / "model/config.json", whole.dump());
+  Context<Cpu> ctx({.threads = 1});
+  PackedTokens batch;
+  batch.add({7, 70, 6, 46, 12, 3, 90, 21, 44, 5});
+  auto model = make_language_model<float>(ctx, Checkpoint::open(dir / "model"));
+  auto plain = make_language_model<float>(ctx, Checkpoint::open(kit_models / "gemma4_tiny"));
+  CHECK(model->logits(ctx, batch).to_host(ctx) == plain->logits(ctx, batch).to_host(ctx));
+  REQUIRE(model->info().notes.size() == 2);
+  CHECK(model->info().notes[0].find("the text model alone is read, without vision_config") != std::string::npos);
+  CHECK(model->config()["model_type"] == "gemma4_text");
+  CHECK(model->config()["architectures"] == Json{"Gemma4ForCausalLM"});
 }
 
 namespace {

@@ -580,7 +580,7 @@ template <Scalar T, Device D>
   std::vector<std::pair<Parameter<T, D>*, Tensor<T, D>>> values;
   int64_t missing = 0;
   for (std::size_t i = 0; i < base_.size(); ++i) {
-    if (!which(*base_[i])) continue;
+    if (base_[i]->kind == WeightKind::constant || !which(*base_[i])) continue;
     if (in_use && in_use->slots[i].weight)
       throw Error(str("train: '", base_[i]->name, "' has an adapter that is in use: no file holds both"),
                   "leave it out, or attach the adapter with other `targets`.");

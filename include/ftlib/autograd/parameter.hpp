@@ -9,8 +9,9 @@
 namespace ft::inline FTLIB_ABI {
 
 /// What a weight is used for; adapters and weight decay go by it.
-/// `other`: what adapters leave alone, a convolution's kernel or a router's matrix.
-enum class WeightKind { vector, linear, embedding, head, other };
+/// `other`: what adapters leave alone, a convolution's kernel or a router's matrix. `constant`: a number that belongs
+/// to the model and that no training changes, which PyTorch calls a buffer.
+enum class WeightKind { vector, linear, embedding, head, other, constant };
 
 /// A named weight. Either `value` holds it in the compute type, or `stored` in the type of its file; a stored weight is
 /// frozen. Gradients are added to `grad`, which is empty until the first one.
@@ -28,7 +29,7 @@ template <Scalar T, Device D> struct Parameter {
       : name(std::move(name_)), value(std::move(value_)), trainable(trainable_) {}
 
   /// Weight decay is for matrices.
-  bool decays() const { return kind != WeightKind::vector; }
+  bool decays() const { return kind != WeightKind::vector && kind != WeightKind::constant; }
   const Shape& shape() const { return value ? value.shape() : stored.shape; }
   explicit operator bool() const { return value || stored; }
   /// The weight as the matrix product and the embedding read it.

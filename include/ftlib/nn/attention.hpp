@@ -39,24 +39,38 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
   return attention(ctx, q, cache->k, cache->v, at.segments, options, sinks);
 }
 
+/// Keys and values that one layer computes and others read too, (N, KV, hd) each, behind norms and positions.
+template <Scalar T, Device D> struct KeysValues {
+  Tensor<T, D> k = {}, v = {};
+};
+
 /// Self-attention over packed sequences, (N, C) -> (N, C). H query heads share KV key-value heads, H / KV to each. With
 /// an output gate its result is multiplied by sigmoid(gate) before o_proj.
 ///                                                                     arXiv:1706.03762, 2104.09864, 2305.13245
 template <Scalar T, Device D> struct Attention {
-  // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none
+  // (H hd, C), (KV hd, C), (KV hd, C); each with a bias of its own or none. No v: it is k, before its norm. No k
+  // either: both are another layer's.
   Linear<T, D> q_proj = {}, k_proj = {}, v_proj = {};
-  bool output_gate = false;                       // q_proj (2 H hd, C) has in each head q and then a gate
-  Linear<T, D> qkv_proj = {};                     // ((H + 2 KV) hd, C), in place of the three
-  Linear<T, D> o_proj = {};                       // (C, H hd)
-  NormLayer<T, D> q_norm = {}, k_norm = {};       // (hd), over each head and before the positions; or empty
-  Parameter<T, D> sinks = {};                     // (H), or empty
-  int64_t heads = 0, kv_heads = 0, head_dim = 0;  // H, KV, hd
-  std::shared_ptr<Rotary<T, D>> rotary = {};      // shared by layers whose frequencies are alike; null: no positions
-  AttentionOptions options = {};                  // window, scale
+  bool output_gate = false;                               // q_proj (2 H hd, C) has in each head q and then a gate
+  Linear<T, D> qkv_proj = {};                             // ((H + 2 KV) hd, C), in place of the three
+  Linear<T, D> o_proj = {};                               // (C, H hd)
+  NormLayer<T, D> q_norm = {}, k_norm = {}, v_norm = {};  // (hd), over each head and before the positions; or empty
+  Parameter<T, D> sinks = {};                             // (H), or empty
+  int64_t heads = 0, kv_heads = 0, head_dim = 0;          // H, KV, hd
+  std::shared_ptr<Rotary<T, D>> rotary = {};  // shared by layers whose frequencies are alike; null: no positions
+  AttentionOptions options = {};              // window, scale
 
+  /// Leaves its keys and values in `shared`, or where it has none reads those that are there, or in the other layer's
+  /// cache.
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
-                          typename KvCache<T, D>::Layer* cache) {
+                          typename KvCache<T, D>::Layer* cache, KeysValues<T, D>& shared) {
+    Parameter<T, D>* const sink = sinks ? &in_use(ctx, sinks) : nullptr;
     Tensor<T, D> q, k, v, gate;  // (N, H, hd), (N, KV, hd), (N, KV, hd), (N, H hd)
+    if (reads_another()) {
+      q = placed(ctx, split_heads(ctx, q_proj(ctx, x), head_dim), q_norm, at);
+      const Tensor<T, D>&keys = cache ? cache->k : shared.k, &values = cache ? cache->v : shared.v;
+      return o_proj(ctx, merge_heads(ctx, attention(ctx, q, keys, values, at.segments, options, sink)));
+    }
     if (qkv_proj.weight) {
       const auto all = split_heads(ctx, qkv_proj(ctx, x), head_dim);
       q = slice(ctx, all, 1, 0, heads);
@@ -69,19 +83,22 @@ template <Scalar T, Device D> struct Attention {
         q = slice(ctx, q, 2, 0, head_dim);
       }
       k = split_heads(ctx, k_proj(ctx, x), head_dim);
-      v = split_heads(ctx, v_proj(ctx, x), head_dim);
+      v = v_proj.weight ? split_heads(ctx, v_proj(ctx, x), head_dim) : k;
     }
     q = placed(ctx, q, q_norm, at);
     k = placed(ctx, k, k_norm, at);
-    Parameter<T, D>* const sink = sinks ? &in_use(ctx, sinks) : nullptr;
+    if (v_norm) v = v_norm(ctx, v);
+    shared = {k, v};
     const auto y = merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache, sink));
     return o_proj(ctx, gate ? glu(ctx, gate, y) : y);
   }
-  KvShape kept() const { return {kv_heads, head_dim}; }
+  bool reads_another() const { return !k_proj.weight && !qkv_proj.weight; }
+  KvShape kept() const { return {reads_another() ? 0 : kv_heads, head_dim}; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     for (Linear<T, D>* l : {&q_proj, &k_proj, &v_proj, &qkv_proj, &o_proj}) l->visit(f);
     q_norm.visit(f);
     k_norm.visit(f);
+    v_norm.visit(f);
     if (sinks) f(sinks);
   }
 

@@ -163,7 +163,8 @@ template <Scalar T, Device D>
       std::any_of(tensors.begin(), tensors.end(), [](const GgufTensor& t) { return is_quantised(t.type); }))
     metadata.emplace_back("general.quantization_version", uint32_t{2});
   metadata.insert(metadata.end(), model.metadata.begin(), model.metadata.end());
-  auto of_tokenizer = gguf_tokenizer(tokenizer.spec(), lm.model().info().vocab_size, end_of_turn, report.notes);
+  auto of_tokenizer = gguf_tokenizer(tokenizer.spec(), lm.model().info().vocab_size, end_of_turn, report.notes,
+                                     /*by_merges=*/model.architecture == "gemma4");
   std::move(of_tokenizer.begin(), of_tokenizer.end(), std::back_inserter(metadata));
 
   GgufWriter file(path, metadata, tensors);

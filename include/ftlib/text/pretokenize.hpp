@@ -6,7 +6,10 @@
 #include <ftlib/text/unicode.hpp>
 
 #include <cstddef>      // std::size_t
+#include <cstdint>      // std::int64_t
+#include <string>       // std::string
 #include <string_view>  // std::string_view
+#include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
 
@@ -243,5 +246,15 @@ inline constexpr GgufPreTokenizer gguf_pre_tokenizers[] = {{"gpt-2", gpt2_words}
                                                            {"llama4", gpt4o_words},
                                                            {"kanana2", gpt4o_words},
                                                            {"tekken", tekken_words, true}};
+
+namespace detail {
+/// How many merges make a token of newlines and others, over which GGUF's kind "gemma4" cuts.
+[[gnu::cold]] inline std::int64_t merges_over_lines(const std::vector<std::string>& merges) {
+  std::int64_t n = 0;
+  for (const std::string& merge : merges)
+    n += merge.find('\n') != merge.npos && merge.find_first_not_of("\n ") != merge.npos;
+  return n;
+}
+}  // namespace detail
 
 }  // namespace ft::inline FTLIB_ABI

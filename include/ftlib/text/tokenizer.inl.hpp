@@ -84,7 +84,7 @@ struct Tokenizer::Data {
   static constexpr std::uint8_t special_flag = 1, byte_flag = 2, literal_flag = 4;
   enum : std::uint8_t { unasked, alone, parted };  // states of `whole`
 
-  bool byte_level, unigram, by_rank, byte_fallback, fuse_unk, ignore_merges, nfc, cut_before_spaces;
+  bool byte_level, unigram, by_rank, byte_fallback, fuse_unk, ignore_merges, nfc, cut_before_spaces, cut_lines;
   bool sentencepiece, collapse_spaces, strip_right, split_whitespace;  // how text is normalised
   bool cut_words = false;
   Spec::SpacePrefix space_prefix;
@@ -120,6 +120,7 @@ struct Tokenizer::Data {
         ignore_merges(spec.ignore_merges),
         nfc(spec.nfc),
         cut_before_spaces(spec.cut_before_spaces),
+        cut_lines(spec.cut_lines),
         sentencepiece(spec.sentencepiece_normalizer),
         collapse_spaces(spec.collapse_spaces),
         strip_right(spec.strip_right),
@@ -480,6 +481,16 @@ struct Tokenizer::Data {
     const bool wants_space = space_prefix == Spec::SpacePrefix::unless_there ||
                              (space_prefix == Spec::SpacePrefix::first_unless_there && at_start);
     if (wants_space && text[0] != ' ') text = prefixed = ' ' + std::string(text);
+    if (!cut_lines) return encode_line(text, out);
+    for (std::size_t at = 0, end; at < text.size(); at = end) {
+      end = std::min(text.size(), text[at] == '\n' ? text.find_first_not_of('\n', at) : text.find('\n', at));
+      const std::string_view part = text.substr(at, end - at);
+      if (const std::int32_t id = part[0] == '\n' ? table.find(part) : -1; id >= 0) out.push_back(id);
+      else encode_line(part, out);
+    }
+  }
+
+  void encode_line(std::string_view text, Ids& out) const {
     // No token has these bytes before a space, so no merge reaches over: the words can be merged one by one. A unigram
     // model's sums are rounded as the text grows, so it is not cut without being told.
     std::size_t begin = 0;

@@ -3,7 +3,7 @@
 #pragma once
 #include <ftlib/io/gguf.hpp>              // GgufMetadata
 #include <ftlib/text/pretokenize.hpp>     // gguf_pre_tokenizers
-#include <ftlib/text/tokenizer_spec.hpp>  // TokenizerSpec
+#include <ftlib/text/tokenizer_spec.hpp>  // TokenizerSpec, merges_of
 
 #include <algorithm>      // std::find_if
 #include <set>            // std::set
@@ -82,13 +82,15 @@ namespace detail {
 /// The keys tokenizer.ggml.* and tokenizer.chat_template of a model with `rows` rows in its embedding: what
 /// tokenizer_spec_from() reads, and llama.cpp. Rows without a token get a filler, tokens without a row are left out;
 /// that, and what GGUF has no word for, is said in `notes`. `end_of_turn`: the token that ends an answer, beside eos;
-/// -1: none. Throws Error for a tokenizer that GGUF cannot hold.
+/// -1: none. `by_merges`: a SentencePiece BPE is written with its merges (tokenizer.ggml.model "gemma4"), which
+/// llama.cpp reads since Gemma 4; else with scores. Throws Error for a tokenizer that GGUF cannot hold.
 [[gnu::cold]] inline GgufMetadata gguf_tokenizer(const TokenizerSpec& spec, int64_t rows, std::int32_t end_of_turn,
-                                                 std::vector<std::string>& notes) {
+                                                 std::vector<std::string>& notes, bool by_merges = false) {
   using Type = TokenizerSpec::Type;
   if (spec.model == TokenizerSpec::Model::unigram)
     throw Error(str(spec.name, ": a unigram tokenizer is not written to GGUF"), "leave as a Hugging Face folder.");
   const bool bytes = spec.model == TokenizerSpec::Model::byte_level_bpe;
+  const bool merges = bytes || by_merges;
   GgufMetadata out;
   const auto put = [&](const char* key, GgufValue value) {
     out.emplace_back(std::string("tokenizer.ggml.") + key, std::move(value));
@@ -130,16 +132,18 @@ namespace detail {
     }
   if (fillers) notes.push_back(str(fillers, " rows of the embedding have no token: [PADn] stands for each"));
 
-  put("model", std::string(bytes ? "gpt2" : "llama"));
-  put("pre", bytes ? detail::gguf_pre_name(spec, notes) : std::string("default"));
+  put("model", std::string(bytes ? "gpt2" : merges ? "gemma4" : "llama"));
+  if (bytes || !merges) put("pre", bytes ? detail::gguf_pre_name(spec, notes) : std::string("default"));
   put("tokens", GgufArray::of(tokens));
-  if (!bytes) {
+  if (!merges) {
     auto scores = spec.scores.empty() ? detail::scores_of_merges(spec, notes) : spec.scores;
     scores.resize(n, -1e9f);
     put("scores", GgufArray::of(scores));
   }
   put("token_type", GgufArray::of(types));
-  if (bytes) put("merges", GgufArray::of(spec.merges));
+  if (merges) put("merges", GgufArray::of(merges_of(spec)));
+  if (const auto over = bytes || !merges ? 0 : detail::merges_over_lines(spec.merges); over > 0)
+    notes.push_back(str(over, " merges reach over the end of a line, where llama.cpp cuts text"));
   for (const auto& [key, id] : {std::pair{"bos_token_id", spec.bos}, std::pair{"eos_token_id", spec.eos},
                                 std::pair{"unknown_token_id", spec.unk}, std::pair{"padding_token_id", spec.pad}})
     if (id >= 0 && id < rows) put(key, static_cast<uint32_t>(id));

@@ -64,6 +64,7 @@ struct TokenizerSpec {
   bool strip_right = false;        ///< white space at the end goes, where SentencePiece does not normalise
   bool split_whitespace = false;   ///< white space parts words and goes; each gets its own space before it
   bool cut_before_spaces = false;  ///< no token reaches over the start of a U+2581
+  bool cut_lines = false;          ///< none has newlines and others; a run of newlines that is a token is that token
   bool byte_fallback = true;       ///< characters that are no token become tokens <0x00>...<0xFF>
   bool fuse_unk = false;           ///< neighbouring unknown characters become one unknown token
   bool strip_space = false;        ///< decode drops one space at the start; by SentencePiece's normalizer, where it

@@ -527,6 +527,16 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
     spec.add_bos = file.get_or<bool>(key("add_bos_token"), true);
     spec.strip_space = file.get_or<bool>(key("add_space_prefix"), true);
     if (spec.strip_space) spec.space_prefix = TokenizerSpec::SpacePrefix::always;
+  } else if (model == "gemma4") {  // BPE over characters, as its tokenizer.json has it
+    spec.model = TokenizerSpec::Model::sentencepiece_bpe;
+    spec.merges = file.get<std::vector<std::string>>(key("merges"));
+    spec.unk = file.get_or<std::int32_t>(key("unknown_token_id"), -1);
+    spec.fuse_unk = spec.cut_lines = true;
+    spec.add_bos = file.get_or<bool>(key("add_bos_token"), true);
+    spec.strip_space = file.get_or<bool>(key("add_space_prefix"), false);
+    if (spec.strip_space) spec.space_prefix = TokenizerSpec::SpacePrefix::always;
+    if (const auto n = detail::merges_over_lines(spec.merges); n > 0)
+      spec.notes.push_back(str(n, " merges reach over the end of a line, where text is cut, so that none is made"));
   } else if (model == "t5") {
     spec.model = TokenizerSpec::Model::unigram;
     spec.scores = file.get<std::vector<float>>(key("scores"));
@@ -542,7 +552,8 @@ inline const GgufPreTokenizer& gguf_pre_tokenizer(std::string_view pre, std::str
     spec.add_bos = file.get_or<bool>(key("add_bos_token"), false);
   } else {
     throw Error(str(spec.name, ": tokenizer.ggml.model is ", quote(model), ", which this library does not know"),
-                "gpt2 (byte-level BPE), llama (SentencePiece BPE) and t5 (unigram) are known.");
+                "gpt2 (byte-level BPE), llama (SentencePiece BPE), gemma4 (BPE over characters) and t5 (unigram) are "
+                "known.");
   }
   spec.add_eos = file.get_or<bool>(key("add_eos_token"), model == "t5");
   spec.chat_template = file.get_or<std::string>("tokenizer.chat_template", "");

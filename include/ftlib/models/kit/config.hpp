@@ -11,7 +11,7 @@
 #include <ftlib/models/kit/weights.hpp>           // Weights
 #include <ftlib/ops/rope.hpp>                     // RopeOptions
 
-#include <algorithm>  // std::find
+#include <algorithm>  // std::fill_n, std::min
 #include <cmath>      // std::abs, std::log, std::sqrt
 #include <concepts>   // std::derived_from
 #include <cstdio>     // std::snprintf
@@ -34,12 +34,15 @@ class ConfigFields {
   virtual void size(const char* hf, const char* gguf, int64_t& value, std::optional<int64_t> fallback = {},
                     int64_t least = 1) = 0;
   virtual void number(const char* hf, const char* gguf, float& value, std::optional<float> fallback = {}) = 0;
+  /// A number that may be absent, which config.json says by null: 0.
+  virtual void optional_number(const char* hf, const char* gguf, float& value) { number(hf, gguf, value, 0.0f); }
   virtual void flag(const char* hf, const char* gguf, bool& value, bool fallback) = 0;
   /// Rows of the embedding.
   virtual void vocabulary(int64_t& rows) = 0;
   virtual void tied(bool& value, bool fallback) = 0;
   /// Rotary positions, of the layers of one type where there are several ("full_attention"). `partial`: the file may
-  /// say that only a part of each head turns. Call it after common().
+  /// say that only a part of each head turns; with a layer type it is one that config.json says in rope_parameters
+  /// alone. Call it after common().
   virtual void rope(RopeOptions& rope, int64_t head_dim, float theta, const char* layer_type = nullptr,
                     bool partial = false) = 0;
   /// Theta of the layers with a window, which know no other kind.
@@ -54,6 +57,9 @@ class ConfigFields {
                           const std::vector<int64_t>& otherwise) = 0;
   virtual void each_layer(const char* hf, std::vector<std::string>& words, int64_t count,
                           const std::vector<std::string>& otherwise) = 0;
+  /// What config.json's per_layer_config says of a key in single layers, into `values`, one for each layer. Returns
+  /// whether it has such a part.
+  virtual bool in_layers(const char* /*hf*/, std::vector<int64_t>& /*values*/) { return false; }
   virtual void word(const char* hf, std::string& value, const char* fallback) = 0;
   /// How the weights are stored (quantization_config): `method` is read here, another is refused. Not written back,
   /// for what is written is dense.
@@ -261,6 +267,24 @@ inline float longrope_attention_factor(float factor, const LongRopeScaling& l) {
              : std::sqrt(1 + std::log(factor) / std::log(static_cast<float>(l.original_max_position_embeddings)));
 }
 
+/// "proportional": of all hd / 2 pairs the first `part` turn, at the frequencies that they have in the whole head. The
+/// others' divisor is GGUF's.                                                   transformers' modeling_rope_utils
+inline constexpr float no_turn = 1e30f;
+inline std::vector<float> proportional_divisors(int64_t head_dim, float part) {
+  const auto turning = static_cast<std::size_t>(part * static_cast<float>(head_dim) / 2);
+  std::vector<float> divisors(static_cast<std::size_t>(head_dim / 2), no_turn);
+  std::fill_n(divisors.begin(), std::min(turning, divisors.size()), 1.0f);
+  return divisors;
+}
+/// The part of such a table; 0 where it is another.
+inline float proportional_part(const std::vector<float>& divisors) {
+  std::size_t turning = 0;
+  while (turning < divisors.size() && divisors[turning] == 1) ++turning;
+  for (std::size_t i = turning; i < divisors.size(); ++i)
+    if (divisors[i] != no_turn) return 0;
+  return static_cast<float>(turning) / static_cast<float>(divisors.size());
+}
+
 /// config.json. Keys are ticked off as they are read; finish() looks at the rest.
 class JsonConfig final : public ConfigFields {
  public:
@@ -296,6 +320,10 @@ class JsonConfig final : public ConfigFields {
       if (p) part = value_or<float>(*p, "partial_rotary_factor", part, file_);
       if (!(part > 0 && part <= 1)) fail(str("partial_rotary_factor ", part, " makes no sense"));
       if (part < 1) rope.rotary_size = static_cast<int64_t>(static_cast<float>(head_dim) * part);
+      if (p && value_or<std::string>(*p, "rope_type", "default", file_) == "proportional") {
+        rope.rotary_size = 0;
+        rope.divisors = proportional_divisors(head_dim, part);
+      }
     }
     if (!p) return;
     const auto type =
@@ -346,9 +374,12 @@ class JsonConfig final : public ConfigFields {
       const float s = factor_or_ratio(l.original_max_position_embeddings);
       rope.attention_factor = value_or<float>(*p, "attention_factor", longrope_attention_factor(s, l), file_);
       rope.longrope = std::move(l);
+    } else if (type == "proportional" && partial) {
+      known.insert("factor");
+      rope.factor = value_or<float>(*p, "factor", 1.0f, file_);
     } else if (type != "default") {
       throw Error(str(file_, ": rope type '", type, "' is not known"),
-                  "known are default, linear, llama3, yarn and longrope.");
+                  "known are default, linear, llama3, yarn and longrope, and proportional where only a part turns.");
     }
     for (const auto& [key, value] : p->items())
       if (!known.count(key) && !passed(key) && !value.is_null() && !(key == "partial_rotary_factor" && value == 1.0))
@@ -404,6 +435,21 @@ class JsonConfig final : public ConfigFields {
                   const std::vector<std::string>& otherwise) override {
     list(hf, words, count, otherwise);
   }
+  [[gnu::cold]] bool in_layers(const char* hf, std::vector<int64_t>& values) override {
+    const Json* layers = object(json_, "per_layer_config");
+    if (!layers) return false;
+    in_layers_.insert(hf);
+    for (const auto& [layer, said] : layers->items()) {
+      const auto i = static_cast<std::size_t>(std::strtoull(layer.c_str(), nullptr, 10));
+      if (layer.find_first_not_of("0123456789") != layer.npos || i >= values.size() || !said.is_object())
+        fail(str("per_layer_config holds ", quote(layer), ", which is none of ", values.size(), " layers"));
+      if (!said.contains(hf)) continue;
+      values[i] = at<int64_t>(said, hf, file_);
+      if (values[i] < 1 || values[i] > largest_size)
+        fail(str("per_layer_config: ", hf, ' ', values[i], " makes no sense"));
+    }
+    return true;
+  }
   void word(const char* hf, std::string& value, const char* fallback) override {
     value = get<std::string>(hf, std::optional<std::string>(fallback));
   }
@@ -423,6 +469,12 @@ class JsonConfig final : public ConfigFields {
   /// Refuses what was not read and is computed elsewhere, notes what else was not, and keeps what is harmless.
   [[gnu::cold]] void finish(TransformerConfig& config) const {
     std::string unknown;
+    if (!in_layers_.empty())
+      for (const auto& [layer, said] : json_["per_layer_config"].items())
+        for (const auto& [key, value] : said.items())
+          if (!in_layers_.count(key))
+            fail(str("per_layer_config sets ", quote(key), " in layer ", layer,
+                     ", which is not computed for this architecture"));
     for (const auto& [key, value] : json_.items()) {
       if (read_.count(key)) continue;
       if (harmless(key) || passed(key)) {
@@ -471,7 +523,7 @@ class JsonConfig final : public ConfigFields {
 
   const Json& json_;
   std::string file_;
-  std::set<std::string, std::less<>> read_;
+  std::set<std::string, std::less<>> read_, in_layers_;
 };
 
 /// GGUF's metadata. Every key of the architecture that is not read and is not neutral is refused.
@@ -535,6 +587,9 @@ class GgufConfig final : public ConfigFields {
   }
   void local_rope(RopeOptions& rope, int64_t head_dim, float theta) override {
     rope = {.head_size = head_dim, .theta = get<float>("rope.freq_base_swa", std::optional(theta))};
+    if (const auto turned = get<int64_t>("rope.dimension_count_swa", std::optional(head_dim)); turned != head_dim)
+      fail(str(prefix_, "rope.dimension_count_swa is ", turned, " of heads of ", head_dim,
+               ": partial rotary positions are not computed for the layers with a window"));
   }
   [[gnu::cold]] void sliding(std::vector<bool>& layers, int64_t count, const std::vector<bool>& otherwise) override {
     layers = otherwise;
@@ -665,10 +720,17 @@ class ConfigWriter final : public ConfigFields {
   explicit ConfigWriter(Json& json) : json_(json) {}
   void size(const char* hf, const char*, int64_t& value, std::optional<int64_t>, int64_t) override { put(hf, value); }
   void number(const char* hf, const char*, float& value, std::optional<float>) override { put(hf, value); }
+  void optional_number(const char* hf, const char*, float& value) override {
+    json_[hf] = value != 0 ? Json(decimal(value)) : Json();
+  }
   void flag(const char* hf, const char*, bool& value, bool) override { put(hf, value); }
   void vocabulary(int64_t& rows) override { json_["vocab_size"] = rows; }
   void tied(bool& value, bool) override { json_["tie_word_embeddings"] = value; }
-  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float, const char*, bool) override {
+  [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float, const char* layer_type, bool partial) override {
+    if (layer_type && partial) {
+      by_type(rope, layer_type);
+      return;
+    }
     json_["rope_theta"] = decimal(rope.theta);
     Json& scaling = json_["rope_scaling"] = nullptr;
     if (rope.rotary_size)
@@ -715,7 +777,10 @@ class ConfigWriter final : public ConfigFields {
       scaling["attention_factor"] = decimal(rope.attention_factor);
     }
   }
-  void local_rope(RopeOptions& rope, int64_t, float) override { json_["rope_local_base_freq"] = decimal(rope.theta); }
+  void local_rope(RopeOptions& rope, int64_t, float) override {
+    if (json_.contains("rope_parameters")) by_type(rope, "sliding_attention");
+    else json_["rope_local_base_freq"] = decimal(rope.theta);
+  }
   void sliding(std::vector<bool>& layers, int64_t, const std::vector<bool>&) override {
     json_["layer_types"] = Json::array();
     for (const bool window : layers) json_["layer_types"].push_back(window ? "sliding_attention" : "full_attention");
@@ -741,6 +806,16 @@ class ConfigWriter final : public ConfigFields {
       if (std::strtof(text, nullptr) == value) break;
     }
     return std::strtod(text, nullptr);
+  }
+  /// Of the kinds that rope_parameters alone has words for, default and proportional.
+  [[gnu::cold]] void by_type(const RopeOptions& rope, const char* layer_type) {
+    const float part = proportional_part(rope.divisors);
+    if ((!rope.divisors.empty() && part == 0) || rope.rotary_size || rope.llama3 || rope.yarn || rope.longrope)
+      fail("rotary positions by type of layer are written as default or proportional; these are of another kind");
+    Json& said = json_["rope_parameters"][layer_type];
+    said = {{"rope_type", rope.divisors.empty() ? "default" : "proportional"}, {"rope_theta", decimal(rope.theta)}};
+    if (!rope.divisors.empty()) said["partial_rotary_factor"] = decimal(part);
+    if (rope.factor != 1) said["factor"] = decimal(rope.factor);
   }
   void put(const char* hf, int64_t value) {
     if (hf) json_[hf] = value;
@@ -774,10 +849,14 @@ class GgufConfigWriter final : public ConfigFields {
     put(key, static_cast<uint32_t>(value));
   }
   void number(const char*, const char* key, float& value, std::optional<float>) override { put(key, value); }
+  void optional_number(const char*, const char* key, float& value) override {
+    if (value != 0) put(key, value);
+  }
   void flag(const char*, const char* key, bool& value, bool) override { put(key, value); }
   void vocabulary(int64_t& rows) override { put("vocab_size", static_cast<uint32_t>(rows)); }
   void tied(bool&, bool) override {}  // by whether output.weight is there
   [[gnu::cold]] void rope(RopeOptions& rope, int64_t head_dim, float, const char*, bool) override {
+    head_dim_ = head_dim;
     put("rope.freq_base", rope.theta);
     put("rope.dimension_count", static_cast<uint32_t>(rope.rotary_size ? rope.rotary_size : head_dim));
     float attention_factor = rope.attention_factor;
@@ -807,7 +886,10 @@ class GgufConfigWriter final : public ConfigFields {
     if (!rope.divisors.empty()) out_.tables.emplace_back("rope_freqs.weight", rope.divisors);
     if (std::abs(attention_factor - 1) > 1e-6f) put("rope.scaling.attn_factor", attention_factor);
   }
-  void local_rope(RopeOptions& rope, int64_t, float) override { put("rope.freq_base_swa", rope.theta); }
+  void local_rope(RopeOptions& rope, int64_t head_dim, float) override {
+    put("rope.freq_base_swa", rope.theta);
+    if (head_dim != head_dim_) put("rope.dimension_count_swa", static_cast<uint32_t>(head_dim));
+  }
   void sliding(std::vector<bool>& layers, int64_t, const std::vector<bool>& otherwise) override {
     if (windows_ && layers != otherwise) put("attention.sliding_window_pattern", GgufArray::of(layers));
   }
@@ -835,6 +917,7 @@ class GgufConfigWriter final : public ConfigFields {
   GgufDescription& out_;
   std::string prefix_;
   bool windows_ = false;
+  int64_t head_dim_ = 0;
 };
 
 /// What a configuration computes otherwise than another one that was read from a GGUF of it, by name; windows apart,
@@ -863,10 +946,14 @@ struct GgufLoss {
   const DecoderTraits a = ours.decoder(), b = read.decoder();
   number("the embedding's factor", a.embedding_scale, b.embedding_scale);
   number("the logits' divisor", a.logits_divisor, b.logits_divisor);
+  number("final_logit_softcapping", a.logits_cap, b.logits_cap);
+  number("hidden_size_per_layer_input", a.per_layer_size, b.per_layer_size);
   if (a.norm_kind != b.norm_kind || a.norm_offset != b.norm_offset || !a.positions != !b.positions)
     say("norms or positions are of another kind");
-  const auto scale = [](const TransformerConfig& c, const LayerTraits& t) {
-    return t.attention_scale != 0 ? t.attention_scale : 1 / std::sqrt(static_cast<float>(c.head_dim));
+  const auto or_whole = [](int64_t own, int64_t whole) { return own ? own : whole; };
+  const auto scale = [&](const TransformerConfig& c, const LayerTraits& t) {
+    return t.attention_scale != 0 ? t.attention_scale
+                                  : 1 / std::sqrt(static_cast<float>(or_whole(t.head_dim, c.head_dim)));
   };
   const auto turns = [&](const RopeOptions& x, const RopeOptions& y) {
     if (x.rotary_size != y.rotary_size || !same(x.attention_factor, y.attention_factor)) return false;
@@ -886,6 +973,13 @@ struct GgufLoss {
       say(at + "its rotary positions are of a kind that GGUF has no word for");
     number(at + "the scores' factor (query_pre_attn_scalar, attention_multiplier)", scale(ours, t), scale(read, u));
     number(at + "residual_multiplier", t.residual_scale, u.residual_scale);
+    number(at + "head_dim", or_whole(t.head_dim, ours.head_dim), or_whole(u.head_dim, read.head_dim));
+    number(at + "num_key_value_heads", or_whole(t.kv_heads, ours.num_key_value_heads),
+           or_whole(u.kv_heads, read.num_key_value_heads));
+    number(at + "the width of its feed-forward part", or_whole(t.mlp_size, ours.intermediate_size),
+           or_whole(u.mlp_size, read.intermediate_size));
+    number(at + "the layer whose keys and values it reads", t.kv_of, u.kv_of);
+    if (!t.v != !u.v || t.v_norm != u.v_norm) say(at + "its values are made otherwise (attention_k_eq_v)");
     number(at + "the number of experts (mlp_only_layers, decoder_sparse_step)", t.experts, u.experts);
     number(at + "the number of experts that a token uses", t.chosen, u.chosen);
     number(at + "the width of an expert", t.expert_size, u.expert_size);

@@ -5,12 +5,15 @@
 #include <ftlib/models/kit/config.hpp>          // AnyConfig
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/models/kit/weights.hpp>         // Weights
+#include <ftlib/nn/attention.hpp>               // KeysValues
 #include <ftlib/nn/embedding.hpp>               // Embedding
 #include <ftlib/nn/linear.hpp>                  // Linear
 #include <ftlib/nn/norm.hpp>                    // NormLayer
 #include <ftlib/ops/elementwise.hpp>            // add, scale
+#include <ftlib/ops/shape.hpp>                  // reshape, slice
 
 #include <algorithm>  // std::max_element
+#include <cmath>      // std::sqrt
 #include <string>     // std::string
 #include <utility>    // std::move
 #include <vector>     // std::vector
@@ -42,24 +45,84 @@ template <Scalar T, Device D> struct WeightReader {
   }
 };
 
+/// What each layer reads of the tokens beside x: e = (norm(projection(x) / sqrt(C)) + table[ids]) / sqrt(2), x (N, C)
+/// being the embedding: (N, L P), of which layer i has [i P, (i + 1) P). The table is read by the row, as it is stored.
+/// Gemma 3n and 4; transformers' models/gemma4.
+template <Scalar T, Device D> struct PerLayerEmbeddings {
+  Embedding<T, D> table = {};    // (V, L P)
+  Linear<T, D> projection = {};  // (L P, C)
+  NormLayer<T, D> norm = {};     // (P)
+  int64_t size = 0;              // P
+
+  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const std::vector<int32_t>& ids) {
+    const auto projected = scale(ctx, projection(ctx, x), 1 / std::sqrt(static_cast<float>(x.cols())));
+    const auto normed = norm(ctx, reshape(ctx, projected, {x.rows(), projected.cols() / size, size}));
+    return scale(ctx, add(ctx, reshape(ctx, normed, projected.shape()), table(ctx, ids)), std::sqrt(0.5f));
+  }
+  explicit operator bool() const { return size > 0; }
+  void visit(const std::function<void(Parameter<T, D>&)>& f) {
+    if (table.weight) f(table.weight);
+    projection.visit(f);
+    norm.visit(f);
+  }
+};
+
 /// Embedding, blocks, last norm and head. Transformer (models/kit/transformer.hpp) fills them by a table of traits;
-/// whoever has blocks of another kind derives. A Block is called with (ctx, x, placement, cache or null), and has
-/// visit(f) and kept(), the shape of its keys and values.
+/// whoever has blocks of another kind derives. A Block is called with (ctx, x, placement, cache or null, its part of
+/// the per-layer embeddings or empty, keys and values), and has visit(f), kept(), the shape of its keys and values, and
+/// reads_kv_of(): -1, and it leaves its keys and values in the last argument, or the earlier block whose it finds
+/// there.
 template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<T, D> {
  public:
   Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) final {
     const ContextGuard guard(ctx);
     const Placement<D> at = place(ctx, batch, options, long_from());
     int64_t last = config_->num_hidden_layers;
+    std::vector<bool> lends(blocks_.size());  // blocks whose keys and values a later one reads
+    for (const Block& b : blocks_)
+      if (b.reads_kv_of() >= 0) lends[static_cast<std::size_t>(b.reads_kv_of())] = true;
+    std::vector<KeysValues<T, D>> lent(blocks_.size());
     if (options.taps) last = *std::max_element(options.taps->after.begin(), options.taps->after.end());
-    auto x = embed_tokens_(ctx, batch.ids);  // (N, C)
+    auto x = embed_tokens_(ctx, batch.ids);                                              // (N, C)
+    const auto per_layer = per_layer_ ? per_layer_(ctx, x, batch.ids) : Tensor<T, D>{};  // (N, L P)
     if (positions_.weight) x = add(ctx, x, positions_(ctx, learned_positions(at)));
     tap(options, 0, x);
     for (int64_t i = 0; i < last; ++i) {
       Block& b = blocks_[static_cast<std::size_t>(i)];
-      if (options.recompute)  // the rule outlives this call, so it keeps a placement of its own
-        x = recompute(ctx, x, [&ctx, &b, at](const Tensor<T, D>& in) { return b(ctx, in, at, nullptr); });
-      else x = b(ctx, x, at, options.cache ? &options.cache->layer(i) : nullptr);
+      const int64_t of = b.reads_kv_of();
+      const bool lending = lends[static_cast<std::size_t>(i)];
+      KeysValues<T, D> own, &kv = of < 0 ? own : lent[static_cast<std::size_t>(of)];
+      const int64_t P = per_layer_.size;
+      const auto e = per_layer_ ? slice(ctx, per_layer, 1, i * P, (i + 1) * P) : Tensor<T, D>{};
+      if (options.recompute) {  // the rule outlives this call, so it keeps a placement of its own
+        std::vector<Tensor<T, D>> in;
+        in.reserve(4);
+        in.push_back(x);
+        if (e) in.push_back(e);
+        if (of >= 0) {
+          in.push_back(kv.k);
+          in.push_back(kv.v);
+        }
+        const auto out = recompute(
+            ctx, in,
+            [&ctx, &b, at, of, lending, with_e = static_cast<bool>(e)](const std::vector<Tensor<T, D>>& given) {
+              KeysValues<T, D> shared;
+              if (of >= 0) shared = {given[given.size() - 2], given.back()};
+              std::vector<Tensor<T, D>> made;
+              made.reserve(3);
+              made.push_back(b(ctx, given[0], at, nullptr, with_e ? given[1] : Tensor<T, D>{}, shared));
+              if (lending) {
+                made.push_back(shared.k);
+                made.push_back(shared.v);
+              }
+              return made;
+            });
+        x = out[0];
+        if (lending) own = {out[1], out[2]};
+      } else {
+        x = b(ctx, x, at, options.cache ? &options.cache->layer(of < 0 ? i : of) : nullptr, e, kv);
+      }
+      if (lending) lent[static_cast<std::size_t>(i)] = own;
       tap(options, i + 1, x);
     }
     if (options.taps) return x;
@@ -67,9 +130,11 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
     return output_scale_ == 1 ? x : scale(ctx, x, output_scale_);
   }
   Parameter<T, D>& head() final { return lm_head_ ? lm_head_ : embed_tokens_.weight; }
+  float logits_cap() const final { return config_->decoder().logits_cap; }
   void visit(const std::function<void(Parameter<T, D>&)>& f) final {
     f(embed_tokens_.weight);
     if (positions_.weight) f(positions_.weight);
+    per_layer_.visit(f);
     for (Block& b : blocks_) b.visit(f);
     norm_.visit(f);
     if (lm_head_) f(lm_head_);
@@ -104,7 +169,8 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
 
   AnyConfig config_;
   Embedding<T, D> embed_tokens_;
-  Embedding<T, D> positions_;  // learned ones (P, C), or empty
+  Embedding<T, D> positions_;           // learned ones (P, C), or empty
+  PerLayerEmbeddings<T, D> per_layer_;  // or empty
   NormLayer<T, D> norm_;
   float output_scale_ = 1;   // of what the head reads
   Parameter<T, D> lm_head_;  // empty where it is tied

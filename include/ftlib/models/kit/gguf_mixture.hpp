@@ -55,7 +55,7 @@ inline bool gguf_stays_f32(const TensorMap::Part& part) {
 /// The types of all tensors, in their order, and how many rows' lengths are no whole number of the mixture's blocks, so
 /// that another type stands in: Q5_0, Q5_1 and Q8_0 in the place of Q4_K, Q5_K and Q6_K, and F16 where 32 does not
 /// divide them either. As llama.cpp's llama-quant.cpp chooses without an importance matrix: the head, or the embedding
-/// that is one, in Q6_K; of Q4_K_M and Q5_K_M a half of attn_v and ffn_down in Q6_K.
+/// that is one and per-layer embeddings with it, in Q6_K; of Q4_K_M and Q5_K_M a half of attn_v and ffn_down in Q6_K.
 struct GgufTypes {
   std::vector<DType> types;
   int64_t fallbacks = 0;
@@ -84,12 +84,13 @@ struct GgufTypes {
   GgufTypes out;
   for (const auto& part : parts) {
     DType type = mixture.type;
-    if (gguf_stays_f32(part)) type = DType::f32;
+    if (gguf_stays_f32(part) || part.name == "per_layer_model_proj.weight") type = DType::f32;
     if (type == DType::f32 || !is_quantised(type)) {
       out.types.push_back(type);
       continue;
     }
-    if (part.name == "output.weight" || (tied && part.name == "token_embd.weight")) {
+    const bool table = part.name == "token_embd.weight" || part.name == "per_layer_token_embd.weight";
+    if (part.name == "output.weight" || (tied && table)) {
       if (!fits(type, part)) type = DType::q8_0;
       else if (type != DType::q8_0) type = DType::q6_k;
     } else if (is_v(part)) {

@@ -2,6 +2,7 @@
 // list.
 #pragma once
 #include <ftlib/models/gemma3.hpp>
+#include <ftlib/models/gemma4.hpp>
 #include <ftlib/models/gpt2.hpp>
 #include <ftlib/models/gpt_oss.hpp>
 #include <ftlib/models/granite.hpp>
@@ -19,8 +20,8 @@ namespace ft::inline FTLIB_ABI::detail {
 
 template <class... Config> struct ConfigList {};
 /// Of several with one name in GGUF, the first reads such files.
-using KnownConfigs =
-    ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, MistralConfig, SmolLM3Config, GraniteConfig,
-               GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config, Qwen3MoeConfig, GptOssConfig, Qwen3_5Config>;
+using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, Gemma4Config, MistralConfig,
+                                SmolLM3Config, GraniteConfig, GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config,
+                                Qwen3MoeConfig, GptOssConfig, Qwen3_5Config>;
 
 }  // namespace ft::inline FTLIB_ABI::detail

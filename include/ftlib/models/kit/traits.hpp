@@ -10,11 +10,15 @@ namespace ft::inline FTLIB_ABI {
 /// One layer: x + s attention(norm(x)), then the same with the feed-forward part. Names are Hugging Face's, below the
 /// layer's own; a part without a name is not there. What is not said is Llama's.
 struct LayerTraits {
-  const char *input_norm = "input_layernorm", *q = "self_attn.q_proj", *k = "self_attn.k_proj", *v = "self_attn.v_proj",
-             *o = "self_attn.o_proj";
-  const char* qkv = nullptr;                                // in place of q, k and v: their rows one after the other
-  const char *q_norm = nullptr, *k_norm = nullptr;          // over each head, before the positions
-  const char* sinks = nullptr;                              // a score more for each head, of no key
+  const char *input_norm = "input_layernorm", *q = "self_attn.q_proj", *k = "self_attn.k_proj",
+             *v = "self_attn.v_proj",  // no v: k's product, before its norm
+                 *o = "self_attn.o_proj";
+  const char* qkv = nullptr;                         // in place of q, k and v: their rows one after the other
+  const char *q_norm = nullptr, *k_norm = nullptr;   // over each head, before the positions
+  bool v_norm = false;                               // RMSNorm over each head, without a weight
+  int64_t head_dim = 0, kv_heads = 0, mlp_size = 0;  // 0: the configuration's
+  int64_t kv_of = -1;           // the earlier layer whose keys and values it reads, in place of k and v; -1: its own
+  const char* sinks = nullptr;  // a score more for each head, of no key
   const char *after_mixer = nullptr, *after_mlp = nullptr;  // norms of what is added to x
   const char* mlp_norm = "post_attention_layernorm";
   const char *gate = "mlp.gate_proj", *up = "mlp.up_proj", *down = "mlp.down_proj";  // no gate: down(f(up(x)))
@@ -28,8 +32,12 @@ struct LayerTraits {
   // Experts in place of the feed-forward part: the router's name, and what is before an expert's number.
   const char *router = nullptr, *expert = nullptr;
   int64_t experts = 0, chosen = 0, expert_size = 0;
-  bool renormalise = false;                                 // the chosen ones' probabilities sum to 1
-  const char* gate_up = nullptr;                            // in place of gate and up: their rows one after the other
+  bool renormalise = false;       // the chosen ones' probabilities sum to 1
+  const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
+  // Behind the feed-forward part, of the layer's per-layer embeddings e: x + norm(projection(f(gate(x)) e)); all or
+  // none.
+  const char *per_layer_gate = nullptr, *per_layer_projection = nullptr, *after_per_layer = nullptr;
+  const char* scalar = nullptr;  // a constant of the model, by which the result is multiplied
   bool qkv_bias = false, o_bias = false, mlp_bias = false;  // the last of router and experts too
   const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table
   int64_t window = 0;                 // how many keys a token sees, its own included; 0: all
@@ -46,6 +54,11 @@ struct DecoderTraits {
   float embedding_scale = 1;        // of what is looked up
   bool rounded_scale = false;       // to the compute type first: bf16 makes 25.298 into 25.25
   float logits_divisor = 1;
+  float logits_cap = 0;  // c tanh(logits / c); 0: none
+  // Per-layer embeddings: a second table (V, layers size), its projection from the embedding, and the projection's
+  // norm.
+  const char *per_layer_embedding = nullptr, *per_layer_projection = nullptr, *per_layer_norm = nullptr;
+  int64_t per_layer_size = 0;
   NormKind norm_kind = NormKind::rms;  // of all norms
   float norm_offset = 0;               // 1 where weights are kept about zero
 };

@@ -7,8 +7,9 @@
 #include <ftlib/nn/gated_delta_net.hpp>  // GatedDeltaNet
 #include <ftlib/nn/mlp.hpp>              // Mlp
 #include <ftlib/nn/short_conv.hpp>       // ShortConv
-#include <ftlib/ops/elementwise.hpp>     // add, add_scaled
+#include <ftlib/ops/elementwise.hpp>     // add, add_scaled, scale
 
+#include <cmath>   // std::sqrt
 #include <map>     // std::map
 #include <memory>  // std::make_shared
 #include <string>  // std::string
@@ -16,9 +17,9 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// y = x + s mixer(norm(x)), the mixer being attention, a convolution or a gated delta net, z = y + s mlp(norm(y)), (N,
-/// C)
-/// -> (N, C); with norms of what is added, or without.
+/// y = x + s mixer(norm(x)), the mixer being attention, a convolution or a gated delta net, z = y + s mlp(norm(y)),
+/// (N, C) -> (N, C); with norms of what is added, or without. With per-layer embeddings e (N, P) then
+/// z + norm(projection(f(gate(z)) e)).
 template <Scalar T, Device D> struct TransformerBlock {
   NormLayer<T, D> input_norm = {}, after_mixer = {}, mlp_norm = {},
                   after_mlp = {};  // (C) each; the after_ ones may be empty
@@ -27,12 +28,20 @@ template <Scalar T, Device D> struct TransformerBlock {
   GatedDeltaNet<T, D> delta = {};
   Mlp<T, D> mlp = {};
   Experts<T, D> experts = {};
-  float residual_scale = 1;  // s
+  Linear<T, D> per_layer_gate = {}, per_layer_projection = {};  // (P, C), (C, P); or empty
+  NormLayer<T, D> after_per_layer = {};                         // (C), or empty
+  Parameter<T, D> scalar = {};                                  // (1), or empty
+  float residual_scale = 1;                                     // s
+  float scalar_value = 1;                                       // of the result
+  int64_t kv_of = -1;                                           // the layer whose keys and values it reads; -1: its own
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
-                          typename KvCache<T, D>::Layer* cache) {
+                          typename KvCache<T, D>::Layer* cache, const Tensor<T, D>& per_layer,
+                          KeysValues<T, D>& shared) {
     const auto in = input_norm(ctx, x);
-    auto a = conv ? conv(ctx, in, at, cache) : delta ? delta(ctx, in, at, cache) : attention(ctx, in, at, cache);
+    auto a = conv    ? conv(ctx, in, at, cache)
+             : delta ? delta(ctx, in, at, cache)
+                     : attention(ctx, in, at, cache, shared);
     if (after_mixer) a = after_mixer(ctx, a);
     Tensor<T, D> y, h;
     if (residual_scale == 1) {
@@ -43,8 +52,14 @@ template <Scalar T, Device D> struct TransformerBlock {
     }
     auto m = experts ? experts(ctx, h) : mlp(ctx, h);
     if (after_mlp) m = after_mlp(ctx, m);
-    return add_scaled(ctx, y, m, residual_scale);
+    y = add_scaled(ctx, y, m, residual_scale);
+    if (per_layer_gate.weight) {
+      const auto e = gated(ctx, mlp.activation, per_layer_gate(ctx, y), per_layer);
+      y = add(ctx, y, after_per_layer(ctx, per_layer_projection(ctx, e)));
+    }
+    return scalar_value == 1 ? y : scale(ctx, y, scalar_value);
   }
+  int64_t reads_kv_of() const { return kv_of; }
   KvShape kept() const { return conv ? conv.kept() : delta ? delta.kept() : attention.kept(); }
   void visit(const std::function<void(Parameter<T, D>&)>& f) {
     attention.visit(f);
@@ -52,7 +67,10 @@ template <Scalar T, Device D> struct TransformerBlock {
     delta.visit(f);
     mlp.visit(f);
     experts.visit(f);
-    for (auto* n : {&input_norm, &after_mixer, &mlp_norm, &after_mlp}) n->visit(f);
+    per_layer_gate.visit(f);
+    per_layer_projection.visit(f);
+    for (auto* n : {&input_norm, &after_mixer, &mlp_norm, &after_mlp, &after_per_layer}) n->visit(f);
+    if (scalar) f(scalar);
   }
 };
 
@@ -66,10 +84,11 @@ template <Scalar T, Device D> class BlockReader {
   NormLayer<T, D> norm(const std::string& name, int64_t size) const {
     return read_.norm(name, size, c_.rms_norm_eps, whole_.norm_offset, whole_.norm_kind);
   }
+  Linear<T, D> linear(const std::string& name, int64_t out, int64_t in) const { return read_.linear(name, out, in); }
   [[gnu::cold]] TransformerBlock<T, D> block(int64_t i) {
     const LayerTraits t = c_.layer(i);
     const std::string at = str(whole_.layers, i, '.');
-    const int64_t C = c_.hidden_size, hd = c_.head_dim;
+    const int64_t C = c_.hidden_size, hd = t.head_dim ? t.head_dim : c_.head_dim;
     const auto norm_of = [&](const char* name, int64_t size) {
       return name ? norm(at + name, size) : NormLayer<T, D>{};
     };
@@ -90,12 +109,24 @@ template <Scalar T, Device D> class BlockReader {
     } else {
       b.attention = attention(at, t);
       b.attention.q_norm = norm_of(t.q_norm, hd);
-      b.attention.k_norm = norm_of(t.k_norm, hd);
+      if (t.kv_of < 0) b.attention.k_norm = norm_of(t.k_norm, hd);
+      b.attention.v_norm.bare = t.v_norm && t.kv_of < 0;
+      b.attention.v_norm.eps = c_.rms_norm_eps;
+      b.kv_of = t.kv_of;
       if (t.sinks)
         b.attention.sinks = read_.weights.template vector<T>(read_.ctx, at + t.sinks, c_.num_attention_heads);
     }
     if (t.router) b.experts = experts(at, t);
     else b.mlp = mlp(at, t);
+    if (t.per_layer_gate) {
+      b.per_layer_gate = read_.linear(at + t.per_layer_gate, whole_.per_layer_size, C);
+      b.per_layer_projection = read_.linear(at + t.per_layer_projection, C, whole_.per_layer_size);
+      b.after_per_layer = norm_of(t.after_per_layer, C);
+    }
+    if (t.scalar) {
+      b.scalar = read_.weights.template dense<T>(read_.ctx, at + t.scalar + ".weight", {1}, WeightKind::constant);
+      b.scalar_value = static_cast<float>(b.scalar.value.item(read_.ctx));
+    }
     return b;
   }
 
@@ -118,20 +149,20 @@ template <Scalar T, Device D> class BlockReader {
     return d;
   }
   Attention<T, D> attention(const std::string& at, const LayerTraits& t) {
-    const int64_t C = c_.hidden_size, hd = c_.head_dim, q = c_.num_attention_heads * hd,
-                  kv = c_.num_key_value_heads * hd;
+    const int64_t C = c_.hidden_size, hd = t.head_dim ? t.head_dim : c_.head_dim,
+                  KV = t.kv_heads ? t.kv_heads : c_.num_key_value_heads, q = c_.num_attention_heads * hd, kv = KV * hd;
     Attention<T, D> a;
     if (t.qkv) {
       a.qkv_proj = read_.linear(at + t.qkv, q + 2 * kv, C, t.qkv_bias);
     } else {
       a.output_gate = t.output_gate;
       a.q_proj = read_.linear(at + t.q, t.output_gate ? 2 * q : q, C, t.qkv_bias);
-      a.k_proj = read_.linear(at + t.k, kv, C, t.qkv_bias);
-      a.v_proj = read_.linear(at + t.v, kv, C, t.qkv_bias);
+      if (t.kv_of < 0) a.k_proj = read_.linear(at + t.k, kv, C, t.qkv_bias);
+      if (t.kv_of < 0 && t.v) a.v_proj = read_.linear(at + t.v, kv, C, t.qkv_bias);
     }
     a.o_proj = read_.linear(at + t.o, C, q, t.o_bias);
     a.heads = c_.num_attention_heads;
-    a.kv_heads = c_.num_key_value_heads;
+    a.kv_heads = KV;
     a.head_dim = hd;
     a.options = {.window = t.window, .scale = t.attention_scale};
     if (t.rope) {
@@ -142,7 +173,7 @@ template <Scalar T, Device D> class BlockReader {
     return a;
   }
   Mlp<T, D> mlp(const std::string& at, const LayerTraits& t) const {
-    const int64_t C = c_.hidden_size, F = c_.intermediate_size;
+    const int64_t C = c_.hidden_size, F = t.mlp_size ? t.mlp_size : c_.intermediate_size;
     Mlp<T, D> m;
     if (t.gate_up) {
       m.gate_up_proj = read_.linear(at + t.gate_up, 2 * F, C, t.mlp_bias);
@@ -195,11 +226,21 @@ template <Scalar T, Device D> class Transformer final : public Decoder<T, D, Tra
   [[gnu::cold]] Transformer(Context<D>& ctx, AnyConfig config, Weights& weights)
       : Decoder<T, D, TransformerBlock<T, D>>(ctx, std::move(config), weights) {
     BlockReader<T, D> read(ctx, weights, *this->config_);
-    const float s = read.whole().embedding_scale;
-    this->embed_tokens_.scale = read.whole().rounded_scale ? static_cast<float>(T(s)) : s;
-    this->output_scale_ = 1 / read.whole().logits_divisor;
+    const DecoderTraits& whole = read.whole();
+    const auto scale_of = [&](float s) { return whole.rounded_scale ? static_cast<float>(T(s)) : s; };
+    this->embed_tokens_.scale = scale_of(whole.embedding_scale);
+    this->output_scale_ = 1 / whole.logits_divisor;
+    if (whole.per_layer_embedding) {
+      const int64_t L = this->config_->num_hidden_layers, P = whole.per_layer_size;
+      this->per_layer_.size = P;
+      this->per_layer_.table.weight = weights.template matrix<T>(
+          ctx, str(whole.per_layer_embedding, ".weight"), {this->config_->vocab_size, L * P}, WeightKind::embedding);
+      this->per_layer_.table.scale = scale_of(std::sqrt(static_cast<float>(P)));
+      this->per_layer_.projection = read.linear(whole.per_layer_projection, L * P, this->config_->hidden_size);
+      this->per_layer_.norm = read.norm(whole.per_layer_norm, P);
+    }
     for (int64_t i = 0; i < this->config_->num_hidden_layers; ++i) this->blocks_.push_back(read.block(i));
-    this->norm_ = read.norm(read.whole().norm, this->config_->hidden_size);
+    this->norm_ = read.norm(whole.norm, this->config_->hidden_size);
   }
 };
 
