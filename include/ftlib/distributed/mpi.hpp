@@ -81,8 +81,8 @@ inline bool started_as_rank() {
 }
 
 /// Runs work(world) on every rank, and returns what it returned; of a process that is no rank, work(nullptr), without
-/// MPI. An exception ends all ranks with one message, "rank 3 of 8 (node2): ...": rank 0's where it has one too, for then
-/// the others' is mostly the same.
+/// MPI. An exception ends all ranks with one message, "rank 3 of 8 (node2): ...": rank 0's where it has one too, for
+/// then the others' is mostly the same.
 ///
 ///     int main(int argc, char** argv) {
 ///       return ft::run_ranks(argc, argv, [&](ft::Communicator* world) {
