@@ -87,7 +87,9 @@ struct RmsNorm {
 
 /// Without a weight.
 struct BareRmsNorm : RmsNorm {
-  static std::vector<BareRmsNorm> shapes() { return {{{{1, 2}}}, {{{3, 65}}}, {{{5, 2, 64}}}, {{{0, 4}}}}; }
+  static std::vector<BareRmsNorm> shapes() {
+    return {{{{1, 2}}}, {{{3, 65}}}, {{{5, 2, 64}}}, {{{2, 512}}}, {{{0, 4}}}};
+  }
   std::vector<HostArray> inputs(Random& random) const { return {activation(random, x, size)}; }
   template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
     return rms_norm(ctx, a.x[0], 1e-6f);
