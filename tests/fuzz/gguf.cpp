@@ -5,20 +5,22 @@
 #include <ftlib/models/kit/gguf_adapter.hpp>
 
 namespace {
-const ft::GgufDescription small{
-    .architecture = "llama",
-    .map = ft::TensorMap(
-        2, {{.hf = "layers.{}.q_proj", .gguf = "blk.{}.attn_q", .transform = ft::Transform::permute_heads, .heads = 2},
-            {.hf = "layers.{}.up_proj", .gguf = "blk.{}.ffn_up"},
-            {.hf = "layers.{}.qkv", .gguf = "blk.{}.attn_k", .transform = ft::Transform::split, .end = 4},
-            {.hf = "layers.{}.qkv", .gguf = "blk.{}.attn_v", .transform = ft::Transform::split, .begin = 4, .end = 8},
-            {.hf = "layers.{}.experts.{e}.up",
-             .gguf = "blk.{}.ffn_up_exps",
-             .transform = ft::Transform::stack,
-             .experts = 2}})};
+ft::GgufDescription small_model() {
+  using enum ft::Transform;
+  ft::GgufDescription model;
+  model.architecture = "llama";
+  model.map = ft::TensorMap(
+      2, {{.hf = "layers.{}.q_proj", .gguf = "blk.{}.attn_q", .transform = permute_heads, .heads = 2},
+          {.hf = "layers.{}.up_proj", .gguf = "blk.{}.ffn_up"},
+          {.hf = "layers.{}.qkv", .gguf = "blk.{}.attn_k", .transform = split, .end = 4},
+          {.hf = "layers.{}.qkv", .gguf = "blk.{}.attn_v", .transform = split, .begin = 4, .end = 8},
+          {.hf = "layers.{}.experts.{e}.up", .gguf = "blk.{}.ffn_up_exps", .transform = stack, .experts = 2}});
+  return model;
+}
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
+  static const ft::GgufDescription small = small_model();
   try {
     const auto file = ft::GgufFile::parse(std::as_bytes(std::span(data, size)), "fuzz.gguf");
     ft::test::walk(file);
