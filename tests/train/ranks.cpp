@@ -49,7 +49,7 @@ std::vector<Ended> train_on(int ranks, const TrainerConfig& config, bool full = 
   return ended;
 }
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0);
 }
 TrainerConfig rank_config() {
   TrainerConfig c;
