@@ -410,7 +410,8 @@ TEST_CASE("models/kit: of a model with pictures and sound the text is read, and 
   std::vector<TensorEntry> entries;
   for (const auto& name : file.names())
     entries.push_back(entry("model.language_model." + name.substr(6), file.file_of(name).tensor(name)));
-  entries.push_back(entry("model.vision_tower.weight", numbered({2, 2})));
+  const auto picture = numbered({2, 2});  // lives until it is written
+  entries.push_back(entry("model.vision_tower.weight", picture));
   write_safetensors(dir / "model/model.safetensors", entries, {{"format", "pt"}});
   Json text = config_of("gemma4_tiny");
   text.erase("architectures");
