@@ -27,7 +27,7 @@ template <class T> std::vector<T> values_of(const Json& json, const char* key, c
   const auto bytes = from_base64(at<std::string>(json, key, file));
   if (!bytes || bytes->size() % sizeof(T) != 0) throw Error(str(file, ": ", quote(key), " is not base64 of its type"));
   std::vector<T> values(bytes->size() / sizeof(T));
-  std::memcpy(values.data(), bytes->data(), bytes->size());
+  if (!values.empty()) std::memcpy(values.data(), bytes->data(), bytes->size());
   return values;
 }
 }  // namespace detail
