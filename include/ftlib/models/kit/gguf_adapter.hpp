@@ -81,8 +81,8 @@ inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
       const bool there = file.contains(piece.name + ".lora_a");
       down.push_back(there ? detail::in_float(file.tensor(piece.name + ".lora_a")) : Stored<Cpu>{});
       up.push_back(there ? detail::in_float(file.tensor(piece.name + ".lora_b")) : Stored<Cpu>{});
-      if (there && (up.back().shape.rank() != 2 || up.back().shape[1] != down.back().shape[0] ||
-                    (in > 0 && down.back().shape[1] != in)))
+      if (there && (down.back().shape.count() == 0 || up.back().shape.count() == 0 || up.back().shape.rank() != 2 ||
+                    up.back().shape[1] != down.back().shape[0] || (in > 0 && down.back().shape[1] != in)))
         throw Error(str(name, ": tensor '", piece.name, "': lora_a ", down.back().shape, " and lora_b ",
                         up.back().shape, " do not fit"),
                     {}, ErrorKind::bad_file);
