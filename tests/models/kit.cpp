@@ -70,7 +70,7 @@ void check_equal(const Tensors& a, const Tensors& b, bool rounded = false) {
     if ((rounded && name.ends_with("norm.weight")) || rate) {  // a number was added to it, and taken away again
       const auto got = values_of(tensor), wanted = values_of(other);
       for (std::size_t i = 0; i < wanted.size(); ++i)
-        CHECK(std::abs(got[i] - wanted[i]) <= (rate ? 1e-6f : 2e-7f) * std::max(1.0f, std::abs(wanted[i])));
+        CHECK(std::abs(got[i] - wanted[i]) <= (rate ? 1e-6f * std::max(1.0f, std::abs(wanted[i])) : 2e-7f));
     } else {
       CHECK(std::memcmp(tensor.data, other.data, static_cast<std::size_t>(tensor.bytes())) == 0);
     }

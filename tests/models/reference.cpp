@@ -131,14 +131,16 @@ TEST_CASE("models: gradients of every parameter are transformers', recomputed or
       for (auto* w : c.parameters) {
         if (w->kind == WeightKind::constant) continue;
         CAPTURE(w->name);
+        // Of those whose gradients are above 1 the bound grows with the largest, as rounding does.
+        const bool relative = name.starts_with("qwen3_5") || name.starts_with("gemma4");
         const FolderPlace place = c.model->folder_place(*w);
         const auto there = c.array("grad." + place.name), here = w->grad.to_host(c.ctx);
-        double most = 0, largest = 1;  // rounding grows with the gradients
+        double most = 0, largest = 1;
         place.each(w->shape(), [&](int64_t to, int64_t from) {
           const double wanted = double{there.at(static_cast<std::size_t>(to))},
                        d = std::abs(wanted - double{here[static_cast<std::size_t>(from)]});
           if (!(d <= most)) most = d;
-          largest = std::max(largest, std::abs(wanted));
+          if (relative) largest = std::max(largest, std::abs(wanted));
         });
         CHECK(evidence(name, "gradient", most) <= 2e-5 * largest);
       }

@@ -172,7 +172,8 @@ TEST_CASE("save_gguf: a GGUF leaves as it came, key by key and byte by byte") {
       const std::string named = key;
       CAPTURE(named);
       if (!ours.find(key)) {
-        const bool known = !spm && not_written.count(key) > 0;
+        const bool known = !spm && not_written.count(key) > 0 &&
+                           (key != "tokenizer.ggml.scores" || name.starts_with("gemma4"));  // which go by merges
         CHECK(known);
       } else {
         const bool same = text_of(*ours.find(key)) == text_of(value) || key == "tokenizer.ggml.pre";
