@@ -1,7 +1,8 @@
 // text/learned_questions.inl.hpp: the bodies of text/learned_questions.hpp.
 #pragma once
-#include <ftlib/io/base64.hpp>  // to_base64, from_base64
-#include <ftlib/io/json.hpp>    // at
+#include <ftlib/core/description.hpp>  // Hash
+#include <ftlib/io/base64.hpp>         // to_base64, from_base64
+#include <ftlib/io/json.hpp>           // at
 #include <ftlib/text/learned_questions.hpp>
 
 #include <algorithm>  // std::max
@@ -11,14 +12,14 @@
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
-/// FNV-1a of an answer without the white space around it.
+/// Of an answer without the white space around it.
 FTLIB_INLINE std::uint64_t answer_hash(std::string_view answer) {
   constexpr std::string_view space = " \t\r\n";
   const auto first = answer.find_first_not_of(space);
   answer = first == answer.npos ? "" : answer.substr(first, answer.find_last_not_of(space) - first + 1);
-  std::uint64_t hash = 14695981039346656037u;
-  for (const char c : answer) hash = (hash ^ static_cast<unsigned char>(c)) * 1099511628211u;
-  return hash;
+  Hash hash;
+  hash.add(answer);
+  return hash.value();
 }
 template <class T> std::string base64_of(const std::vector<T>& values) {
   return to_base64({reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T)});
