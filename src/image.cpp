@@ -6,10 +6,10 @@
 #include <ftlib/image/text_to_image.inl.hpp>
 
 namespace ft::inline FTLIB_ABI {
-template Tensor<float, Cpu> flow_loss(Context<Cpu>&, MMJiT<float, Cpu>&, const FlowBatch&, const FlowOptions&, bool);
-template std::vector<float> denoise(Context<Cpu>&, MMJiT<float, Cpu>&, const PackedText&, std::vector<float>,
+template Tensor<float, Cpu> flow_loss(Context<Cpu>&, Denoiser<float, Cpu>&, const FlowBatch&, const FlowOptions&, bool);
+template std::vector<float> denoise(Context<Cpu>&, Denoiser<float, Cpu>&, const PackedText&, std::vector<float>,
                                     const DrawOptions&, const std::function<void(const DrawStep&)>&);
-template std::vector<float> draw(Context<Cpu>&, MMJiT<float, Cpu>&, const PackedText&, const std::vector<uint64_t>&,
+template std::vector<float> draw(Context<Cpu>&, Denoiser<float, Cpu>&, const PackedText&, const std::vector<uint64_t>&,
                                  const DrawOptions&, const std::function<void(const DrawStep&)>&);
 template class TextToImage<float, Cpu>;
 template class Painter<float, Cpu>;

@@ -1,4 +1,6 @@
-// src/models.cpp: the language models, how a checkpoint becomes one, and how layers ask for the adapter in use.
+// src/models.cpp: the language models and those of pictures, how a checkpoint becomes one, and how layers ask for the
+// adapter in use.
+#include <ftlib/models/kit/denoiser_registry.inl.hpp>
 #include <ftlib/models/kit/language_model.inl.hpp>
 #include <ftlib/models/kit/registry.inl.hpp>
 #include <ftlib/models/mmjit_config.inl.hpp>
@@ -29,4 +31,8 @@ template Placement<D> place(Context<D>&, const PackedTokens&, const ForwardOptio
 template std::unique_ptr<LanguageModel<T, D>> make_transformer(Context<D>&, AnyConfig, Weights&);
 template std::unique_ptr<LanguageModel<T, D>> make_language_model(Context<D>&, const Checkpoint&);
 template void register_architecture(Architecture<T, D>);
+template class Denoiser<T, D>;
+template std::unique_ptr<Denoiser<T, D>> open_denoiser(Context<D>&, const std::filesystem::path&);
+template std::unique_ptr<Denoiser<T, D>> initial_denoiser(Context<D>&, const Json&, uint64_t);
+template void register_denoiser(DenoiserKind<T, D>);
 }  // namespace ft::inline FTLIB_ABI

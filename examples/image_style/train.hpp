@@ -6,6 +6,7 @@
 #include "painter.hpp"
 #include "sheet.hpp"
 
+#include <ftlib/models/mmjit_config.hpp>
 #include <ftlib/train/screen/tensorboard.hpp>
 
 #include <CLI/CLI.hpp>
@@ -76,7 +77,7 @@ inline std::vector<std::size_t> spread(std::size_t count, std::size_t size) {
 inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::vector<ft::FlowExample> learned,
                   Examples held_out, ft::Json settings, const std::filesystem::path& result,
                   const std::function<void(const std::filesystem::path&)>& save) {
-  const auto& config = model.config();
+  const auto config = model.info();
   const ft::FlowData train(std::move(learned), config),
       valid(std::move(held_out.flow), config, /*fixed=*/a.run.seed, a.flow);
   std::vector<std::string> shown;
@@ -171,7 +172,7 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
       .noise_scale = 1,
       .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
   config.check("pretrain");
-  auto model = Model::initial(config, a.run.seed, {.threads = a.threads, .seed = a.run.seed}, a.flow);
+  auto model = Model::initial(config.to_json(), a.run.seed, {.threads = a.threads, .seed = a.run.seed}, a.flow);
   return {std::move(model), std::move(encoder), a.style, {.threads = a.threads, .seed = a.run.seed}};
 }
 
@@ -196,7 +197,7 @@ inline void pretrain(const PretrainArguments& a) {
     some.captions.push_back(examples.captions[i]);
   }
   if (!learn(painter, painter.model(), a, std::move(examples.flow), std::move(some),
-             {{"parameters", parameters}, {"config", painter.model().config().to_json()}}, a.out,
+             {{"parameters", parameters}, {"config", painter.model().network().configuration()}}, a.out,
              [&](const auto& folder) { painter.save(folder, painter.base_style()); }))
     return;
   std::cout << "wrote " << (std::filesystem::path(a.out) / "model.safetensors").string() << '\n';
@@ -303,7 +304,9 @@ inline void train(const TuneArguments& a) {
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
   auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed, a.flow);
   const auto words = a.words.empty() ? painter.base_style() : a.words;
-  a.lora.apply(painter.model(), a.run.seed);
+  auto lora = a.lora;
+  lora.named["picture"] = painter.info().picture_layers;
+  lora.apply(painter.model(), a.run.seed);
   auto [learned, held_out] = examples_in(data, a.data, style, words, painter, a.run.patience > 0);
   if (!learn(painter, painter.model(), a, std::move(learned.flow), std::move(held_out),
              {{"base", a.base}, {"style", style}, {"words", words}}, result, [&](const auto& folder) {
@@ -318,7 +321,7 @@ inline void add_train(CLI::App& app) {
   const auto a = std::make_shared<TuneArguments>();
   a->steps = 3000;
   a->run.evaluate_every = 250;
-  a->lora.named["picture"] = ft::picture_layers;
+  a->lora.named["picture"];  // the base's own
   a->lora.targets = "picture";
   auto* c = app.add_subcommand("train", "Tune a base to the style of a set of pictures");
   a->add_to(*c);

@@ -3,6 +3,7 @@
 #include "../../examples/image_style/evaluate.hpp"
 
 #include <doctest/doctest.h>
+#include <ftlib/models/mmjit_config.hpp>
 
 #include "../tiny_text_model.hpp"
 
@@ -69,7 +70,7 @@ struct Fixture {
                                  .noise_scale = 1,
                                  .conditioning = ft::Conditioning::adaln_zero};
     fs::create_directories(base);
-    Painter painter(Model::initial(config, 1, {.threads = 1}), Encoder::open(text, encoding, {.threads = 1}),
+    Painter painter(Model::initial(config.to_json(), 1, {.threads = 1}), Encoder::open(text, encoding, {.threads = 1}),
                     "plain style", {.threads = 1});
     painter.model().save(base / "model.safetensors", ft::DType::f16,
                          {{"text_encoding", encoding.to_json().dump()}, {"style", "plain style"}});

@@ -3,6 +3,7 @@
 #include "../../examples/image_style/serve.hpp"
 
 #include <doctest/doctest.h>
+#include <ftlib/models/mmjit_config.hpp>
 
 #include "../scratch.hpp"
 
@@ -24,7 +25,7 @@ const fs::path text_model = fs::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.g
 
 /// Random weights, so that what is drawn depends on the words, the seed and the adapter; it draws in milliseconds.
 void write_base(const fs::path& folder) {
-  auto model = Model::initial({.image_size = 32,
+  const ft::MMJiTConfig config{.image_size = 32,
                                .patch_size = 8,
                                .pca_channels = 16,
                                .hidden_size = 32,
@@ -35,8 +36,8 @@ void write_base(const fs::path& folder) {
                                .head_dim = 16,
                                .prompt_length = 1,
                                .noise_scale = 1,
-                               .conditioning = ft::Conditioning::adaln_zero},
-                              1, {.threads = 1});
+                               .conditioning = ft::Conditioning::adaln_zero};
+  auto model = Model::initial(config.to_json(), 1, {.threads = 1});
   ft::Random random(7);
   const auto stir = [&random, &model](double by) {
     for (auto* w : model.parameters())

@@ -51,8 +51,8 @@ void learn_style(Painter& painter, const std::vector<HostPicture>& pictures, con
     captioned.push_back({.id = p.shows,
                          .picture = ft::from_rgba(p.rgba.data(), p.width, p.height, p.stride, painter.side()),
                          .text = p.shows});
-  painter.model().attach({.rank = 16, .targets = ft::picture_layers});
-  const ft::FlowData data(painter.examples(std::move(captioned)), painter.config());
+  painter.model().attach({.rank = 16, .targets = painter.info().picture_layers});
+  const ft::FlowData data(painter.examples(std::move(captioned)), painter.info());
   ft::Trainer trainer(painter.model(), {.optimizer = ft::AdamW{.lr = 4e-3f, .beta2 = 0.99f},
                                         .epochs = 1500,
                                         .max_steps = 1500,

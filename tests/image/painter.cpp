@@ -106,12 +106,12 @@ TEST_CASE("painter: learns from RGBA buffers, saves an adapter that names its ba
   }
   const auto examples = painter.examples(pictures);
   CHECK(*examples[1].caption == *painter.encoder().encode({"thing 1, noto style"})[0]);
-  painter.model().attach({.rank = 2, .targets = picture_layers});
+  painter.model().attach({.rank = 2, .targets = painter.info().picture_layers});
   TrainerConfig config;
   config.optimizer = AdamW{.lr = 2e-2f};
   config.epochs = 6;
   config.batch_tokens = 2;
-  Trainer(painter.model(), config).fit(FlowData(examples, painter.config()));
+  Trainer(painter.model(), config).fit(FlowData(examples, painter.info()));
   const auto tuned = painter.draw({"tomato"}, {.steps = 3});
   CHECK(tuned != plain);
   painter.save_adapter(dir / "run/adapter", "my style");
@@ -213,7 +213,7 @@ TEST_CASE("painter: what is no base is told what it is") {
   painter.model().train_all();
   painter.model().save(dir / "bare.safetensors");
   contains(refusal(dir / "bare.safetensors"), "does not say how its captions are read");
-  CHECK(TextToImage<float, Cpu>::from_pretrained(dir / "bare.safetensors").config().image_size == 32);
+  CHECK(TextToImage<float, Cpu>::from_pretrained(dir / "bare.safetensors").info().side == 32);
 }
 
 TEST_CASE("painter: the bundled base, where its text model was fetched") {

@@ -58,8 +58,8 @@ std::vector<float> trained(Model& model) {
 }  // namespace
 
 TEST_CASE("text to image: learns squares from noise, and draws the one that is asked for") {
-  auto model = Model::initial(tiny_mmjit, 1, {.threads = 2});
-  const FlowData train(squares(16), tiny_mmjit), held_out(squares(8), tiny_mmjit, /*fixed=*/5);
+  auto model = Model::initial(tiny_mmjit.to_json(), 1, {.threads = 2});
+  const FlowData train(squares(16), tiny_mmjit.info()), held_out(squares(8), tiny_mmjit.info(), /*fixed=*/5);
   Trainer trainer(model, config(120));
   const double before = trainer.evaluate(held_out);
   CHECK(before == trainer.evaluate(held_out));  // times and noise are fixed
@@ -82,9 +82,9 @@ TEST_CASE("text to image: learns squares from noise, and draws the one that is a
 
 TEST_CASE("text to image: a resumed run ends as an uninterrupted one, bit for bit") {
   Scratch dir;
-  const FlowData train(squares(16), tiny_mmjit), held_out(squares(8), tiny_mmjit, 5);
+  const FlowData train(squares(16), tiny_mmjit.info()), held_out(squares(8), tiny_mmjit.info(), 5);
   const auto run = [&](const std::string& name, int64_t stop_at, float ema = 0) {
-    auto model = Model::initial(tiny_mmjit, 1, {.threads = 2, .seed = 9});
+    auto model = Model::initial(tiny_mmjit.to_json(), 1, {.threads = 2, .seed = 9});
     auto c = config(4, dir / name);
     c.resume = true;
     c.ema_decay = ema;
@@ -107,8 +107,8 @@ TEST_CASE("text to image: a resumed run ends as an uninterrupted one, bit for bi
 TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, merging and files") {
   Scratch dir;
   {
-    auto model = Model::initial(tiny_mmjit, 1, {.threads = 2});
-    Trainer(model, config(20)).fit(FlowData(squares(16), tiny_mmjit));
+    auto model = Model::initial(tiny_mmjit.to_json(), 1, {.threads = 2});
+    Trainer(model, config(20)).fit(FlowData(squares(16), tiny_mmjit.info()));
     model.save(dir / "base.safetensors", DType::f16);
   }
   auto model = Model::from_pretrained(dir / "base.safetensors", {.threads = 2});
@@ -119,7 +119,7 @@ TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, me
   auto negative = squares(16);
   for (FlowExample& e : negative)
     for (float& v : e.picture) v = -v;
-  const FlowData train(negative, tiny_mmjit), held_out(negative, tiny_mmjit, 5);
+  const FlowData train(negative, tiny_mmjit.info()), held_out(negative, tiny_mmjit.info(), 5);
   model.attach({.rank = 4, .alpha = 8});
   CHECK(drawn(model) == base);  // B is zero
   const auto kinds = [&] {
@@ -162,7 +162,7 @@ TEST_CASE("text to image: LoRA learns beside a frozen f16 base; its strength, me
 }
 
 TEST_CASE("flow data: every picture once an epoch, in another order; micro-batches; sizes that do not fit") {
-  const FlowData data(squares(10), tiny_mmjit);
+  const FlowData data(squares(10), tiny_mmjit.info());
   const auto first = data.plan(4, 1, 0);
   REQUIRE(first.size() == 3);
   CHECK(first[2].size() == 2);
@@ -183,20 +183,21 @@ TEST_CASE("flow data: every picture once an epoch, in another order; micro-batch
   CHECK(micro.text.starts == std::vector<int64_t>{0, 1, 3});
   CHECK(batch.micro[1]->tokens() == 1);
   CHECK(micro.times.empty());
-  const FlowData fixed(squares(10), tiny_mmjit, 7);
+  const FlowData fixed(squares(10), tiny_mmjit.info(), 7);
   const auto together = micro_cast<FlowBatch>(*fixed.batch({3, 1}, 2).micro[0]),
              alone = micro_cast<FlowBatch>(*fixed.batch({1}, 2).micro[0]);
   CHECK(together.times[1] == alone.times[0]);
   CHECK(std::equal(alone.noise.begin(), alone.noise.end(), together.noise.begin() + 192));
   CHECK(together.times[0] != together.times[1]);
 
-  CHECK_THROWS_WITH_AS(FlowData({}, tiny_mmjit), doctest::Contains("there is no picture"), Error);
+  CHECK_THROWS_WITH_AS(FlowData({}, tiny_mmjit.info()), doctest::Contains("there is no picture"), Error);
   auto examples = squares(2);
   examples[1].picture.pop_back();
-  CHECK_THROWS_WITH_AS(FlowData(examples, tiny_mmjit),
+  CHECK_THROWS_WITH_AS(FlowData(examples, tiny_mmjit.info()),
                        doctest::Contains("picture 'square 1' is 191 values, the model learns pictures of 3 x 8 x 8"),
                        Error);
   examples = squares(2);
   examples[0].caption = std::make_shared<std::vector<float>>(7);
-  CHECK_THROWS_WITH_AS(FlowData(examples, tiny_mmjit), doctest::Contains("'square 0' has a caption of 7"), Error);
+  CHECK_THROWS_WITH_AS(FlowData(examples, tiny_mmjit.info()), doctest::Contains("'square 0' has a caption of 7"),
+                       Error);
 }

@@ -11,7 +11,7 @@ namespace ft::inline FTLIB_ABI {
 
 /// Writes an adapter as diffusers' save_lora_weights does: keys "transformer.", the module's name and ".lora_A.weight"
 /// (R, in) or ".lora_B.weight" (out, R), PEFT's configuration in the header's metadata. `path` is a .safetensors file,
-/// or a folder for one. `file_shapes` names weights that are convolutions in files (MMJiT::file_shapes), whose A is
+/// or a folder for one. `file_shapes` names weights that are convolutions in files (Denoiser::file_shapes), whose A is
 /// (R, ch, p, p) and B (out, R, 1, 1).
 void write_diffusers_lora(const std::filesystem::path& path, const AdapterData& adapter,
                           const std::map<std::string, Shape>& file_shapes = {});

@@ -1,11 +1,11 @@
-// image/flow.hpp: flow matching in pixels: the network predicts the clean picture, the loss is in the velocity; and
-// back from noise to pictures by Euler's or Heun's steps, with classifier-free guidance.
+// image/flow.hpp: flow matching: the network predicts the clean picture or the velocity, the loss is in the velocity;
+// and back from noise to pictures by Euler's or Heun's steps, with classifier-free guidance.
 //
 //     z = t x + (1 - t) s e,    v = (x - z) / max(1 - t, eps)      x picture, e noise, s the model's noise_scale
 //
 // Time runs from 0, noise, to 1, picture.  Lipman et al., arXiv:2210.02747; x-prediction: JiT, arXiv:2511.13720
 #pragma once
-#include <ftlib/models/mmjit_config.hpp>  // MMJiT, PackedText
+#include <ftlib/models/kit/denoiser.hpp>  // Denoiser, PackedText
 #include <ftlib/tensor/tensor.hpp>        // Tensor
 
 #include <functional>  // std::function
@@ -37,11 +37,11 @@ struct FlowBatch {
 float draw_time(Random& random, const FlowOptions& options);
 void draw_noise(Random random, std::span<float> noise);
 
-/// The sum over the batch's pictures of the mean of (v_pred - v)^2. Both velocities lead from the same z, so this is
-/// the mean of (x_pred - x)^2 / max(1 - t, eps)^2. A scalar; divide by the number of pictures. Throws Error where the
-/// batch does not fit the model.
+/// The sum over the batch's pictures of the mean of (v_pred - v)^2. Where the network predicts pictures, both
+/// velocities lead from the same z, so this is the mean of (x_pred - x)^2 / max(1 - t, eps)^2. A scalar; divide by the
+/// number of pictures. Throws Error where the batch does not fit the model.
 template <Scalar T, Device D>
-Tensor<T, D> flow_loss(Context<D>& ctx, MMJiT<T, D>& net, const FlowBatch& batch, const FlowOptions& options = {},
+Tensor<T, D> flow_loss(Context<D>& ctx, Denoiser<T, D>& net, const FlowBatch& batch, const FlowOptions& options = {},
                        bool recompute = false);
 
 enum class Solver { euler, heun };
@@ -67,13 +67,13 @@ struct DrawStep {
 /// with options.to. `on_step` hears of each step; what it throws ends the drawing. Throws Error where shapes do not
 /// fit.
 template <Scalar T, Device D>
-std::vector<float> denoise(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& captions, std::vector<float> noise,
+std::vector<float> denoise(Context<D>& ctx, Denoiser<T, D>& net, const PackedText& captions, std::vector<float> noise,
                            const DrawOptions& options = {}, const std::function<void(const DrawStep&)>& on_step = {});
 
 /// Pictures under a caption and a seed each. A picture depends on its own caption and seed, not on the others that are
 /// drawn with it, but for rounding: products of few rows are summed in another order. See denoise.
 template <Scalar T, Device D>
-std::vector<float> draw(Context<D>& ctx, MMJiT<T, D>& net, const PackedText& captions,
+std::vector<float> draw(Context<D>& ctx, Denoiser<T, D>& net, const PackedText& captions,
                         const std::vector<uint64_t>& seeds, const DrawOptions& options = {},
                         const std::function<void(const DrawStep&)>& on_step = {});
 

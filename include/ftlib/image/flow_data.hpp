@@ -13,7 +13,7 @@ namespace ft::inline FTLIB_ABI {
 struct FlowExample {
   std::string id = {};                                     // for messages
   std::vector<float> picture = {};                         // (ch, S, S)  in [-1, 1]
-  std::shared_ptr<const std::vector<float>> caption = {};  // (rows, txt_input_size)  shared by pictures of one caption
+  std::shared_ptr<const std::vector<float>> caption = {};  // (rows, text_width)  shared by pictures of one caption
 };
 
 /// The unit of batch sizes is a picture: TrainerConfig{.batch_tokens = 16} takes 16 at a time.
@@ -21,7 +21,7 @@ class FlowData final : public IndexedSource {
  public:
   /// With `fixed`, a seed, every picture has one time and one noise for good, and keeps its caption: for validation,
   /// where losses of different steps are to be compared. Throws Error where there is no example or a size differs.
-  FlowData(std::vector<FlowExample> examples, const MMJiTConfig& config, std::optional<uint64_t> fixed = {},
+  FlowData(std::vector<FlowExample> examples, const DenoiserInfo& model, std::optional<uint64_t> fixed = {},
            const FlowOptions& options = {});
 
   std::size_t size() const { return examples_.size(); }

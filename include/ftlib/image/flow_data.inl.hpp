@@ -11,21 +11,20 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 /// Throws Error, naming the picture, where it has another size than the model learns.
-FTLIB_INLINE void check_picture_size(const std::string& id, std::size_t values, const MMJiTConfig& config) {
-  if (static_cast<int64_t>(values) == config.picture_values()) return;
-  throw Error(
-      str("picture '", id, "' is ", size_of_values(values, config.in_channels), ", the model learns pictures of ",
-          config.in_channels, " x ", config.image_size, " x ", config.image_size),
-      str("prepare pictures of that size: ft::from_rgba(..., ", config.image_size, ")."));
+FTLIB_INLINE void check_picture_size(const std::string& id, std::size_t values, const DenoiserInfo& model) {
+  if (static_cast<int64_t>(values) == model.values()) return;
+  throw Error(str("picture '", id, "' is ", size_of_values(values, model.channels), ", the model learns pictures of ",
+                  model.channels, " x ", model.side, " x ", model.side),
+              str("prepare pictures of that size: ft::from_rgba(..., ", model.side, ")."));
 }
 }  // namespace detail
 
-FTLIB_INLINE FlowData::FlowData(std::vector<FlowExample> examples, const MMJiTConfig& config,
+FTLIB_INLINE FlowData::FlowData(std::vector<FlowExample> examples, const DenoiserInfo& model,
                                 std::optional<uint64_t> fixed, const FlowOptions& options)
-    : examples_(std::move(examples)), width_(config.txt_input_size), fixed_(fixed), options_(options) {
+    : examples_(std::move(examples)), width_(model.text_width), fixed_(fixed), options_(options) {
   if (examples_.empty()) throw Error("flow data: there is no picture");
   for (const FlowExample& e : examples_) {
-    detail::check_picture_size(e.id, e.picture.size(), config);
+    detail::check_picture_size(e.id, e.picture.size(), model);
     if (!e.caption || static_cast<int64_t>(e.caption->size()) % width_)
       throw Error(str("flow data: '", e.id, "' has a caption of ", e.caption ? e.caption->size() : 0,
                       " values; the model asks for rows of ", width_),

@@ -72,11 +72,11 @@ template <Scalar T, Device D> class Painter {
   Painter session(const Options& options = {});
 
   /// What learns, as ft::Trainer takes it: model().attach(...), then Trainer(model(), ...).fit(FlowData(examples(...),
-  /// config())).
+  /// info())).
   Model& model() { return model_; }
-  const MMJiTConfig& config() const { return model_.config(); }
+  DenoiserInfo info() const { return model_.info(); }
   /// Pixels along a picture's side.
-  int64_t side() const { return model_.config().image_size; }
+  int64_t side() const { return model_.info().side; }
   Encoder& encoder() { return encoder_; }
 
   /// Pictures with their captions' hidden states, as FlowData takes them. `style`: words behind each text; not given:

@@ -128,10 +128,10 @@ template <Scalar T, Device D>
 Painter<T, D>::Painter(Model model, Encoder encoder, std::string style, const Options& options)
     : options_(options), model_(std::move(model)), encoder_(std::move(encoder)), base_style_(std::move(style)) {
   style_ = words_ = base_style_;
-  if (model_.config().txt_input_size != encoder_.width())
-    throw Error(str("base: reads captions of width ", model_.config().txt_input_size, ", the text model has ",
-                    encoder_.width()),
-                "give the language model that the base was trained with: tools/fetch_model en.");
+  if (model_.info().text_width != encoder_.width())
+    throw Error(
+        str("base: reads captions of width ", model_.info().text_width, ", the text model has ", encoder_.width()),
+        "give the language model that the base was trained with: tools/fetch_model en.");
 }
 
 template <Scalar T, Device D> Painter<T, D> Painter<T, D>::session(const Options& options) {
@@ -159,7 +159,7 @@ std::vector<FlowExample> Painter<T, D>::examples(std::vector<CaptionedPicture> p
   std::vector<std::string> captions;
   for (const CaptionedPicture& p : pictures) {
     if (p.text.empty()) throw Error(str("picture '", p.id, "' has no words"), "say what it shows: \"dog face\".");
-    detail::check_picture_size(p.id, p.picture.size(), config());
+    detail::check_picture_size(p.id, p.picture.size(), info());
     captions.push_back(in_style(p.text, style.value_or(words_)));
   }
   const auto states = encoder_.encode(captions, cache, progress);
@@ -227,25 +227,9 @@ template <Scalar T, Device D>
 auto Painter<T, D>::new_finisher(float begins, uint64_t seed, const FlowOptions& flow) -> Model& {
   if (!(begins > 0 && begins < 1))
     throw Error(str("a finisher that begins at time ", begins), "0 is noise, 1 the picture: give a time between.");
-  const MMJiTConfig& base = model_.config();
-  const int64_t patch = std::max<int64_t>(1, base.patch_size / 2);
-  MMJiTConfig c;
-  c.image_size = base.image_size;
-  c.in_channels = base.in_channels;
-  c.patch_size = patch;
-  c.pca_channels = base.in_channels * patch * patch;
-  c.hidden_size = 96;
-  c.txt_input_size = 1;
-  c.txt_preamble_depth = 0;
-  c.depth_double = 3;
-  c.num_heads = 2;
-  c.head_dim = 48;
-  c.prompt_length = 1;
-  c.noise_scale = base.noise_scale;
-  c.conditioning = Conditioning::adaln_zero;
   auto options = options_;
   options.seed = seed;
-  finisher_ = Model::initial(c, seed, options, flow);
+  finisher_ = Model::initial(model_.network().finisher(), seed, options, flow);
   finisher_->train_all();
   finisher_begins_ = begins;
   return *finisher_;
@@ -273,7 +257,7 @@ template <Scalar T, Device D>
   auto options = options_;
   options.seed = 0;
   auto finisher = Model::from_pretrained(file, options);
-  if (const auto its = finisher.config().image_size; its != side())
+  if (const auto its = finisher.info().side; its != side())
     throw Error(str(file.string(), ": draws ", its, " x ", its, ", the base ", side(), " x ", side()),
                 "make it anew: image_style finish.", ErrorKind::bad_file);
   finisher_ = std::move(finisher);
@@ -301,7 +285,7 @@ std::vector<Picture> Painter<T, D>::draw(const std::vector<std::string>& texts, 
   for (std::size_t begin = 0; begin < captions.size(); begin += drawn_at_once) {
     const auto end = std::min(captions.size(), begin + drawn_at_once);
     PackedText text;
-    for (auto i = begin; i < end; ++i) text.add(*states[i], model_.config().txt_input_size);
+    for (auto i = begin; i < end; ++i) text.add(*states[i], model_.info().text_width);
     const std::vector<uint64_t> own(seeds.begin() + static_cast<std::ptrdiff_t>(begin),
                                     seeds.begin() + static_cast<std::ptrdiff_t>(end));
     int64_t before = 0;

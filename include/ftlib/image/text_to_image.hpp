@@ -14,12 +14,6 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// The linear layers that pictures pass, and those that modulate them: an adapter on these changes how things are drawn
-/// and leaves alone what words mean, so that it holds for words that it was not trained with.
-inline const Targets picture_layers{"img_embedder.proj1", "img_embedder.proj2", "img_qkv",
-                                    "img_attn_proj",      "img_mlp.w1",         "img_mlp.w2",
-                                    "img_mlp.w3",         "adaLN_modulation.1", "final_layer.linear"};
-
 /// A text-to-image model on device D, computing in T: captions come as a text encoder's hidden states, pictures go as
 /// (ch, S, S) floats in [-1, 1]. What ft::Trainer calls a model, and a session on it (adapters/adapted.hpp). Moves,
 /// does not copy; session() gives another one.
@@ -34,23 +28,24 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D>, public T
   /// what the path is where it is something else. Painter opens the reader of its captions too.
   static TextToImage from_pretrained(const std::filesystem::path& path, const Options& options = {},
                                      const FlowOptions& flow = {});
-  /// A new model, all of it trainable.
-  static TextToImage initial(const MMJiTConfig& config, uint64_t seed, const Options& options = {},
+  /// A new model from a configuration (model_type and the sizes: MMJiTConfig::to_json), all of it trainable.
+  static TextToImage initial(const Json& configuration, uint64_t seed, const Options& options = {},
                              const FlowOptions& flow = {});
   /// Another session on the same weights and adapters, in which no adapter is in use. See CausalLM::session.
   TextToImage session(const Options& options = {}) { return {*this, options}; }
 
   Context<D>& context() override { return Adapted<T, D>::context(); }
   std::vector<Parameter<T, D>*> parameters() override { return Adapted<T, D>::parameters(); }
-  MMJiT<T, D>& network() { return *net_; }
-  const MMJiTConfig& config() const;
+  Denoiser<T, D>& network() { return *net_; }
+  /// What it draws and reads, and the layers that pictures pass: attach({.targets = info().picture_layers}).
+  DenoiserInfo info() const { return net_->info(); }
 
   /// Writes the adapter in use as diffusers does, into a folder or to a .safetensors file.
   void save_adapter(const std::filesystem::path& path);
   /// Reads a diffusers adapter, which is in use and can be trained on. `strength` scales what it adds: 0 is the base, 1
   /// the adapter as trained; saving it again saves it so. Returns what the caller should tell.
   std::vector<std::string> load_adapter(const std::filesystem::path& path, float strength = 1);
-  /// Writes the whole model to one safetensors file; an adapter in use must be merged first. See MMJiT::save.
+  /// Writes the whole model to one safetensors file; an adapter in use must be merged first. See Denoiser::save.
   void save(const std::filesystem::path& path, DType type = DType::f32,
             const std::map<std::string, std::string>& metadata = {});
 
@@ -76,10 +71,10 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D>, public T
   }
 
  private:
-  TextToImage(std::unique_ptr<Context<D>> ctx, std::shared_ptr<MMJiT<T, D>> net, const FlowOptions& flow);
+  TextToImage(std::unique_ptr<Context<D>> ctx, std::shared_ptr<Denoiser<T, D>> net, const FlowOptions& flow);
   TextToImage(TextToImage& other, const Options& options);
 
-  std::shared_ptr<MMJiT<T, D>> net_;
+  std::shared_ptr<Denoiser<T, D>> net_;
   FlowOptions flow_;
 };
 

@@ -3,14 +3,14 @@
 #include <ftlib/adapters/adapted.hpp>
 #include <ftlib/adapters/diffusers_lora.hpp>  // read_diffusers_lora, write_diffusers_lora
 #include <ftlib/image/text_to_image.hpp>
-#include <ftlib/io/file.hpp>       // path_exists
-#include <ftlib/io/json.hpp>       // read_json
-#include <ftlib/models/mmjit.hpp>  // MMJiT
+#include <ftlib/io/file.hpp>                       // path_exists
+#include <ftlib/io/json.hpp>                       // read_json
+#include <ftlib/models/kit/denoiser_registry.hpp>  // open_denoiser, initial_denoiser
 
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
-template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(MMJiT<T, D>& net) {
+template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(Denoiser<T, D>& net) {
   std::vector<Parameter<T, D>*> all;
   net.visit([&](Parameter<T, D>& w) { all.push_back(&w); });
   return all;
@@ -34,7 +34,7 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(MMJiT<T, 
     throw refuse(
         str("holds a diffusers pipeline (",
             value_or<std::string>(read_json(path / "model_index.json"), "_class_name", "?", path.string()), ")"),
-        "pipelines are not read yet; give an MM-JiT, as image_style pretrain makes or MiniT2I publishes.");
+        "pipelines are not read yet; give the folder of its transformer, or a base that image_style pretrain made.");
   for (const char* name : {"model.safetensors", "diffusion_pytorch_model.safetensors"}) {
     if (!has(name)) continue;
     if (has("config.json")) {
@@ -55,28 +55,26 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(MMJiT<T, 
 }  // namespace detail
 
 template <Scalar T, Device D>
-TextToImage<T, D>::TextToImage(std::unique_ptr<Context<D>> ctx, std::shared_ptr<MMJiT<T, D>> net,
+TextToImage<T, D>::TextToImage(std::unique_ptr<Context<D>> ctx, std::shared_ptr<Denoiser<T, D>> net,
                                const FlowOptions& flow)
     : Adapted<T, D>(std::move(ctx), net, detail::weights_of(*net)), net_(std::move(net)), flow_(flow) {}
 template <Scalar T, Device D>
 TextToImage<T, D>::TextToImage(TextToImage& other, const Options& options)
     : Adapted<T, D>(std::make_unique<Context<D>>(options), other), net_(other.net_), flow_(other.flow_) {}
 
-template <Scalar T, Device D> const MMJiTConfig& TextToImage<T, D>::config() const { return net_->config(); }
-
 template <Scalar T, Device D>
 [[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::from_pretrained(const std::filesystem::path& path,
                                                                    const Options& options, const FlowOptions& flow) {
   auto ctx = std::make_unique<Context<D>>(options);
-  auto net =
-      std::make_shared<MMJiT<T, D>>(reading_file([&] { return MMJiT<T, D>::open(*ctx, detail::model_file_of(path)); }));
+  std::shared_ptr<Denoiser<T, D>> net =
+      reading_file([&] { return open_denoiser<T>(*ctx, detail::model_file_of(path)); });
   return {std::move(ctx), std::move(net), flow};
 }
 template <Scalar T, Device D>
-[[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::initial(const MMJiTConfig& config, uint64_t seed,
+[[gnu::cold]] TextToImage<T, D> TextToImage<T, D>::initial(const Json& configuration, uint64_t seed,
                                                            const Options& options, const FlowOptions& flow) {
   auto ctx = std::make_unique<Context<D>>(options);
-  auto net = std::make_shared<MMJiT<T, D>>(MMJiT<T, D>::initial(*ctx, config, seed));
+  std::shared_ptr<Denoiser<T, D>> net = initial_denoiser<T>(*ctx, configuration, seed);
   return {std::move(ctx), std::move(net), flow};
 }
 

@@ -2,20 +2,20 @@
 // pixels. Patches and text tokens run side by side through double-stream blocks with joint attention. JiT:
 // arXiv:2511.13720, MM-DiT: 2403.03206; tensor names are those of minit2i-torch.
 #pragma once
-#include <ftlib/autograd/recompute.hpp>   // recompute
-#include <ftlib/io/safetensors.hpp>       // SafetensorsFile, write_safetensors
-#include <ftlib/models/kit/weights.hpp>   // Weights
-#include <ftlib/models/mmjit_config.hpp>  // MMJiTConfig, PackedText
-#include <ftlib/nn/linear.hpp>            // Linear
-#include <ftlib/ops/activation.hpp>       // silu, swiglu
-#include <ftlib/ops/attention.hpp>        // attention
-#include <ftlib/ops/elementwise.hpp>      // add, gate_residual
-#include <ftlib/ops/embedding.hpp>        // embedding
-#include <ftlib/ops/norm.hpp>             // rms_norm, add_rms_norm, rms_norm_modulate
-#include <ftlib/ops/rope.hpp>             // rope
-#include <ftlib/ops/rows.hpp>             // take_rows, mean_rows
-#include <ftlib/ops/shape.hpp>            // reshape, split, concat
-#include <ftlib/tensor/quantise.hpp>      // quantise_row
+#include <ftlib/autograd/recompute.hpp>        // recompute
+#include <ftlib/models/kit/denoiser.inl.hpp>   // upload_floats
+#include <ftlib/models/kit/denoiser_file.hpp>  // DenoiserFile, DenoiserKind
+#include <ftlib/models/kit/weights.hpp>        // Weights
+#include <ftlib/models/mmjit_config.hpp>       // MMJiTConfig
+#include <ftlib/nn/linear.hpp>                 // Linear
+#include <ftlib/ops/activation.hpp>            // silu, swiglu
+#include <ftlib/ops/attention.hpp>             // attention
+#include <ftlib/ops/elementwise.hpp>           // add, gate_residual
+#include <ftlib/ops/embedding.hpp>             // embedding
+#include <ftlib/ops/norm.hpp>                  // rms_norm, add_rms_norm, rms_norm_modulate
+#include <ftlib/ops/rope.hpp>                  // rope
+#include <ftlib/ops/rows.hpp>                  // take_rows, mean_rows
+#include <ftlib/ops/shape.hpp>                 // reshape, split, concat
 
 #include <algorithm>   // std::max
 #include <cmath>       // std::sqrt, std::exp
@@ -23,7 +23,6 @@
 #include <functional>  // std::function
 #include <map>         // std::map
 #include <memory>      // std::shared_ptr
-#include <span>        // std::span
 #include <string>      // std::string
 #include <tuple>       // std::tie
 #include <vector>      // std::vector
@@ -71,14 +70,6 @@ class InitialWeights {
   double last_in_ = 0;
 };
 
-/// Floats of the host on the device, in the compute type.
-template <Scalar T, Device D>
-Tensor<T, D> upload_floats(Context<D>& ctx, const Shape& shape, const std::vector<float>& values) {
-  Tensor<float, D> x(ctx, shape, values);
-  if constexpr (std::same_as<T, float>) return x;
-  else return convert<T>(ctx, x);
-}
-
 /// (B, ch, S, S) -> (B P, ch p p): patches row by row, a patch's values in the order of a convolution's weight.
 template <Scalar T, Device D> Tensor<T, D> patchify(Context<D>& ctx, const Tensor<T, D>& x, int64_t p) {
   const int64_t B = x.size(0), ch = x.size(1), h = x.size(2) / p, w = x.size(3) / p;
@@ -95,7 +86,7 @@ Tensor<T, D> unpatchify(Context<D>& ctx, const Tensor<T, D>& x, int64_t p, int64
   return reshape(ctx, y, {B, ch, side * p, side * p});
 }
 
-template <Scalar T, Device D> class MMJiT {
+template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
  public:
   // B pictures, S their side, P patches of each, ch channels, p patch side; Nt text tokens, Ni = B P patches, N = Nt +
   // Ni; C width, H heads, hd head size, F feed-forward, W width of the text encoder's states
@@ -193,60 +184,61 @@ template <Scalar T, Device D> class MMJiT {
     InitialWeights weights(seed);
     return MMJiT(ctx, config, weights);
   }
-  /// Opens one safetensors file, frozen. Its configuration is JSON under "config" in the header's metadata, or lies
-  /// beside it as config.json. Names may begin with "model.net.", as in published files; tensors of t_embedder and
-  /// pooled_embedder that published files carry and never use are left out. Throws Error for what does not fit.
-  static MMJiT open(Context<D>& ctx, const std::filesystem::path& path) {
-    const auto file = SafetensorsFile::open(path);
-    const auto found = file.metadata().find("config");
-    const auto beside = path.parent_path() / "config.json";
-    if (found == file.metadata().end() && !path_exists(beside))
-      throw Error(str(path.string(), ": has no 'config' in its metadata, and there is no ", beside.string()),
-                  "this is no picture model, or its config.json was not copied with it.");
-    const auto config =
-        found == file.metadata().end()
-            ? MMJiTConfig::from_json(read_json(beside), beside.string())
-            : MMJiTConfig::from_json(parse_json(found->second, path.string() + " (config)"), path.string());
+  /// Opens one safetensors file, frozen. Names may begin with "model.net.", as in published files; tensors of
+  /// t_embedder and pooled_embedder that published files carry and never use are left out. Throws Error for what does
+  /// not fit.
+  static MMJiT open(Context<D>& ctx, const std::filesystem::path& path) { return open(ctx, DenoiserFile::open(path)); }
+  static MMJiT open(Context<D>& ctx, const DenoiserFile& file) {
+    const auto config = MMJiTConfig::from_json(file.config, file.source);
     constexpr std::string_view prefix = "model.net.";
-    Weights weights(path.string());
-    for (const std::string& name : file.names()) {
+    Weights weights(file.name());
+    for (const std::string& name : file.tensors.names()) {
       const std::string own = name.starts_with(prefix) ? name.substr(prefix.size()) : name;
       if (config.conditioning == Conditioning::none &&
           (own.starts_with("t_embedder.") || own.starts_with("pooled_embedder.")))
         continue;
-      weights.put(own, file.tensor(name));
+      weights.put(own, file.tensors.tensor(name));
     }
     MMJiT model(ctx, config, weights);
     weights.finish();
     return model;
   }
-  /// Writes what open() reads, whole or not at all, as f32, f16 or bf16. An adapter must be merged first. `metadata`
-  /// goes beside the configuration: whatever else belongs to the model.
-  void save(Context<D>& ctx, const std::filesystem::path& path, DType type = DType::f32,
-            std::map<std::string, std::string> metadata = {}) {
-    std::vector<std::vector<std::byte>> bytes;
-    std::vector<TensorEntry> entries;
-    visit([&](Parameter<T, D>& w) {
-      if (adapted(ctx, w))
-        throw Error(str(path.string(), ": '", w.name, "' has an adapter that would be lost"),
-                    "call merge(), or save the adapter.");
-      const auto values = convert<float>(ctx, dense(ctx, w)).to_host(ctx);
-      bytes.emplace_back(static_cast<std::size_t>(storage_bytes(type, w.count())));
-      quantise_row(type, values.data(), w.count(), bytes.back().data());
-      const auto shape = file_shapes_.find(w.name);
-      entries.push_back({w.name, type, shape == file_shapes_.end() ? w.shape() : shape->second, bytes.back().data()});
-    });
-    metadata["format"] = "pt";
-    metadata["config"] = config_.to_json().dump();
-    write_safetensors(path, entries, metadata);
+  static DenoiserKind<T, D> kind() {
+    return {.model_type = "mmjit",
+            .class_name = "MiniT2IMMJiTModel",
+            .open = [](Context<D>& ctx, const DenoiserFile& file) { return std::make_unique<MMJiT>(open(ctx, file)); },
+            .initial =
+                [](Context<D>& ctx, const Json& config, uint64_t seed) {
+                  return std::make_unique<MMJiT>(initial(ctx, MMJiTConfig::from_json(config, "mmjit"), seed));
+                }};
   }
 
   const MMJiTConfig& config() const { return config_; }
-  /// Shapes in a file of those weights that are matrices in here: two convolutions, and mask_token.
-  const std::map<std::string, Shape>& file_shapes() const { return file_shapes_; }
+  DenoiserInfo info() const override { return config_.info(); }
+  Json configuration() const override { return config_.to_json(); }
+  /// Two convolutions, and mask_token.
+  const std::map<std::string, Shape>& file_shapes() const override { return file_shapes_; }
+  /// Patches of half the side, three narrow blocks, and captions of no rows.
+  Json finisher() const override {
+    const int64_t patch = std::max<int64_t>(1, config_.patch_size / 2);
+    MMJiTConfig c;
+    c.image_size = config_.image_size;
+    c.in_channels = config_.in_channels;
+    c.patch_size = patch;
+    c.pca_channels = config_.in_channels * patch * patch;
+    c.hidden_size = 96;
+    c.txt_input_size = 1;
+    c.txt_preamble_depth = 0;
+    c.depth_double = 3;
+    c.num_heads = 2;
+    c.head_dim = 48;
+    c.prompt_length = 1;
+    c.noise_scale = config_.noise_scale;
+    c.conditioning = Conditioning::adaln_zero;
+    return c.to_json();
+  }
 
-  /// Every parameter once, in the checkpoint's order; adapters' not among them.
-  void visit(const std::function<void(Parameter<T, D>&)>& f) {
+  void visit(const std::function<void(Parameter<T, D>&)>& f) override {
     const auto stream = [&](Stream& s) {
       f(s.norm1);
       f(s.norm2);
@@ -273,11 +265,8 @@ template <Scalar T, Device D> class MMJiT {
     if (adaln()) final_adaLN_1_.visit(f);
   }
 
-  /// The clean pictures that the network sees in noisy ones z at times t in [0, 1] (0: noise alone), under a caption
-  /// each: (B, ch, S, S), (B), B captions -> (B, ch, S, S). Pixels are about [-1, 1]. With `recompute` only each
-  /// block's input is kept, and blocks run again in backward. Throws Error where shapes do not fit the configuration.
   Tensor<T, D> forward(Context<D>& ctx, const Tensor<T, D>& z, const std::vector<float>& t, const PackedText& text,
-                       bool recompute = false) {
+                       bool recompute = false) override {
     const auto& c = config_;
     const Shape picture{z.rank() ? z.size(0) : 0, c.in_channels, c.image_size, c.image_size};
     if (z.shape() != picture || static_cast<int64_t>(t.size()) != picture[0] || text.captions() != picture[0] ||

@@ -1,16 +1,11 @@
-// models/mmjit_config.hpp: what an application sees of MM-JiT: its configuration, and captions as it reads them.
+// models/mmjit_config.hpp: what an application sees of MM-JiT: its configuration.
 #pragma once
-#include <ftlib/core/dtype.hpp>     // int64_t
-#include <ftlib/io/json_fwd.hpp>    // Json
-#include <ftlib/tensor/device.hpp>  // Device
+#include <ftlib/io/json_fwd.hpp>          // Json
+#include <ftlib/models/kit/denoiser.hpp>  // DenoiserInfo
 
-#include <span>    // std::span
 #include <string>  // std::string
-#include <vector>  // std::vector
 
 namespace ft::inline FTLIB_ABI {
-
-template <Scalar T, Device D> class MMJiT;  // models/mmjit.hpp
 
 /// How the network learns the time, and of the caption as a whole.
 enum class Conditioning {
@@ -44,19 +39,9 @@ struct MMJiTConfig {
   /// Throws Error, naming `file`, where a field is missing or the sizes do not fit one another.
   static MMJiTConfig from_json(const Json& json, const std::string& file);
   Json to_json() const;
+  DenoiserInfo info() const;
   /// Throws Error where the sizes do not fit one another.
   void check(const std::string& file) const;
-};
-
-/// Captions as a text encoder's hidden states, one after the other, without padding. A caption without rows is a
-/// dropped one.
-struct PackedText {
-  std::vector<float> states = {};  // (Nt, txt_input_size)
-  std::vector<int64_t> starts{0};  // (B + 1)  caption i is rows [starts[i], starts[i + 1])
-
-  int64_t captions() const { return static_cast<int64_t>(starts.size()) - 1; }
-  /// Appends a caption of hidden states (rows, width); none: a dropped one.
-  void add(std::span<const float> caption, int64_t width);
 };
 
 }  // namespace ft::inline FTLIB_ABI

@@ -67,12 +67,15 @@ FTLIB_INLINE void MMJiTConfig::check(const std::string& file) const {
                     prompt_length, " or noise_scale ", noise_scale, " makes no sense"));
 }
 
-FTLIB_INLINE void PackedText::add(std::span<const float> caption, int64_t width) {
-  if (static_cast<int64_t>(caption.size()) % width)
-    throw Error(str("caption: ", caption.size(), " values are no rows of width ", width),
-                "give the hidden states of the text encoder that the model was made for.");
-  states.insert(states.end(), caption.begin(), caption.end());
-  starts.push_back(starts.back() + static_cast<int64_t>(caption.size()) / width);
+FTLIB_INLINE DenoiserInfo MMJiTConfig::info() const {
+  return {.model_type = "mmjit",
+          .channels = in_channels,
+          .side = image_size,
+          .text_width = txt_input_size,
+          .noise_scale = noise_scale,
+          .predicts = Predicts::picture,
+          .picture_layers = {"img_embedder.proj1", "img_embedder.proj2", "img_qkv", "img_attn_proj", "img_mlp.w1",
+                             "img_mlp.w2", "img_mlp.w3", "adaLN_modulation.1", "final_layer.linear"}};
 }
 
 }  // namespace ft::inline FTLIB_ABI

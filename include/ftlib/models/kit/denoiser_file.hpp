@@ -1,0 +1,50 @@
+// models/kit/denoiser_file.hpp: a file with a model of pictures, opened, and how a kind of such models is known and
+// made.
+#pragma once
+#include <ftlib/io/file.hpp>              // path_exists
+#include <ftlib/io/json.hpp>              // Json
+#include <ftlib/io/safetensors.hpp>       // SafetensorsFile
+#include <ftlib/models/kit/denoiser.hpp>  // Denoiser
+
+#include <filesystem>  // std::filesystem::path
+#include <functional>  // std::function
+#include <memory>      // std::unique_ptr
+#include <string>      // std::string
+
+namespace ft::inline FTLIB_ABI {
+
+/// A denoiser's file, opened: tensors are mapped when they are asked for.
+struct DenoiserFile {
+  SafetensorsFile tensors;
+  Json config;         // JSON under "config" in the header's metadata, or config.json beside the file
+  std::string source;  // where that stands, for messages
+
+  /// Throws Error where there is no configuration.
+  [[gnu::cold]] static DenoiserFile open(const std::filesystem::path& path) {
+    DenoiserFile file{SafetensorsFile::open(path), {}, path.string() + " (config)"};
+    const auto found = file.tensors.metadata().find("config");
+    const auto beside = path.parent_path() / "config.json";
+    if (found != file.tensors.metadata().end()) {
+      file.config = parse_json(found->second, file.source);
+    } else if (path_exists(beside)) {
+      file.config = read_json(beside);
+      file.source = beside.string();
+    } else {
+      throw Error(str(path.string(), ": has no 'config' in its metadata, and there is no ", beside.string()),
+                  "this is no picture model, or its config.json was not copied with it.");
+    }
+    return file;
+  }
+  std::string name() const { return tensors.file_name(); }
+};
+
+/// How a denoiser is known and made, for one compute type and device.
+template <Scalar T, Device D> struct DenoiserKind {
+  std::string model_type = {};  // in its configuration,
+  std::string class_name = {};  // or diffusers' _class_name there; empty: none
+  std::function<std::unique_ptr<Denoiser<T, D>>(Context<D>&, const DenoiserFile&)> open = {};
+  /// A new one from a configuration and a seed, all of it trainable; empty: it is not trained from nothing.
+  std::function<std::unique_ptr<Denoiser<T, D>>(Context<D>&, const Json&, uint64_t seed)> initial = {};
+};
+
+}  // namespace ft::inline FTLIB_ABI
