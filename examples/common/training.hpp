@@ -111,6 +111,7 @@ struct RunOptions {
   std::int64_t evaluate_every = 0, patience = 0, save_every = 0;
   std::uint64_t seed = 42;
   bool resume = false;
+  double rank_timeout = 600;
 
   void add_to(CLI::App& c) {
     c.add_option("--schedule", schedule, "of the learning rate")
@@ -134,6 +135,11 @@ struct RunOptions {
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     c.add_flag("--resume", resume, "go on from RUN's checkpoint, where there is one (default: start afresh)");
+    c.add_option("--rank-timeout", rank_timeout,
+                 "of ranks that mpirun or srun has started: seconds that one waits for another, until the run fails")
+        ->check(finite)
+        ->check(CLI::PositiveNumber)
+        ->capture_default_str();
     c.add_option("--seed", seed, "of all that is drawn: the data's order, where training starts, dropout or noise")
         ->capture_default_str();
   }
@@ -153,6 +159,7 @@ struct RunOptions {
     c.resume = resume;
     c.signals = true;  // Ctrl-C saves
     c.world = ranks;
+    if (ranks) ranks->set_timeout(std::chrono::milliseconds(static_cast<std::int64_t>(1000 * rank_timeout)));
     return c;
   }
 };

@@ -1,6 +1,10 @@
-"""tests/distributed/mpi.py MPIRUN QA ROOT: qa train on ranks of MPI: the same bytes whatever their number, one message for an
-error, and a rank that is killed ends the run, which goes on from its checkpoint with another number of ranks."""
+"""tests/distributed/mpi.py MPIRUN QA ROOT [KILLS]: qa train on ranks of MPI: the same bytes whatever their number, one message for an
+error, and a rank that is killed or hangs ends the run, which goes on from its checkpoint with another number of ranks. MPIRUN is the
+launcher of the MPI that QA was built with. KILLS: how many ranks are killed, one after the other, at random moments; 2."""
 import os
+import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,7 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
-mpirun, qa, root = sys.argv[1:]
+mpirun, qa, root = sys.argv[1:4]
+kills = int(sys.argv[4]) if len(sys.argv) > 4 else 2
 env = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1",
                     "OMPI_MCA_btl_vader_single_copy_mechanism": "none"}
 scratch = Path(tempfile.mkdtemp())
@@ -65,14 +70,42 @@ assert started.returncode == 0 and "the same command with --resume goes on" in o
 code, said = run(4, "told", "--max-steps", 60, "--resume")
 assert code == 0 and adapter("told") == adapter("whole"), said
 
-started = begin("killed")
-ranks = [int(pid) for pid in subprocess.run(["pgrep", "-f", f"^{qa} train .*{scratch}/killed"], text=True, capture_output=True).stdout.split()]
-assert len(ranks) == 2, ranks
-os.kill(ranks[1], signal.SIGKILL)
-killed_at = time.monotonic()
-_, said = started.communicate(timeout=60)
-assert started.returncode != 0 and time.monotonic() - killed_at < 15 and "signal 9" in said, said
-assert not (scratch / "killed/adapter").exists()
-code, said = run(1, "killed", "--max-steps", 60, "--resume")
-assert code == 0 and adapter("killed") == adapter("whole"), said
-print("distributed/mpi: passed")
+def pids(out):
+    """The processes that train, ranks but not their launcher."""
+    found = subprocess.run(["pgrep", "-f", f"^{qa} train .*{scratch}/{out}( |$)"], text=True, capture_output=True).stdout
+    return [int(pid) for pid in found.split()]
+
+
+started = begin("hangs", "--rank-timeout", 2)
+os.kill(pids("hangs")[1], signal.SIGSTOP)
+hangs_since = time.monotonic()
+out, said = started.communicate(timeout=60)
+assert started.returncode != 0 and time.monotonic() - hangs_since < 15, said
+assert len(re.findall(r"rank \d of 2 \(.*\) has waited 2[.\d]* s in step \d+, [\w -]+, for rank \d of 2 \(.*\)", said)) == 1, said
+code, said = run(1, "hangs", "--max-steps", 60, "--resume")
+assert code == 0 and adapter("hangs") == adapter("whole"), said
+
+seed = random.randrange(1 << 30)
+print(f"distributed/mpi: {kills} kills, seed {seed}")
+moments = random.Random(seed)
+killed, resumes = 0, 0
+while killed < kills or resumes == 0:
+    ranks = moments.choice((1, 2, 4))
+    started = subprocess.Popen(command(ranks, "killed", "--max-steps", 60, "--save-every", 1, "--resume"), env=env, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    if killed < kills:
+        time.sleep(moments.uniform(0.2, 2.5))
+        there = pids("killed")
+        if there:
+            os.kill(moments.choice(there), signal.SIGKILL)
+    killed_at = time.monotonic()
+    said, _ = started.communicate(timeout=60)
+    if started.returncode != 0:
+        assert time.monotonic() - killed_at < 15 and re.search("signal 9|SIGNAL: 9", said), said
+        killed += 1
+        continue
+    assert adapter("killed") == adapter("whole"), said  # the end: the rest of the kills are of another run
+    resumes += 1
+    shutil.rmtree(scratch / "killed")
+shutil.rmtree(scratch)
+print(f"distributed/mpi: passed; {killed} ranks killed, {resumes} runs went on to the same bytes")

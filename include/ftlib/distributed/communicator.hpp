@@ -3,7 +3,7 @@
 #pragma once
 #include <ftlib/core/error.hpp>
 
-#include <bit>          // std::has_single_bit
+#include <chrono>       // std::chrono::milliseconds
 #include <cstddef>      // std::byte
 #include <span>         // std::span
 #include <string>       // std::string
@@ -30,6 +30,12 @@ class Communicator {
   /// For messages: "rank 3 of 8", and what an engine knows beside.
   virtual std::string name() const { return str("rank ", rank(), " of ", size()); }
 
+  /// What is exchanged from here on, for the message of a rank that waits too long: "step 17, gradients".
+  void announce(std::string what) { announced_ = std::move(what); }
+  /// How long a rank may wait for another one within a call, which then throws Error. 10 minutes; one computes in the
+  /// meantime, so it must be longer than a step and what rank 0 does alone.
+  void set_timeout(std::chrono::milliseconds timeout) { timeout_ = timeout; }
+
   /// Whether it is so on any rank.
   bool any(bool here) {
     if (size() == 1) return here;
@@ -37,6 +43,18 @@ class Communicator {
       if (!there.empty()) return true;
     return false;
   }
+
+ protected:
+  /// "rank 0 of 4 has waited 600 s in step 17, gradients, for ": whom, is the engine's to say.
+  std::string waited(std::chrono::milliseconds time) const {
+    return str(name(), " has waited ", static_cast<double>(time.count()) / 1000, " s in ", announced_, ", for ");
+  }
+  static constexpr const char* waiting_hint =
+      "it hangs, is cut off, or computes for longer than the time-out, which can be set (--rank-timeout); what was "
+      "saved is whole, and --resume goes on from it.";
+
+  std::string announced_ = "the beginning";
+  std::chrono::milliseconds timeout_ = std::chrono::minutes(10);
 };
 
 /// Adds x up over ranks: afterwards each has the sum, added in a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), whatever the

@@ -6,8 +6,9 @@
 #include <mpi.h>
 
 #include <algorithm>   // std::min
+#include <array>       // std::array
 #include <chrono>      // std::chrono
-#include <cstdlib>     // std::getenv
+#include <cstdlib>     // std::getenv, std::atoi
 #include <functional>  // std::function
 #include <iostream>    // std::cerr
 #include <thread>      // std::this_thread
@@ -17,28 +18,32 @@ namespace ft::inline FTLIB_ABI {
 /// MPI's world, or what a program has split off it.
 class MpiCommunicator final : public Communicator {
  public:
-  /// MPI must have been started, and `world` outlive this.
+  /// MPI must have been started, and `world` outlive this. All of its ranks make one, at the same time.
   explicit MpiCommunicator(MPI_Comm world) : world_(world) {
+    MPI_Comm_set_errhandler(world_, MPI_ERRORS_RETURN);
     check(MPI_Comm_rank(world_, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(world_, &size_), "MPI_Comm_size");
+    check(MPI_Comm_dup(world_, &alarm_), "MPI_Comm_dup");
     char node[MPI_MAX_PROCESSOR_NAME];
     int length = 0;
     check(MPI_Get_processor_name(node, &length), "MPI_Get_processor_name");
-    node_.assign(node, static_cast<std::size_t>(length));
+    nodes_.resize(static_cast<std::size_t>(size_), "?");
+    nodes_ = gather({node, static_cast<std::size_t>(length)});
   }
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  std::string name() const override { return str("rank ", rank_, " of ", size_, " (", node_, ')'); }
-  const std::string& node() const { return node_; }
+  std::string name() const override { return name_of(rank_); }
+  const std::string& node() const { return nodes_[static_cast<std::size_t>(rank_)]; }
 
   void swap(int other, std::span<const std::byte> out, std::span<std::byte> in) override {
-    constexpr std::size_t most = std::size_t{1} << 30;  // MPI counts in int
+    constexpr std::size_t most = std::size_t{64} << 20;  // MPI counts in int, and the time-out is of one piece
     for (std::size_t sent = 0, got = 0; sent < out.size() || got < in.size();) {
       const std::size_t s = std::min(most, out.size() - sent), g = std::min(most, in.size() - got);
-      check(MPI_Sendrecv(out.data() + sent, static_cast<int>(s), MPI_BYTE, other, 0, in.data() + got,
-                         static_cast<int>(g), MPI_BYTE, other, 0, world_, MPI_STATUS_IGNORE),
-            "MPI_Sendrecv");
+      std::array<MPI_Request, 2> both;
+      check(MPI_Irecv(in.data() + got, static_cast<int>(g), MPI_BYTE, other, 0, world_, &both[0]), "MPI_Irecv");
+      check(MPI_Isend(out.data() + sent, static_cast<int>(s), MPI_BYTE, other, 0, world_, &both[1]), "MPI_Isend");
+      wait(both, "MPI_Isend");
       sent += s;
       got += g;
     }
@@ -47,11 +52,15 @@ class MpiCommunicator final : public Communicator {
     const auto ranks = static_cast<std::size_t>(size_);
     const int length = static_cast<int>(mine.size());
     std::vector<int> lengths(ranks), begins(ranks);
-    check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, world_), "MPI_Allgather");
+    std::array<MPI_Request, 1> one;
+    check(MPI_Iallgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, world_, &one[0]), "MPI_Iallgather");
+    wait(one, "MPI_Iallgather");
     for (std::size_t r = 1; r < ranks; ++r) begins[r] = begins[r - 1] + lengths[r - 1];
     std::string all(static_cast<std::size_t>(begins.back() + lengths.back()), '\0');
-    check(MPI_Allgatherv(mine.data(), length, MPI_BYTE, all.data(), lengths.data(), begins.data(), MPI_BYTE, world_),
-          "MPI_Allgatherv");
+    check(MPI_Iallgatherv(mine.data(), length, MPI_BYTE, all.data(), lengths.data(), begins.data(), MPI_BYTE, world_,
+                          &one[0]),
+          "MPI_Iallgatherv");
+    wait(one, "MPI_Iallgatherv");
     std::vector<std::string> parts;
     for (std::size_t r = 0; r < ranks; ++r)
       parts.push_back(all.substr(static_cast<std::size_t>(begins[r]), static_cast<std::size_t>(lengths[r])));
@@ -59,6 +68,71 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
+  using Clock = std::chrono::steady_clock;
+
+  // Not MPI_Wait, which a rank that hangs holds for ever. Lets other ranks of its cores go on, and after a millisecond
+  // sleeps in between.
+  void wait(std::span<MPI_Request> requests, const char* call) {
+    const auto begin = Clock::now();
+    auto looked = begin;
+    for (int turns = 0;; ++turns) {
+      int done = 0;
+      check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), call);
+      if (done) return;
+      if (turns < 100) continue;
+      const auto now = Clock::now();
+      if (now - begin < std::chrono::milliseconds(1)) std::this_thread::yield();
+      else std::this_thread::sleep_for(std::chrono::microseconds(20));
+      if (now - looked < std::chrono::milliseconds(100)) continue;
+      looked = now;
+      int alarmed = 0;
+      check(MPI_Iprobe(MPI_ANY_SOURCE, 0, alarm_, &alarmed, MPI_STATUS_IGNORE), "MPI_Iprobe");
+      if (alarmed || now - begin > timeout_)
+        give_up(std::chrono::duration_cast<std::chrono::milliseconds>(now - begin));
+    }
+  }
+
+  // The time is up here, or elsewhere: all ranks that wait say so to one another, so that those which do not are known,
+  // and the first of them throws; another one later, should that one not end the run.
+  [[noreturn]] void give_up(std::chrono::milliseconds time) {
+    std::vector<std::string> said(static_cast<std::size_t>(size_));
+    said[static_cast<std::size_t>(rank_)] = announced_;
+    std::vector<MPI_Request> requests;
+    for (int r = 0; r < size_; ++r) {
+      if (r == rank_) continue;
+      MPI_Isend(announced_.data(), static_cast<int>(announced_.size()), MPI_CHAR, r, 0, alarm_,
+                &requests.emplace_back());
+    }
+    for (const auto end = Clock::now() + std::chrono::seconds(1); Clock::now() < end;) {
+      int there = 0, length = 0;
+      MPI_Status status;
+      check(MPI_Iprobe(MPI_ANY_SOURCE, 0, alarm_, &there, &status), "MPI_Iprobe");
+      if (there) {
+        check(MPI_Get_count(&status, MPI_CHAR, &length), "MPI_Get_count");
+        std::string& heard = said[static_cast<std::size_t>(status.MPI_SOURCE)];
+        heard.resize(static_cast<std::size_t>(length));
+        check(MPI_Recv(heard.data(), length, MPI_CHAR, status.MPI_SOURCE, 0, alarm_, MPI_STATUS_IGNORE), "MPI_Recv");
+      } else {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+    }
+    std::string silent, others;
+    int first = size_, n = 0;
+    for (int r = size_ - 1; r >= 0; --r) {
+      const std::string& one = said[static_cast<std::size_t>(r)];
+      if (!one.empty()) first = r;
+      if (one.empty() && ++n <= 4) silent = name_of(r) + (silent.empty() ? "" : ", ") + silent;
+      if (!one.empty() && r != rank_) others = str(name_of(r), " in ", one, others.empty() ? "" : "; ", others);
+    }
+    if (n > 4) silent = str(n, " ranks: ", silent, ", ...");
+    if (n == 0) silent = "others that wait too: " + others;
+    if (first != rank_) std::this_thread::sleep_for(std::chrono::seconds(30));
+    throw Error(waited(time) + silent, waiting_hint, ErrorKind::other);
+  }
+
+  std::string name_of(int rank) const {
+    return str("rank ", rank, " of ", size_, " (", nodes_[static_cast<std::size_t>(rank)], ')');
+  }
   void check(int code, const char* call) const {
     if (code == MPI_SUCCESS) return;
     char text[MPI_MAX_ERROR_STRING];
@@ -68,9 +142,9 @@ class MpiCommunicator final : public Communicator {
                 ErrorKind::other);
   }
 
-  MPI_Comm world_;
+  MPI_Comm world_, alarm_ = MPI_COMM_NULL;  // alarm_: of ranks whose time is up; MPI_Finalize frees it
   int rank_ = 0, size_ = 1;
-  std::string node_ = "?";
+  std::vector<std::string> nodes_;
 };
 
 /// Whether mpirun or srun has started this process, by the variables that Open MPI, MPICH's kin and PMIx set.
@@ -90,19 +164,31 @@ inline bool started_as_rank() {
 ///         ...
 [[gnu::cold]] inline int run_ranks(int& argc, char**& argv, const std::function<int(Communicator*)>& work) {
   if (!started_as_rank()) return work(nullptr);
-  int given = 0;
-  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS)
-    throw Error("MPI_Init_thread failed", "start the program with the mpirun of the MPI that it was built with.");
-  MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+  int given = 0, size = 0;
+  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS) {
+    std::cerr << "MPI_Init_thread failed (hint: start the program with the mpirun of the MPI that it was built with.)\n";
+    return 2;
+  }
+  MPI_Comm_size(MPI_COMM_WORLD, &size);
+  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE"}) {
+    const char* started = std::getenv(name);
+    if (!started || std::atoi(started) == size) continue;
+    std::cerr << name << " is " << started << ", and MPI knows of a world of " << size
+              << " (hint: start the program with the mpirun of the MPI that it was built with.)" << std::endl;
+    MPI_Abort(MPI_COMM_WORLD, 2);
+  }
   MpiCommunicator world(MPI_COMM_WORLD);
   const auto failed = [&](const std::string& what) {
     if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
-    std::cerr << (world.size() > 1 ? world.name() + ": " : std::string()) << what << std::endl;
+    const bool named = world.size() == 1 || what.starts_with(world.name());
+    std::cerr << (named ? std::string() : world.name() + ": ") << what << std::endl;
     MPI_Abort(MPI_COMM_WORLD, 2);
   };
   int code = 0;
   try {
     code = work(&world);
+    world.announce("the end");
+    world.gather("");  // MPI_Finalize waits for all ranks, for ever
   } catch (const Error& e) {
     failed(e.message() + (e.hint().empty() ? "" : " (hint: " + e.hint() + ")"));
   } catch (const std::exception& e) {

@@ -36,7 +36,7 @@ class ThreadRank final : public Communicator {
     shared_.sent[there] = out;
     shared_.waits[there] = true;
     shared_.changed.notify_all();
-    wait(lock, [&] { return shared_.waits[here]; });
+    wait(lock, str("rank ", other), [&] { return shared_.waits[here]; });
     if (shared_.sent[here].size() != in.size())
       throw Error(str(name(), ": ", shared_.sent[here].size(), " bytes came from rank ", other, ", ", in.size(),
                       " were expected"),
@@ -44,7 +44,7 @@ class ThreadRank final : public Communicator {
     std::copy(shared_.sent[here].begin(), shared_.sent[here].end(), in.begin());
     shared_.waits[here] = false;
     shared_.changed.notify_all();
-    wait(lock, [&] { return !shared_.waits[there]; });  // `out` is the caller's again
+    wait(lock, str("rank ", other), [&] { return !shared_.waits[there]; });  // `out` is the caller's again
   }
   std::vector<std::string> gather(std::string_view mine) override {
     std::unique_lock lock(shared_.mutex);
@@ -56,13 +56,14 @@ class ThreadRank final : public Communicator {
       ++shared_.rounds;
       shared_.changed.notify_all();
     }
-    wait(lock, [&] { return shared_.rounds > round; });
+    wait(lock, str(ranks_ - shared_.given, " ranks"), [&] { return shared_.rounds > round; });
     return shared_.last;  // the next round ends only when this rank has given to it
   }
 
  private:
-  template <class Ready> void wait(std::unique_lock<std::mutex>& lock, Ready ready) {
-    shared_.changed.wait(lock, [&] { return shared_.failed >= 0 || ready(); });
+  template <class Ready> void wait(std::unique_lock<std::mutex>& lock, const std::string& whom, Ready ready) {
+    if (!shared_.changed.wait_for(lock, timeout_, [&] { return shared_.failed >= 0 || ready(); }))
+      throw Error(waited(timeout_) + whom, waiting_hint, ErrorKind::other);
     // Even if what was waited for is there: the memory of a rank that has thrown is not.
     if (shared_.failed >= 0) throw Error(str(name(), ": rank ", shared_.failed, " has failed"));
   }

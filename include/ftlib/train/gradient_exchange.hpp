@@ -26,13 +26,13 @@ template <Scalar T, Device D> class GradientExchange {
   /// Rank 0 alone writes files.
   bool writes() const { return !world_ || world_->rank() == 0; }
   /// Whether it is so on any rank.
-  bool any(bool here) { return world_ ? world_->any(here) : here; }
+  bool any(bool here);
   /// Throws Error, on all ranks, naming the first line in which theirs differ: what they train, on what, and how.
   void agree(const std::string& lines);
 
   /// The micro-batches that are this rank's: [first, last); none where there are fewer than ranks, for the last of
-  /// these.
-  std::pair<std::size_t, std::size_t> share(std::size_t micro_batches);
+  /// these. `step` is for messages, as of all calls until the next one.
+  std::pair<std::size_t, std::size_t> share(std::size_t micro_batches, int64_t step);
   /// Takes what a micro-batch has left in gradients, and its loss; without ranks that is counted in `check` at once.
   template <Scalar A>
   void take(Context<D>& ctx, std::span<Parameter<T, D>* const> params, StepCheck<D>& check, const Tensor<A, D>& loss);
@@ -53,9 +53,10 @@ template <Scalar T, Device D> class GradientExchange {
     std::vector<Gradient> gradients;  // of each parameter; empty where it has none
   };
   void merge_last(Context<D>& ctx);
+  void announce(const char* what);
 
   Communicator* world_;
-  int64_t idle_steps_ = 0;
+  int64_t step_ = 0, idle_steps_ = 0;
   std::vector<Node> nodes_;  // branches that are whole, the largest first
 };
 

@@ -18,6 +18,7 @@ template <Scalar T, Device D> GradientExchange<T, D>::GradientExchange(Communica
 
 template <Scalar T, Device D> [[gnu::cold]] void GradientExchange<T, D>::agree(const std::string& lines) {
   if (alone()) return;
+  world_->announce("the comparison of what is trained");
   const auto all = world_->gather(lines);
   for (std::size_t r = 1; r < all.size(); ++r) {
     std::istringstream first(all[0]), other(all[r]);
@@ -31,9 +32,19 @@ template <Scalar T, Device D> [[gnu::cold]] void GradientExchange<T, D>::agree(c
   }
 }
 
+template <Scalar T, Device D> void GradientExchange<T, D>::announce(const char* what) {
+  if (!alone()) world_->announce(str("step ", step_, ", ", what));
+}
+
+template <Scalar T, Device D> bool GradientExchange<T, D>::any(bool here) {
+  announce("whether to stop");
+  return world_ ? world_->any(here) : here;
+}
+
 template <Scalar T, Device D>
-std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(std::size_t micro_batches) {
+std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(std::size_t micro_batches, int64_t step) {
   nodes_.clear();
+  step_ = step;
   if (alone()) return {0, micro_batches};
   const auto ranks = static_cast<std::size_t>(world_->size()), rank = static_cast<std::size_t>(world_->rank());
   idle_steps_ += micro_batches < ranks;
@@ -78,6 +89,7 @@ void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* 
 
   // Who has what, and losses, in one gather; then one sum over all gradients that any rank has. A rank without one adds
   // -0, which changes no number's bits.
+  announce("gradients");
   std::string said(sizeof(double), '\0');
   std::memcpy(said.data(), &mine.loss, sizeof(double));
   for (const Gradient& g : mine.gradients) said += g ? '1' : '0';
@@ -113,6 +125,7 @@ void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* 
 
 template <Scalar T, Device D> std::vector<double> GradientExchange<T, D>::merged(const std::vector<double>& mine) {
   if (alone()) return mine;
+  announce("held-out loss");
   const auto bytes = std::as_bytes(std::span(mine));
   const auto all = world_->gather({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   std::vector<double> merged;
