@@ -33,9 +33,10 @@ template class LionOptimizer<T, Cpu>;
 template class WeightAverage<T, Cpu>;
 template void save_checkpoint(Context<Cpu>&, const std::filesystem::path&, std::span<Parameter<T, Cpu>* const>,
                               const Optimizer<T, Cpu>&, const RunState&, const Description&,
-                              std::span<const Tensor<accumulate_t<T>, Cpu>>);
+                              std::span<const Tensor<accumulate_t<T>, Cpu>>, const Shares&);
 template RunState load_checkpoint(Context<Cpu>&, const std::filesystem::path&, std::span<Parameter<T, Cpu>* const>,
-                                  Optimizer<T, Cpu>&, const Description&, std::vector<Tensor<accumulate_t<T>, Cpu>>*);
+                                  Optimizer<T, Cpu>&, const Description&, std::vector<Tensor<accumulate_t<T>, Cpu>>*,
+                                  const Shares&);
 template class RunFolder<T, Cpu>;
 template class GradientExchange<T, Cpu>;
 template class Trainer<T, Cpu>;

@@ -6,6 +6,7 @@
 #include <ftlib/finetune.hpp>
 
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 using namespace ft;
@@ -76,13 +77,123 @@ TEST_CASE("ranks: a sum over ranks is the tree's, whatever the length") {
       std::atomic<int> right = 0;
       run_thread_group(ranks, [&](Communicator& world) {
         auto mine = parts[static_cast<std::size_t>(world.rank())];
-        tree_sum(world, std::span(mine));
+        std::vector<std::size_t> bounds;  // of parts, one of which is empty
+        for (std::size_t r = 0; r < static_cast<std::size_t>(ranks); ++r)
+          bounds.push_back(r == 1 ? 0 : n * r / static_cast<std::size_t>(ranks));
+        bounds.push_back(n);
+        tree_reduce_scatter(world, std::span(mine), bounds);
+        tree_all_gather(world, std::span(mine), bounds);
         right += same_bits(mine, wanted[0]);
       });
       CAPTURE(ranks);
       CAPTURE(n);
       CHECK(right == ranks);
     }
+}
+
+TEST_CASE("ranks: shares are whole blocks, about equal, and all of every array") {
+  const std::vector<int64_t> counts{3, 9000, 1, 4096, 40000, 7, 8192};
+  const int64_t block = 4096;
+  for (const int ranks : {1, 2, 4, 8})
+    run_thread_group(ranks, [&](Communicator& world) {
+      if (world.rank() > 0) return;
+      const Shares shares(&world, counts, block);
+      std::vector<int64_t> of_rank(static_cast<std::size_t>(ranks)), of_array(counts.size());
+      for (std::size_t i = 0; i < counts.size(); ++i)
+        for (int r = 0; r < ranks; ++r) {
+          const Share share = shares.of(i, r);
+          CHECK((share.begin >= 0 && share.begin <= share.end && share.end <= counts[i]));
+          if (share.count() > 0) CHECK((share.begin % block == 0 && (share.end % block == 0 || share.end == counts[i])));
+          of_rank[static_cast<std::size_t>(r)] += share.count();
+          of_array[i] += share.count();
+        }
+      CHECK(of_array == counts);
+      for (const int64_t n : of_rank) CHECK(std::abs(n - 61299 / ranks) <= block);
+      const std::vector<bool> some{true, true, false, false, true, true, true};
+      const auto bounds = shares.bounds(some), blocks = shares.bounds(some, block);
+      CHECK((bounds.front() == 0 && bounds.back() == 61299 - 4097));
+      CHECK(blocks.back() == 1 + 3 + 10 + 1 + 2);
+      for (int r = 0; r < ranks; ++r) {
+        std::size_t elements = 0, whole = 0;
+        for (std::size_t i = 0; i < counts.size(); ++i)
+          if (some[i]) {
+            elements += static_cast<std::size_t>(shares.of(i, r).count());
+            whole += static_cast<std::size_t>((shares.of(i, r).count() + block - 1) / block);
+          }
+        const std::size_t at = part_of(r, ranks);
+        CHECK(bounds[at + 1] - bounds[at] == elements);
+        CHECK(blocks[at + 1] - blocks[at] == whole);
+      }
+    });
+}
+
+TEST_CASE("ranks: each has its share of optimizer states and averages, and no more") {
+  const auto measure = [](int ranks) {
+    std::vector<std::pair<int64_t, int64_t>> bytes(static_cast<std::size_t>(ranks));  // planned, and in memory
+    run_thread_group(ranks, [&](Communicator& world) {
+      auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
+                                        {.threads = 1, .seed = 5});
+      lm.train_all();
+      const auto data = rank_data(lm);
+      const int64_t before = lm.context().memory().now;
+      Trainer trainer(lm, {.max_steps = 2, .ema_decay = 0.9f, .world = &world});
+      const auto plan = trainer.plan(data);
+      trainer.fit(data);
+      CHECK(plan.ranks == ranks);
+      CHECK((str(plan).find("a share of its states among") != std::string::npos) == (ranks > 1));
+      bytes[static_cast<std::size_t>(world.rank())] = {plan.optimizer_bytes, lm.context().memory().now - before};
+    });
+    return bytes;
+  };
+  const auto one = measure(1), four = measure(4);
+  int64_t planned = 0;
+  for (const auto& [plan, memory] : four) {
+    planned += plan;
+    CHECK(std::abs(plan - one[0].first / 4) <= 12 * 4096);  // a block is not cut
+    CHECK(std::abs(memory - one[0].second / 4) <= 13 * 4096);
+  }
+  CHECK(planned == one[0].first);
+}
+
+TEST_CASE("ranks: who looks at gradients sees all of them") {
+  TrainerConfig config = rank_config();
+  config.max_steps = 2;
+  std::atomic<int> looked = 0;
+  run_thread_group(4, [&](Communicator& world) {
+    auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
+                                      {.threads = 1, .seed = 5});
+    lm.train_all();
+    TrainerConfig c = config;
+    c.world = &world;
+    Trainer trainer(lm, c);
+    double squares = 0;
+    trainer.on_gradients([&](Context<Cpu>& ctx, Trainer<float, Cpu>::Params params) {
+      squares = 0;
+      for (const auto* w : params)
+        if (w->grad)
+          for (const float g : w->grad.to_host(ctx)) squares += double{g} * g;
+    });
+    trainer.on_step([&](const Step& s) {
+      CHECK(std::sqrt(squares) == doctest::Approx(s.grad_norm));
+      ++looked;
+      return Flow::go;
+    });
+    trainer.fit(rank_data(lm));
+  });
+  CHECK(looked == 8);
+}
+
+TEST_CASE("ranks: one that waits too long says for what and for whom") {
+  CHECK_THROWS_WITH_AS(run_thread_group(2,
+                                        [&](Communicator& world) {
+                                          world.set_timeout(std::chrono::milliseconds(world.rank() ? 60000 : 50));
+                                          world.announce("step 17, gradients");
+                                          if (world.rank() == 1)
+                                            std::this_thread::sleep_for(std::chrono::milliseconds(300));
+                                          std::vector<float> x(100);
+                                          tree_reduce_scatter(world, std::span(x), {0, 50, 100});
+                                        }),
+                       doctest::Contains("rank 0 of 2 has waited 0.05 s in step 17, gradients, for rank 1"), Error);
 }
 
 TEST_CASE("ranks: 1, 2, 4 and 8 end with the same bits: dropout, clipping, accumulation, average, held-out loss") {
@@ -122,18 +233,27 @@ TEST_CASE("ranks: beside the path without ranks only the order of sums differs")
 }
 
 TEST_CASE("ranks: a run that was stopped goes on with another number of ranks, and rank 0 alone writes") {
-  TrainerConfig config = rank_config();
-  const auto whole = train_on(2, config);
-  for (const auto& [before, after] : {std::pair{4, 2}, std::pair{4, 1}, std::pair{1, 8}}) {
+  struct Case {
+    int before, after;
+    bool full;
+  };
+  for (const Case& one :
+       {Case{4, 2, false}, Case{4, 1, false}, Case{1, 8, false}, Case{4, 2, true}, Case{1, 4, true}}) {
+    const bool full = one.full;
+    TrainerConfig config = rank_config();
+    if (full) config.optimizer = AdamW8bit{.lr = 1e-3f};
+    config.ema_decay = full ? 0.9f : 0;
+    const auto whole = train_on(2, config, full);
     const Scratch dir;
     config.out_dir = dir / "run";
     config.resume = false;
     StopSource stop;
     std::atomic<int> files = 0;
-    run_thread_group(before, [&](Communicator& world) {
+    run_thread_group(one.before, [&](Communicator& world) {
       auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
                                         {.threads = 1, .seed = 5});
-      lm.attach({.rank = 4, .alpha = 8, .dropout = 0.1f, .seed = 3});
+      if (full) lm.train_all();
+      else lm.attach({.rank = 4, .alpha = 8, .dropout = 0.1f, .seed = 3});
       const auto [learned, held_out] = rank_data(lm).split(0.8, 1);
       TrainerConfig c = config;
       c.world = &world;
@@ -146,7 +266,7 @@ TEST_CASE("ranks: a run that was stopped goes on with another number of ranks, a
       files += trainer.board() != nullptr;
     });
     config.resume = true;
-    for (const Ended& rank : train_on(after, config)) {
+    for (const Ended& rank : train_on(one.after, config, full)) {
       CHECK(rank.report.finished);
       CHECK(same_bits(rank.weights, whole[0].weights));
     }

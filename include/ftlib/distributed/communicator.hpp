@@ -57,33 +57,49 @@ class Communicator {
   std::chrono::milliseconds timeout_ = std::chrono::minutes(10);
 };
 
-/// Adds x up over ranks: afterwards each has the sum, added in a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), whatever the
-/// number of elements. Moves 2 (W-1)/W of x out of each rank: reduce-scatter by recursive halving, then all-gather
-/// (Thakur, Rabenseifner and Gropp, 2005, section 4.4). The number of ranks W must be a power of two, as
-/// GradientExchange has looked.
-template <class V> void tree_sum(Communicator& world, std::span<V> x) {
-  const int ranks = world.size(), rank = world.rank();
-  std::size_t begin = 0, end = x.size();
-  std::vector<std::pair<std::size_t, std::size_t>> ranges;  // before each halving
+/// Which part of an array is a rank's after tree_reduce_scatter: its number with the bits in reverse.
+inline std::size_t part_of(int rank, int ranks) {
+  std::size_t part = 0;
+  for (int bit = 1; bit < ranks; bit *= 2) part = part * 2 + static_cast<std::size_t>((rank & bit) != 0);
+  return part;
+}
+
+/// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it, added in
+/// a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)); the rest of x is lost. Recursive halving, which moves (W-1)/W of x out of
+/// each rank (Thakur, Rabenseifner and Gropp, 2005, section 4.4). The number of ranks W must be a power of two, as
+/// GradientExchange has looked; there are W + 1 bounds.
+template <class V>
+void tree_reduce_scatter(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
+  const auto range = [&](std::size_t first, std::size_t last) {
+    return x.subspan(bounds[first], bounds[last] - bounds[first]);
+  };
   std::vector<V> theirs;
-  for (int distance = 1; distance < ranks; distance *= 2) {
-    ranges.emplace_back(begin, end);
-    const std::size_t middle = begin + (end - begin) / 2;
-    const bool low = (rank & distance) == 0;
-    const auto sent = low ? x.subspan(middle, end - middle) : x.subspan(begin, middle - begin);
-    (low ? end : begin) = middle;
-    theirs.resize(end - begin);
-    world.swap(rank ^ distance, std::as_bytes(sent), std::as_writable_bytes(std::span(theirs)));
-    for (std::size_t i = 0; i < theirs.size(); ++i) x[begin + i] += theirs[i];  // a + b is b + a to the bit
+  std::size_t first = 0, last = bounds.size() - 1;
+  for (int distance = 1; distance < world.size(); distance *= 2) {
+    const std::size_t middle = first + (last - first) / 2;
+    const bool low = (world.rank() & distance) == 0;
+    const auto sent = low ? range(middle, last) : range(first, middle);
+    (low ? last : first) = middle;
+    const auto kept = range(first, last);
+    theirs.resize(kept.size());
+    world.swap(world.rank() ^ distance, std::as_bytes(sent), std::as_writable_bytes(std::span(theirs)));
+    for (std::size_t i = 0; i < theirs.size(); ++i) kept[i] += theirs[i];  // a + b is b + a to the bit
   }
-  for (int distance = ranks / 2; distance > 0; distance /= 2) {
-    const auto [first, last] = ranges.back();
-    ranges.pop_back();
-    const auto mine = x.subspan(begin, end - begin);
-    const auto other = begin == first ? x.subspan(end, last - end) : x.subspan(first, begin - first);
-    world.swap(rank ^ distance, std::as_bytes(mine), std::as_writable_bytes(other));
-    begin = first;
-    end = last;
+}
+
+/// Each rank gives its part of x, as tree_reduce_scatter has left it, and has all of x afterwards: recursive doubling.
+template <class V>
+void tree_all_gather(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
+  const auto range = [&](std::size_t first, std::size_t last) {
+    return x.subspan(bounds[first], bounds[last] - bounds[first]);
+  };
+  std::size_t first = part_of(world.rank(), world.size()), parts = 1;
+  for (int distance = world.size() / 2; distance > 0; distance /= 2, parts *= 2) {
+    const bool low = (world.rank() & distance) == 0;
+    const auto mine = range(first, first + parts);
+    const auto other = low ? range(first + parts, first + 2 * parts) : range(first - parts, first);
+    world.swap(world.rank() ^ distance, std::as_bytes(mine), std::as_writable_bytes(other));
+    if (!low) first -= parts;
   }
 }
 

@@ -80,7 +80,7 @@ void AdamWOptimizer<T, D>::apply(Context<D>& ctx, std::span<const Item> items, c
                    .g = item.w.grad.view(),
                    .master = detail::keeps_master<T>(config_.master) ? array(2) : View<A>(),
                    .factors = detail::adamw_factors(config_, item.rate, item.decay, item.number),
-                   .random = detail::rounding_counters(ctx, item.w, config_.master)});
+                   .random = detail::rounding_counters(ctx, item.whole, item.begin, config_.master)});
   }
   adamw_update(ctx, std::span<const AdamWItem<T>>(all), verdict, config_.master, ctx.random().seed());
 }

@@ -34,8 +34,8 @@ auto AdamW8bitOptimizer<T, D>::arrays(const Parameter<T, D>& w) const -> std::ve
     const Shape blocks{(w.count() + moments_block - 1) / moments_block};
     all = {{"exp_avg", "U8", w.shape()},
            {"exp_avg_sq", "U8", w.shape()},
-           {"exp_avg.max", "F32", blocks},
-           {"exp_avg_sq.max", "F32", blocks}};
+           {"exp_avg.max", "F32", blocks, moments_block},
+           {"exp_avg_sq.max", "F32", blocks, moments_block}};
   }
   if (detail::keeps_master<T>(config_.master)) all.push_back({"master", this->wide, w.shape()});
   return all;
@@ -56,10 +56,10 @@ void AdamW8bitOptimizer<T, D>::apply(Context<D>& ctx, std::span<const Item> item
     const Shape& shape = item.w.shape();
     const States& s = item.states;
     const AdamWFactors factors = detail::adamw_factors(config_, item.rate, item.decay, item.number);
-    const uint64_t random = detail::rounding_counters(ctx, item.w, config_.master);
+    const uint64_t random = detail::rounding_counters(ctx, item.whole, item.begin, config_.master);
     const View<A> master =
         detail::keeps_master<T>(config_.master) ? View<A>(s.template data<A>(s.arrays.size() - 1), shape) : View<A>();
-    if (small(item.w))
+    if (small(item.whole))
       full.push_back({.w = item.w.value.view(),
                       .m = View<A>(s.template data<A>(0), shape),
                       .v = View<A>(s.template data<A>(1), shape),

@@ -1,6 +1,7 @@
 // optim/ema.hpp: an exponential moving average of weights beside their training.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
+#include <ftlib/optim/share.hpp>         // Shares
 
 #include <span>    // std::span
 #include <vector>  // std::vector
@@ -14,20 +15,27 @@ template <Scalar T, Device D> class WeightAverage {
  public:
   using Average = Tensor<accumulate_t<T>, D>;
 
-  WeightAverage(Context<D>& ctx, std::span<Parameter<T, D>* const> params, float decay);
+  /// Where ranks share parameters out, each has its share's average, and all make the same calls of swap() and assign(),
+  /// which bring them together.
+  WeightAverage(Context<D>& ctx, std::span<Parameter<T, D>* const> params, float decay, Shares shares = {});
   /// After `step` steps, this one counted.
   void update(Context<D>& ctx, int64_t step);
   /// The average comes in the weights' place, and at the next call they come back: to look, not to train.
   void swap();
   /// The weights become the average: the end of a run.
   void assign();
+  /// Of this rank's shares, see part().
   std::vector<Average>& averages() { return averages_; }
 
  private:
-  Tensor<T, D> as_weight(const Average& average);
+  std::vector<Tensor<T, D>> as_weights();
+  template <Element V> Tensor<V, D> mine(const Tensor<V, D>& x, std::size_t i) const {
+    return shares_.ranks() == 1 ? x : part(x, shares_.mine(i));
+  }
 
   Context<D>* ctx_;
   std::vector<Parameter<T, D>*> params_;
+  Shares shares_;
   std::vector<Average> averages_;
   std::vector<Tensor<T, D>> weights_;  // while the average is in their place
   float decay_;

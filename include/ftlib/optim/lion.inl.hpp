@@ -57,7 +57,7 @@ void LionOptimizer<T, D>::apply(Context<D>& ctx, std::span<const Item> items, co
                    .rate = item.rate,
                    .beta1 = double{config_.beta1},
                    .beta2 = double{config_.beta2},
-                   .random = detail::rounding_counters(ctx, item.w, config_.master)});
+                   .random = detail::rounding_counters(ctx, item.whole, item.begin, config_.master)});
   }
   lion_update(ctx, std::span<const LionItem<T>>(all), verdict, config_.master, ctx.random().seed());
 }

@@ -7,6 +7,7 @@
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/core/description.hpp>    // Description
 #include <ftlib/optim/clip.hpp>          // StepCheck, Verdict
+#include <ftlib/optim/share.hpp>         // Share
 
 #include <functional>  // std::function
 #include <map>         // std::map
@@ -37,7 +38,9 @@ struct StateEntry {
   std::string name = {};  // "<parameter>.<what>"
   std::string type = {};  // as safetensors call it: F32, F64, U8, I64
   Shape shape = {};
-  std::vector<std::byte> bytes = {};  // row-major
+  std::vector<std::byte> bytes = {};  // row-major; what save() gives of a parameter that is shared out: the share's
+  std::string parameter = {};         // whose it is
+  int64_t each = 0;                   // elements of the parameter that have one here; 0: it has one number in all
 };
 
 /// Gives parameters their steps. A parameter that is frozen or has no gradient is left alone. State is kept under the
@@ -62,14 +65,23 @@ template <Scalar T, Device D> class Optimizer {
     return verdict;
   }
 
+  /// From now on only these elements of the parameters with these names are changed, and have state; before the first
+  /// step and load(). Another rank has the rest, so parameters without an element are among them. Throws Error where an
+  /// optimizer cannot do so: one that is not by element.
+  virtual void share_out(std::map<std::string, Share> shares) {
+    if (!shares.empty())
+      throw Error("optimizer: this one updates whole parameters, and ranks share them out",
+                  "derive it from NamedStates, or start one rank.");
+  }
+
   /// The most steps that any parameter has made.
   virtual int64_t steps() const = 0;
   /// Bytes of state that `params` take once each has had a gradient.
   virtual int64_t state_bytes(Params params) const = 0;
   /// All that a checkpoint has to hold, in the order of names.
   virtual std::vector<StateEntry> save(Context<D>& ctx) const = 0;
-  /// The opposite: replaces all state by `entries`. Throws Error, and changes nothing, where one belongs to no
-  /// trainable parameter of `params`, is missing, or has another type or shape.
+  /// The opposite: replaces all state by `entries`, which hold whole arrays, whatever is shared out. Throws Error, and
+  /// changes nothing, where one belongs to no trainable parameter of `params`, is missing, or has another type or shape.
   virtual void load(Context<D>& ctx, Params params, const std::vector<StateEntry>& entries) = 0;
 
  protected:
@@ -89,17 +101,20 @@ template <Scalar T, Device D> class NamedStates : public Optimizer<T, D> {
   /// `name` is for messages.
   NamedStates(std::string name, ParameterGroups groups) : name_(std::move(name)), groups_(std::move(groups)) {}
 
+  void share_out(std::map<std::string, Share> shares) override { shares_ = std::move(shares); }
   int64_t steps() const override;
   int64_t state_bytes(Params params) const override;
   std::vector<StateEntry> save(Context<D>& ctx) const override;
   void load(Context<D>& ctx, Params params, const std::vector<StateEntry>& entries) override;
 
  protected:
-  /// An array that is kept for a parameter; `type` is F32, F64 or U8.
+  /// An array that is kept for a parameter; `type` is F32, F64 or U8. One that ranks can share out has a number for
+  /// `each` elements of the parameter, in their order; `each` divides squares_block.
   struct Array {
     const char* name;
     std::string_view type;
     Shape shape;
+    int64_t each = 1;
   };
   /// A parameter's arrays, in the order of arrays(), and the steps that it has made.
   struct States {
@@ -109,12 +124,15 @@ template <Scalar T, Device D> class NamedStates : public Optimizer<T, D> {
 
     template <class V> V* data(std::size_t i) const { return static_cast<V*>(arrays[i].get()); }
   };
-  /// A parameter that gets a step: `number` counts from 1, `rate` has the group's scale in it.
+  /// A parameter that gets a step: `number` counts from 1, `rate` has the group's scale in it. Where ranks share
+  /// parameters out, w is a rank's share, of one axis and maybe of no element: elements of `whole` from `begin` on.
   struct Item {
     Parameter<T, D>& w;
     const States& states;
     double rate, decay;  // weight decay's share of the rate: 1 where the parameter decays, else 0
     int64_t number;
+    const Parameter<T, D>& whole;
+    int64_t begin;
   };
 
   /// What is kept for w, always the same.
@@ -130,14 +148,20 @@ template <Scalar T, Device D> class NamedStates : public Optimizer<T, D> {
  private:
   void update(Context<D>& ctx, Params params, float lr, const Verdict* verdict) override;
   void count() override;
-  States& states_of(Context<D>& ctx, const Parameter<T, D>& w);
-  static int64_t bytes_of(const Array& array);
+  States& states_of(Context<D>& ctx, const Parameter<T, D>& w, const Parameter<T, D>& part);
+  /// Where what is kept of an array lies in all of it.
+  struct Place {
+    std::size_t begin, bytes, all;
+  };
+  Place place_of(const std::string& parameter, int64_t count, const Array& array) const;
 
   std::string name_;
   ParameterGroups groups_;
+  std::map<std::string, Share> shares_;
   struct Kept {
     States states;
     std::vector<Array> arrays;
+    int64_t count;  // elements of the parameter
   };
   std::map<std::string, Kept> kept_;
   std::vector<States*> touched_;  // by the last update

@@ -4,6 +4,7 @@
 
 #include <algorithm>  // std::max, std::find_if
 #include <cstring>    // std::memcpy
+#include <list>       // std::list
 
 namespace ft::inline FTLIB_ABI {
 
@@ -18,15 +19,28 @@ template <Scalar T, Device D> int64_t NamedStates<T, D>::steps() const {
   return most;
 }
 
-template <Scalar T, Device D> int64_t NamedStates<T, D>::bytes_of(const Array& array) {
-  return array.shape.count() * (array.type == "F64" ? 8 : array.type == "U8" ? 1 : 4);
+template <Scalar T, Device D>
+auto NamedStates<T, D>::place_of(const std::string& parameter, int64_t count, const Array& array) const -> Place {
+  const std::size_t width = array.type == "F64" ? 8 : array.type == "U8" ? 1 : 4;
+  const auto all = static_cast<std::size_t>(array.shape.count()) * width;
+  const auto found = shares_.find(parameter);
+  if (found == shares_.end()) return {0, all, all};
+  const auto numbers = [&](int64_t elements) {
+    return static_cast<std::size_t>((elements + array.each - 1) / array.each) * width;
+  };
+  if (numbers(count) != all)
+    throw Error(str(name_, ": state '", array.name, "' ", array.shape, " of parameter '", parameter,
+                    "' is not by element, and ranks cannot share it out"),
+                "train on one rank, or with another optimizer.");
+  const std::size_t begin = numbers(found->second.begin);
+  return {begin, numbers(found->second.end) - begin, all};
 }
 
 template <Scalar T, Device D> int64_t NamedStates<T, D>::state_bytes(Params params) const {
   int64_t bytes = 0;
   for (const Parameter<T, D>* w : params)
     if (w->trainable)
-      for (const Array& array : arrays(*w)) bytes += bytes_of(array);
+      for (const Array& array : arrays(*w)) bytes += static_cast<int64_t>(place_of(w->name, w->count(), array).bytes);
   return bytes;
 }
 
@@ -36,12 +50,12 @@ template <Scalar T, Device D> std::vector<StateEntry> NamedStates<T, D>::save(Co
     if (kept.states.steps == 0) continue;  // no step of it has counted yet
     for (std::size_t i = 0; i < kept.arrays.size(); ++i) {
       const Array& array = kept.arrays[i];
-      StateEntry entry{name + '.' + array.name, std::string(array.type), array.shape, {}};
-      entry.bytes.resize(static_cast<std::size_t>(bytes_of(array)));
+      StateEntry entry{name + '.' + array.name, std::string(array.type), array.shape, {}, name, array.each};
+      entry.bytes.resize(place_of(name, kept.count, array).bytes);
       ctx.copy_to_host(entry.bytes.data(), kept.states.arrays[i].get(), entry.bytes.size());
       entries.push_back(std::move(entry));
     }
-    StateEntry steps{name + ".step", "I64", {1}, std::vector<std::byte>(sizeof(int64_t))};
+    StateEntry steps{name + ".step", "I64", {1}, std::vector<std::byte>(sizeof(int64_t)), name};
     std::memcpy(steps.bytes.data(), &kept.states.steps, sizeof(int64_t));
     entries.push_back(std::move(steps));
   }
@@ -63,7 +77,7 @@ void NamedStates<T, D>::load(Context<D>& ctx, Params params, const std::vector<S
   for (const Parameter<T, D>* w : params) {
     if (!w->trainable) continue;
     const StateEntry* steps = take(w->name, "step");
-    Kept kept{{}, arrays(*w)};
+    Kept kept{{}, arrays(*w), w->count()};
     std::string missing = steps ? "" : "step";
     std::size_t found = steps ? 1 : 0;
     for (const Array& array : kept.arrays) {
@@ -73,13 +87,13 @@ void NamedStates<T, D>::load(Context<D>& ctx, Params params, const std::vector<S
         continue;
       }
       ++found;
-      if (entry->type != array.type || entry->shape != array.shape ||
-          static_cast<int64_t>(entry->bytes.size()) != bytes_of(array))
+      const Place place = place_of(w->name, w->count(), array);
+      if (entry->type != array.type || entry->shape != array.shape || entry->bytes.size() != place.all)
         throw Error(str(name_, ": saved state '", entry->name, "' ", entry->shape, ' ', entry->type,
                         " does not fit parameter ", w->shape(), ", which asks for ", array.shape, ' ', array.type),
                     "the checkpoint is of another model, of another LoRA rank, or of other settings.");
-      std::shared_ptr<void> memory = ctx.allocate(entry->bytes.size());
-      ctx.copy_from_host(memory.get(), entry->bytes.data(), entry->bytes.size());
+      std::shared_ptr<void> memory = ctx.allocate(place.bytes);
+      ctx.copy_from_host(memory.get(), entry->bytes.data() + place.begin, place.bytes);
       kept.states.arrays.push_back(std::move(memory));
     }
     if (found == 0) continue;  // had no gradient yet when it was saved
@@ -102,17 +116,18 @@ void NamedStates<T, D>::load(Context<D>& ctx, Params params, const std::vector<S
 }
 
 template <Scalar T, Device D>
-typename NamedStates<T, D>::States& NamedStates<T, D>::states_of(Context<D>& ctx, const Parameter<T, D>& w) {
+typename NamedStates<T, D>::States& NamedStates<T, D>::states_of(Context<D>& ctx, const Parameter<T, D>& w,
+                                                                 const Parameter<T, D>& part) {
   auto found = kept_.find(w.name);
   const auto wanted = arrays(w);
   if (found == kept_.end()) {
-    Kept kept{{}, wanted};
+    Kept kept{{}, wanted, w.count()};
     for (const Array& array : wanted) {
-      const auto bytes = static_cast<std::size_t>(bytes_of(array));
+      const std::size_t bytes = place_of(w.name, w.count(), array).bytes;
       kept.states.arrays.push_back(ctx.allocate(bytes));
       ctx.zero(kept.states.arrays.back().get(), bytes);
     }
-    begin(ctx, w, kept.states);
+    begin(ctx, part, kept.states);
     found = kept_.emplace(w.name, std::move(kept)).first;
   }
   for (std::size_t i = 0; i < wanted.size(); ++i)
@@ -125,6 +140,7 @@ typename NamedStates<T, D>::States& NamedStates<T, D>::states_of(Context<D>& ctx
 template <Scalar T, Device D>
 void NamedStates<T, D>::update(Context<D>& ctx, Params params, float lr, const Verdict* verdict) {
   std::vector<Item> items;
+  std::list<Parameter<T, D>> parts;  // of those that are shared out
   touched_.clear();
   ++calls_;
   for (Parameter<T, D>* w : params) {
@@ -135,7 +151,14 @@ void NamedStates<T, D>::update(Context<D>& ctx, Params params, float lr, const V
     if (w->grad.shape() != w->shape() || !w->value.contiguous() || !w->grad.contiguous())
       throw Error(str(name_, ": gradient ", w->grad.shape(), " does not fit parameter '", w->name, "' ", w->shape()),
                   "both must be contiguous and of one shape.");
-    States& states = states_of(ctx, *w);
+    Parameter<T, D>* changed = w;
+    const auto share = shares_.find(w->name);
+    if (share != shares_.end()) {
+      changed = &parts.emplace_back(w->name, part(w->value, share->second));
+      changed->kind = w->kind;
+      changed->grad = part(w->grad, share->second);
+    }
+    States& states = states_of(ctx, *w, *changed);
     if (states.call == calls_)
       throw Error(str(name_, ": two parameters are called '", w->name, "'"), "state is kept by name: rename one.");
     states.call = calls_;
@@ -143,7 +166,8 @@ void NamedStates<T, D>::update(Context<D>& ctx, Params params, float lr, const V
     const double scale = groups_.lr_scale ? double{groups_.lr_scale(info)} : 1.0;
     if (!(scale >= 0)) throw Error(str(name_, ": lr_scale of '", w->name, "' is ", scale), "it must be 0 or more.");
     const bool decays = groups_.decays ? groups_.decays(info) : w->decays();
-    items.push_back({*w, states, double{lr} * scale, decays ? 1.0 : 0.0, states.steps + 1});
+    items.push_back({*changed, states, double{lr} * scale, decays ? 1.0 : 0.0, states.steps + 1, *w,
+                     share == shares_.end() ? 0 : share->second.begin});
     touched_.push_back(&states);
   }
   apply(ctx, items, verdict);

@@ -5,6 +5,8 @@
 #include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
 #include <ftlib/train/checkpoint.hpp>
 
+#include <algorithm>  // std::copy, std::find
+
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
@@ -23,7 +25,9 @@ void write_state(const std::filesystem::path& file, const RunState& state, const
                  uint64_t position);
 /// Reads what write_state wrote; throws Error where it was made by a run of other settings.
 RunState read_state(const std::filesystem::path& file, const Description& run, uint64_t& seed, uint64_t& position);
-void write_optimizer(const std::filesystem::path& file, const std::vector<StateEntry>& entries);
+/// Of several ranks, the first one writes what all have; `parameters`: names, in the order of `shares`.
+void write_states(const std::filesystem::path& file, const std::vector<StateEntry>& entries, const Shares& shares,
+                  const std::vector<std::string>& parameters);
 std::vector<StateEntry> read_optimizer(const std::filesystem::path& file);
 }  // namespace detail
 
@@ -41,7 +45,8 @@ void save_tensors(Context<D>& ctx, const std::filesystem::path& file, std::span<
 
 template <Scalar T, Device D>
 std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::path& path,
-                                       std::span<const std::string> names, std::span<const Shape> shapes) {
+                                       std::span<const std::string> names, std::span<const Shape> shapes,
+                                       const Shares& shares) {
   const auto file = SafetensorsFile::open(path);
   const char* hint = "resume with the options that the run was started with.";
   if (file.names().size() != names.size())
@@ -54,8 +59,10 @@ std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::p
                   hint);
     if (stored.shape != shapes[i])
       throw Error(str(path.string(), ": '", names[i], "' is ", stored.shape, ", the model says ", shapes[i]), hint);
-    values.emplace_back(ctx, stored.shape);
-    ctx.copy_from_host(values.back().data(), stored.data, static_cast<std::size_t>(stored.bytes()));
+    const Share mine = shares.ranks() == 1 ? Share{0, stored.shape.count()} : shares.mine(i);
+    values.emplace_back(ctx, mine.count() == stored.shape.count() ? stored.shape : Shape{mine.count()});
+    ctx.copy_from_host(values.back().data(), stored.data + static_cast<std::size_t>(mine.begin) * sizeof(T),
+                       static_cast<std::size_t>(mine.count()) * sizeof(T));
   }
   return values;
 }
@@ -63,16 +70,28 @@ std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::p
 template <Scalar T, Device D>
 void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
                      const Optimizer<T, D>& optimizer, const RunState& state, const Description& run,
-                     std::span<const Tensor<accumulate_t<T>, D>> averages) {
+                     std::span<const Tensor<accumulate_t<T>, D>> averages, const Shares& shares) {
+  using A = accumulate_t<T>;
   const detail::TrainedNames<T, D> trained(params);
+  const auto write_shared = [&](const std::filesystem::path& file) {
+    detail::write_states(file / "optimizer.safetensors", optimizer.save(ctx), shares, trained.names);
+    if (averages.empty()) return;
+    std::vector<StateEntry> states;
+    for (std::size_t i = 0; i < averages.size(); ++i) {
+      const auto values = averages[i].to_host(ctx);
+      const auto bytes = std::as_bytes(std::span(values));
+      states.push_back({trained.names[i], std::string(info(dtype_of<A>).name == "float64" ? "F64" : "F32"),
+                        trained.shapes[i], {bytes.begin(), bytes.end()}, trained.names[i], 1});
+    }
+    detail::write_states(file / "averages.safetensors", states, shares, trained.names);
+  };
+  if (shares.rank() > 0) return write_shared({});
   std::vector<Tensor<T, D>> weights;
   for (const Parameter<T, D>* w : params)
     if (w->trainable) weights.push_back(w->value);
   AtomicFolder out(folder);
   save_tensors<T, D>(ctx, out.folder() / "weights.safetensors", trained.names, weights);
-  detail::write_optimizer(out.folder() / "optimizer.safetensors", optimizer.save(ctx));
-  if (!averages.empty())
-    save_tensors<accumulate_t<T>, D>(ctx, out.folder() / "averages.safetensors", trained.names, averages);
+  write_shared(out.folder());
   detail::write_state(out.folder() / "state.json", state, run, ctx.random().seed(), ctx.random().position());
   out.commit();
 }
@@ -80,14 +99,15 @@ void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::
 template <Scalar T, Device D>
 RunState load_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
                          Optimizer<T, D>& optimizer, const Description& run,
-                         std::vector<Tensor<accumulate_t<T>, D>>* averages) {
+                         std::vector<Tensor<accumulate_t<T>, D>>* averages, const Shares& shares) {
   uint64_t seed = 0, position = 0;
   const RunState state = detail::read_state(folder / "state.json", run, seed, position);
   const detail::TrainedNames<T, D> trained(params);
   auto weights = load_tensors<T, D>(ctx, folder / "weights.safetensors", trained.names, trained.shapes);
   std::vector<Tensor<accumulate_t<T>, D>> loaded;
   if (averages)
-    loaded = load_tensors<accumulate_t<T>, D>(ctx, folder / "averages.safetensors", trained.names, trained.shapes);
+    loaded =
+        load_tensors<accumulate_t<T>, D>(ctx, folder / "averages.safetensors", trained.names, trained.shapes, shares);
   optimizer.load(ctx, params, detail::read_optimizer(folder / "optimizer.safetensors"));
   if (averages) *averages = std::move(loaded);
   std::size_t next = 0;
@@ -173,14 +193,43 @@ FTLIB_INLINE RunState read_state(const std::filesystem::path& path, const Descri
   return s;
 }
 
-FTLIB_INLINE void write_optimizer(const std::filesystem::path& file, const std::vector<StateEntry>& states) {
+FTLIB_INLINE void write_states(const std::filesystem::path& file, const std::vector<StateEntry>& states,
+                               const Shares& shares, const std::vector<std::string>& parameters) {
+  Communicator* const world = shares.world();
+  if (shares.ranks() > 1) world->announce("what rank 0 saves");
   std::vector<TensorEntry> entries;
   for (const StateEntry& s : states) {
     TensorEntry entry{s.name, s.type == "F64" ? DType::f64 : DType::f32, s.shape, s.bytes.data()};
     if (s.type != "F32" && s.type != "F64") entry.word = s.type;
+    if (shares.ranks() > 1 && s.each > 0) {
+      entry.data = nullptr;
+      entry.make = [&s, &shares, &parameters, world] {  // of all ranks, on the first one; the others only send
+        const auto array = static_cast<std::size_t>(
+            std::find(parameters.begin(), parameters.end(), s.parameter) - parameters.begin());
+        const std::size_t width = s.type == "F64" ? 8 : s.type == "U8" ? 1 : 4;
+        const auto place = [&](int64_t element) {
+          return static_cast<std::size_t>((element + s.each - 1) / s.each) * width;
+        };
+        std::vector<std::byte> all;
+        if (shares.rank() > 0) {
+          if (!s.bytes.empty()) world->swap(0, s.bytes, {});
+          return all;
+        }
+        all.resize(static_cast<std::size_t>(s.shape.count()) * width);
+        for (int r = 0; r < shares.ranks(); ++r) {
+          const Share share = shares.of(array, r);
+          const auto theirs = std::span(all).subspan(place(share.begin), place(share.end) - place(share.begin));
+          if (r == 0) std::copy(s.bytes.begin(), s.bytes.end(), theirs.begin());
+          else if (!theirs.empty()) world->swap(r, {}, theirs);
+        }
+        return all;
+      };
+    }
     entries.push_back(std::move(entry));
   }
-  write_safetensors(file, std::move(entries));
+  if (shares.rank() == 0) return write_safetensors(file, std::move(entries));
+  for (const TensorEntry& entry : safetensors_layout("a rank's states", std::move(entries), {}).entries)
+    if (entry.make) entry.make();
 }
 
 FTLIB_INLINE std::vector<StateEntry> read_optimizer(const std::filesystem::path& path) {

@@ -3,7 +3,7 @@
 #include <ftlib/tensor/copy.hpp>  // accumulate
 #include <ftlib/train/gradient_exchange.hpp>
 
-#include <algorithm>  // std::max
+#include <algorithm>  // std::max, std::copy, std::fill
 #include <bit>        // std::bit_ceil
 #include <cstring>    // std::memcpy
 #include <sstream>    // std::istringstream
@@ -14,6 +14,12 @@ template <Scalar T, Device D> GradientExchange<T, D>::GradientExchange(Communica
   if (world && !std::has_single_bit(static_cast<unsigned>(world->size())))
     throw Error(str("trainer: ", world->size(), " ranks, and their number is no power of two"),
                 "start 2, 4, 8 ...: gradients are added in a binary tree, so that any of these gives the same bits.");
+}
+
+template <Scalar T, Device D> void GradientExchange<T, D>::share_out(std::span<Parameter<T, D>* const> params) {
+  std::vector<int64_t> counts;
+  for (const Parameter<T, D>* w : params) counts.push_back(w->count());
+  shares_ = Shares(world_, std::move(counts), squares_block<D>);
 }
 
 template <Scalar T, Device D> [[gnu::cold]] void GradientExchange<T, D>::agree(const std::string& lines) {
@@ -102,25 +108,72 @@ void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* 
   for (std::size_t step = 1; step < losses.size(); step *= 2)
     for (std::size_t r = 0; r + step < losses.size(); r += 2 * step) losses[r] += losses[r + step];
 
-  std::vector<A> flat;
-  std::vector<std::size_t> places;
-  for (std::size_t i = 0; i < params.size(); ++i) {
-    const auto has = [&](const std::string& one) { return one[sizeof(double) + i] == '1'; };
-    if (std::none_of(all.begin(), all.end(), has)) continue;
-    places.push_back(i);
-    const std::size_t begin = flat.size(), elements = static_cast<std::size_t>(params[i]->count());
-    flat.resize(begin + elements, A(-0.0f));
-    if (mine.gradients[i]) ctx.copy_to_host(flat.data() + begin, mine.gradients[i].data(), elements * sizeof(A));
-  }
-  tree_sum(*world_, std::span(flat));
-  std::size_t begin = 0;
-  for (const std::size_t i : places) {
-    const std::size_t elements = static_cast<std::size_t>(params[i]->count());
+  std::vector<bool> there(params.size());
+  for (std::size_t i = 0; i < params.size(); ++i)
+    for (const std::string& one : all)
+      if (one[sizeof(double) + i] == '1') there[i] = true;
+  std::vector<A> flat(shares_.bounds(there).back());
+  const auto each = [&](auto f) {  // (parameter, its gradient in `flat`)
+    A* at = flat.data();
+    for (std::size_t i = 0; i < params.size(); ++i) {
+      if (!there[i]) continue;
+      f(i, at);
+      at += params[i]->count();
+    }
+  };
+  each([&](std::size_t i, A* sum) {
+    const int64_t n = params[i]->count();
+    if (const Gradient& g = mine.gradients[i])
+      ctx.copy_to_host(sum, g.data(), static_cast<std::size_t>(n) * sizeof(A));
+    else std::fill(sum, sum + n, A(-0.0f));
+  });
+  tree_reduce_scatter(*world_, std::span(flat), shares_.bounds(there));
+  each([&](std::size_t i, const A* sum) {
     params[i]->grad = mine.gradients[i] ? mine.gradients[i] : Gradient(ctx, params[i]->shape());
-    ctx.copy_from_host(params[i]->grad.data(), flat.data() + begin, elements * sizeof(A));
-    begin += elements;
-  }
+    const Share share = shares_.mine(i);
+    ctx.copy_from_host(params[i]->grad.data() + share.begin, sum + share.begin,
+                       static_cast<std::size_t>(share.count()) * sizeof(A));
+  });
   count(losses.front());
+}
+
+template <Scalar T, Device D>
+void GradientExchange<T, D>::gather_gradients(Context<D>& ctx, std::span<Parameter<T, D>* const> params) {
+  if (alone()) return;
+  std::vector<Gradient> all;
+  for (const Parameter<T, D>* w : params) all.push_back(w->grad);
+  gather_shares(ctx, shares_, all);
+}
+
+template <Scalar T, Device D>
+void GradientExchange<T, D>::measure(Context<D>& ctx, std::span<Parameter<T, D>* const> params, StepCheck<D>& check,
+                                     float max_norm, float loss_scale) {
+  if (alone()) return check.measure(ctx, params, max_norm, loss_scale);
+  announce("norm");
+  std::vector<View<accumulate_t<T>>> mine;
+  std::vector<bool> there;
+  for (std::size_t i = 0; i < params.size(); ++i) {
+    there.push_back(static_cast<bool>(params[i]->grad));
+    if (there.back()) mine.push_back(part(params[i]->grad, shares_.mine(i)).view());
+  }
+  check.sum_squares(ctx, std::span<const View<accumulate_t<T>>>(mine));
+  const auto bounds = shares_.bounds(there, squares_block<D>);
+  std::vector<double> all(bounds.back());
+  const auto own = check.squares().to_host(ctx);
+  std::copy(own.begin(), own.end(),
+            all.begin() + static_cast<std::ptrdiff_t>(bounds[part_of(shares_.rank(), shares_.ranks())]));
+  tree_all_gather(*world_, std::span(all), bounds);
+  check.squares() = Tensor<double, D>(ctx, {static_cast<int64_t>(all.size())}, all);
+  check.judge(ctx, double{max_norm}, double{loss_scale});
+}
+
+template <Scalar T, Device D>
+void GradientExchange<T, D>::gather_weights(Context<D>& ctx, std::span<Parameter<T, D>* const> params) {
+  if (alone()) return;
+  announce("weights");
+  std::vector<Tensor<T, D>> all;
+  for (const Parameter<T, D>* w : params) all.push_back(w->grad ? w->value : Tensor<T, D>());
+  gather_shares(ctx, shares_, all);
 }
 
 template <Scalar T, Device D> std::vector<double> GradientExchange<T, D>::merged(const std::vector<double>& mine) {

@@ -30,7 +30,9 @@ struct Step {
 struct Plan {
   int64_t steps = 0, tokens = 0;  // of the run; 0 where the data's length is not known
   int64_t weight_bytes = 0;       // frozen and trained weights
-  int64_t state_bytes = 0;        // gradients and optimizer
+  int64_t state_bytes = 0;        // gradients and optimizer, of one rank
+  int64_t optimizer_bytes = 0;    // the optimizer's part of it, with averages: what ranks share out
+  int ranks = 1;
   int64_t activation_bytes = 0;   // of the largest micro-batch
   int64_t peak_bytes = 0;         // of the process; on a GPU, of the tensors there
   double seconds = 0;

@@ -18,8 +18,9 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const Plan& p) {
   if (p.steps > 0) out << p.steps << " steps, " << pretty_count(p.tokens) << ' ' << p.unit;
   else out << "as long as there are data";
   out << "; memory " << pretty_bytes(p.peak_bytes) << " (weights " << pretty_bytes(p.weight_bytes)
-      << ", gradients and optimizer " << pretty_bytes(p.state_bytes) << ", activations "
-      << pretty_bytes(p.activation_bytes) << ")";
+      << ", gradients and optimizer " << pretty_bytes(p.state_bytes);
+  if (p.ranks > 1) out << " with a share of its states among " << p.ranks << " ranks, " << pretty_bytes(p.optimizer_bytes);
+  out << ", activations " << pretty_bytes(p.activation_bytes) << ")";
   if (p.steps > 0) out << "; about " << pretty_duration(p.seconds);
   return out << '\n';
 }

@@ -12,6 +12,7 @@ template <Scalar T, Device D> struct RunParts {
   Optimizer<T, D>& optimizer;
   WeightAverage<T, D>* average;     // null: none
   std::vector<Tensor<T, D>>& best;  // empty: none
+  const Shares& shares;             // of ranks in the optimizer's state and the average
 };
 
 /// Keeps a run so that it can be killed at any moment. A checkpoint that cannot be written leaves the one before it,
@@ -26,7 +27,7 @@ template <Scalar T, Device D> class RunFolder {
   /// Makes the folder; with `resume`, takes up its checkpoint where there is one, else removes it. Returns where the
   /// run stands.
   RunState begin(const RunParts<T, D>& parts, bool resume);
-  /// Writes all of it; sets state.best.
+  /// Writes all of it; sets state.best. All ranks call it, and give the one that writes what they have.
   void save(const RunParts<T, D>& parts, RunState& state);
 
  private:

@@ -16,7 +16,7 @@ template <Scalar T, Device D> RunState RunFolder<T, D>::begin(const RunParts<T, 
     return {};
   }
   const auto state = load_checkpoint<T, D>(parts.ctx, checkpoint(), parts.params, parts.optimizer, run_,
-                                           parts.average ? &parts.average->averages() : nullptr);
+                                           parts.average ? &parts.average->averages() : nullptr, parts.shares);
   if (!state.best.empty()) {
     const detail::TrainedNames<T, D> trained(parts.params);
     parts.best = load_tensors<T, D>(parts.ctx, folder_ / state.best, trained.names, trained.shapes);
@@ -25,9 +25,9 @@ template <Scalar T, Device D> RunState RunFolder<T, D>::begin(const RunParts<T, 
 }
 
 template <Scalar T, Device D> void RunFolder<T, D>::save(const RunParts<T, D>& parts, RunState& state) {
-  if (folder_.empty() || !writes_) return;
+  if (folder_.empty()) return;
   state.best.clear();
-  if (!parts.best.empty()) {  // before the checkpoint that names it, and under a name of its own step
+  if (writes_ && !parts.best.empty()) {  // before the checkpoint that names it, and under a name of its own step
     state.best = str("best-", state.best_step, ".safetensors");
     const detail::TrainedNames<T, D> trained(parts.params);
     if (!path_exists(folder_ / state.best))
@@ -36,8 +36,8 @@ template <Scalar T, Device D> void RunFolder<T, D>::save(const RunParts<T, D>& p
   using Average = Tensor<accumulate_t<T>, D>;
   save_checkpoint<T, D>(
       parts.ctx, checkpoint(), parts.params, parts.optimizer, state, run_,
-      parts.average ? std::span<const Average>(parts.average->averages()) : std::span<const Average>());
-  remove_best_files(state.best);
+      parts.average ? std::span<const Average>(parts.average->averages()) : std::span<const Average>(), parts.shares);
+  if (writes_) remove_best_files(state.best);
 }
 
 template <Scalar T, Device D> void RunFolder<T, D>::remove_best_files(const std::string& but) const {

@@ -66,7 +66,8 @@ template <Scalar T, Device D> class Trainer {
   void on_step(std::function<Flow(const Step&)> f) { on_step_ = std::move(f); }
   void on_evaluation(std::function<void(int64_t step, double loss)> f) { on_evaluation_ = std::move(f); }
   /// Called between backward and the update: gradients (Parameter::grad, which may be empty) may be read and changed,
-  /// and are measured, clipped and applied afterwards. With a loss scale they are multiplied by it here.
+  /// and are measured, clipped and applied afterwards. With a loss scale they are multiplied by it here. On ranks, all
+  /// of them ask for it, and do the same.
   void on_gradients(std::function<void(Context<D>&, Params)> f) { on_gradients_ = std::move(f); }
   /// Hears of all runs from now on, beside the files in out_dir.
   void listen(std::shared_ptr<RunListener> listener) { listeners_.push_back(std::move(listener)); }
@@ -95,7 +96,9 @@ template <Scalar T, Device D> class Trainer {
  private:
   BatchOptions batches(uint64_t seed) const { return {config_.batch_tokens, config_.micro_batch_tokens, seed}; }
   bool stop_requested() const { return config_.stop.stop_requested() || (signals_ && signals_->requested()); }
-  RunParts<T, D> parts() { return {model_.context(), params_, *optimizer_, average_ ? &*average_ : nullptr, best_}; }
+  RunParts<T, D> parts() {
+    return {model_.context(), params_, *optimizer_, average_ ? &*average_ : nullptr, best_, ranks_.shares()};
+  }
   void check_parameters();
   void check_run(const DataSource& train, const DataSource* held_out, const EpochWalk& data);
   void check_weights();

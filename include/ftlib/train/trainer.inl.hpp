@@ -103,10 +103,14 @@ template <Scalar T, Device D> Step Trainer<T, D>::step(const Batch& batch, float
     if (std::none_of(params_.begin(), params_.end(), [](const auto* w) { return static_cast<bool>(w->grad); }))
       throw Error(str("train: none of the ", params_.size(), " trained weights got a gradient in this step"),
                   "the loss must depend on them, and be computed on the tape of the model's context.");
-    if (on_gradients_) on_gradients_(ctx, params_);
-    check.measure(ctx, params_, config_.clip_norm, scale);
+    if (on_gradients_) {
+      ranks_.gather_gradients(ctx, params_);
+      on_gradients_(ctx, params_);
+    }
+    ranks_.measure(ctx, params_, check, config_.clip_norm, scale);
     draw_from(batch.micro.size());
     found = optimizer_->step(ctx, params_, lr, check);
+    if (found.finite) ranks_.gather_weights(ctx, params_);
   });
   zero_grad(params_);
   loss_scale_.update(found.finite);

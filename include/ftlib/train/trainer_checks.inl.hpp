@@ -6,6 +6,7 @@
 #include <ftlib/train/trainer.hpp>
 
 #include <algorithm>  // std::find_if
+#include <map>        // std::map
 
 namespace ft::inline FTLIB_ABI {
 
@@ -43,7 +44,12 @@ Trainer<T, D>::Trainer(Trainable<T, D>& model, TrainerConfig config)
     if (w->trainable) params_.push_back(w);
   if (params_.empty())
     throw Error("trainer: the model has nothing to train", "attach an adapter, or call train_all().");
-  if (config_.ema_decay > 0) average_.emplace(model.context(), params_, config_.ema_decay);
+  ranks_.share_out(params_);
+  std::map<std::string, Share> shares;
+  for (std::size_t i = 0; i < params_.size(); ++i)
+    if (!ranks_.shares().all_mine(i)) shares[params_[i]->name] = ranks_.shares().mine(i);
+  optimizer_->share_out(std::move(shares));
+  if (config_.ema_decay > 0) average_.emplace(model.context(), params_, config_.ema_decay, ranks_.shares());
 }
 template <Scalar T, Device D> Trainer<T, D>::~Trainer() = default;
 
@@ -66,7 +72,7 @@ void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_ou
     throw Error("trainer: the schedule needs to know how many steps there are, and the data do not say",
                 "set max_steps, or a schedule of Constant{}, with a warmup of 0 or of a number of steps.");
   if (!config_.out_dir.empty() && config_.save_every > 0) {
-    int64_t bytes = optimizer_->state_bytes(params_);
+    int64_t bytes = config_.optimizer.make<T, D>()->state_bytes(params_);  // not a rank's share alone
     for (const Parameter<T, D>* w : params_)
       bytes += w->count() * static_cast<int64_t>(sizeof(T) * (config_.patience > 0 ? 2 : 1) +
                                                  (average_ ? sizeof(accumulate_t<T>) : 0));
@@ -78,6 +84,7 @@ void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_ou
     std::string lines;
     const Description run = describe_run(train, held_out, data);
     for (const auto& [key, value] : run.entries()) lines += key + " = " + value + '\n';
+    lines += str("on_gradients = ", on_gradients_ ? "yes" : "no", '\n');
     ranks_.agree(lines);
   }
 }

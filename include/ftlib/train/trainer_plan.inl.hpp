@@ -19,9 +19,13 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
   plan.tokens = data.tokens();
   plan.unit = train.unit();
   for (const Parameter<T, D>* w : model_.parameters()) plan.weight_bytes += w->bytes();
-  for (const Parameter<T, D>* w : params_)  // the gradient, and the average where there is one
-    plan.state_bytes += (average_ ? 2 : 1) * w->count() * static_cast<int64_t>(sizeof(accumulate_t<T>));
-  plan.state_bytes += optimizer_->state_bytes(params_);
+  constexpr auto wide = static_cast<int64_t>(sizeof(accumulate_t<T>));
+  plan.ranks = ranks_.shares().ranks();
+  plan.optimizer_bytes = optimizer_->state_bytes(params_);
+  for (std::size_t i = 0; average_ && i < params_.size(); ++i)
+    plan.optimizer_bytes += ranks_.shares().mine(i).count() * wide;
+  plan.state_bytes = plan.optimizer_bytes;
+  for (const Parameter<T, D>* w : params_) plan.state_bytes += w->count() * wide;  // gradients
 
   const detail::Restore random(ctx.random());
   const auto probe =
