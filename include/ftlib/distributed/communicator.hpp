@@ -3,12 +3,17 @@
 #pragma once
 #include <ftlib/core/error.hpp>
 
+#include <algorithm>    // std::copy
+#include <bit>          // std::has_single_bit
 #include <chrono>       // std::chrono::milliseconds
 #include <cstddef>      // std::byte
+#include <cstdint>      // std::int64_t
+#include <cstring>      // std::memcpy
 #include <span>         // std::span
+#include <sstream>      // std::istringstream
 #include <string>       // std::string
 #include <string_view>  // std::string_view
-#include <utility>      // std::pair
+#include <utility>      // std::move
 #include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -57,24 +62,109 @@ class Communicator {
   std::chrono::milliseconds timeout_ = std::chrono::minutes(10);
 };
 
-/// Which part of an array is a rank's after tree_reduce_scatter: its number with the bits in reverse.
+/// Throws Error, on all ranks, naming the first line in which theirs differ: what they work on, and how.
+[[gnu::cold]] inline void agree(Communicator& world, const std::string& lines) {
+  world.announce("the comparison of what is worked on");
+  const auto all = world.gather(lines);
+  for (std::size_t r = 1; r < all.size(); ++r) {
+    std::istringstream first(all[0]), other(all[r]);
+    std::string a, b;
+    while (std::getline(first, a)) {
+      if (!std::getline(other, b)) b = "nothing";
+      if (a != b)
+        throw Error(str("rank 0 has \"", a, "\", rank ", r, " has \"", b, '"'),
+                    "all ranks need the same program, files and options.");
+    }
+  }
+}
+
+/// Whether a piece of work is this rank's: ranks have one each in turn. `world` is null for one rank.
+inline bool is_turn(const Communicator* world, std::int64_t piece) {
+  return !world || piece % world->size() == world->rank();
+}
+namespace detail {
+inline std::string pack(const std::vector<std::string>& strings) {
+  std::string all;
+  for (const std::string& one : strings) {
+    const std::uint64_t size = one.size();
+    all.append(reinterpret_cast<const char*>(&size), sizeof size).append(one);
+  }
+  return all;
+}
+inline std::vector<std::string> unpack(std::string_view all) {
+  std::vector<std::string> strings;
+  while (!all.empty()) {
+    std::uint64_t size = 0;
+    std::memcpy(&size, all.data(), sizeof size);
+    strings.emplace_back(all.substr(sizeof size, size));
+    all.remove_prefix(sizeof size + size);
+  }
+  return strings;
+}
+}  // namespace detail
+/// What pieces of work that were done in turn have come to, in the order of pieces; `mine`: of those of this rank.
+inline std::vector<std::string> gather_in_turn(Communicator* world, std::vector<std::string> mine) {
+  if (!world || world->size() == 1) return mine;
+  std::vector<std::vector<std::string>> of_ranks;
+  for (const std::string& one : world->gather(detail::pack(mine))) of_ranks.push_back(detail::unpack(one));
+  std::vector<std::string> all;
+  for (std::size_t i = 0;; ++i) {
+    auto& one = of_ranks[i % of_ranks.size()];
+    if (i / of_ranks.size() >= one.size()) return all;
+    all.push_back(std::move(one[i / of_ranks.size()]));
+  }
+}
+inline std::vector<double> gather_in_turn(Communicator* world, const std::vector<double>& mine) {
+  std::vector<std::string> bytes;
+  for (const double& x : mine) bytes.emplace_back(reinterpret_cast<const char*>(&x), sizeof x);
+  std::vector<double> all;
+  for (const std::string& one : gather_in_turn(world, std::move(bytes)))
+    std::memcpy(&all.emplace_back(), one.data(), sizeof(double));
+  return all;
+}
+
+/// Which part of an array is a rank's after reduce_scatter: its number with the bits in reverse; where ranks are no
+/// power of two, its number.
 inline std::size_t part_of(int rank, int ranks) {
+  if (!std::has_single_bit(static_cast<unsigned>(ranks))) return static_cast<std::size_t>(rank);
   std::size_t part = 0;
   for (int bit = 1; bit < ranks; bit *= 2) part = part * 2 + static_cast<std::size_t>((rank & bit) != 0);
   return part;
 }
+namespace detail {
+/// f(partner) for every other rank, in W rounds of pairs.
+template <class F> void in_pairs(Communicator& world, F f) {
+  for (int round = 0; round < world.size(); ++round)
+    if (const int other = (round - world.rank() + world.size()) % world.size(); other != world.rank()) f(other);
+}
+}  // namespace detail
 
-/// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it, added in
-/// a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)); the rest of x is lost. Recursive halving, which moves (W-1)/W of x out of
-/// each rank (Thakur, Rabenseifner and Gropp, 2005, section 4.4). The number of ranks W must be a power of two, as
-/// GradientExchange has looked; there are W + 1 bounds.
-template <class V>
-void tree_reduce_scatter(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
+/// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it; the rest
+/// of x is lost. There are W + 1 bounds, and (W-1)/W of x leave each of W ranks. Where W is a power of two, added in a
+/// binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), by recursive halving (Thakur, Rabenseifner and Gropp, 2005, section 4.4);
+/// else in the order of ranks.
+template <class V> void reduce_scatter(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
   const auto range = [&](std::size_t first, std::size_t last) {
     return x.subspan(bounds[first], bounds[last] - bounds[first]);
   };
+  const auto ranks = bounds.size() - 1;
+  if (!std::has_single_bit(ranks)) {
+    const auto me = static_cast<std::size_t>(world.rank());
+    const auto mine = range(me, me + 1);
+    std::vector<V> all(mine.size() * ranks);  // of each rank
+    const auto of = [&](std::size_t r) { return std::span(all).subspan(r * mine.size(), mine.size()); };
+    std::copy(mine.begin(), mine.end(), of(me).begin());
+    detail::in_pairs(world, [&](int other) {
+      const auto r = static_cast<std::size_t>(other);
+      world.swap(other, std::as_bytes(range(r, r + 1)), std::as_writable_bytes(of(r)));
+    });
+    std::copy(of(0).begin(), of(0).end(), mine.begin());
+    for (std::size_t r = 1; r < ranks; ++r)
+      for (std::size_t i = 0; i < mine.size(); ++i) mine[i] += of(r)[i];
+    return;
+  }
   std::vector<V> theirs;
-  std::size_t first = 0, last = bounds.size() - 1;
+  std::size_t first = 0, last = ranks;
   for (int distance = 1; distance < world.size(); distance *= 2) {
     const std::size_t middle = first + (last - first) / 2;
     const bool low = (world.rank() & distance) == 0;
@@ -87,13 +177,18 @@ void tree_reduce_scatter(Communicator& world, std::span<V> x, const std::vector<
   }
 }
 
-/// Each rank gives its part of x, as tree_reduce_scatter has left it, and has all of x afterwards: recursive doubling.
-template <class V>
-void tree_all_gather(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
+/// Each rank gives its part of x, as reduce_scatter has left it, and has all of x afterwards: by recursive doubling, or
+/// pair by pair.
+template <class V> void all_gather(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
   const auto range = [&](std::size_t first, std::size_t last) {
     return x.subspan(bounds[first], bounds[last] - bounds[first]);
   };
   std::size_t first = part_of(world.rank(), world.size()), parts = 1;
+  if (!std::has_single_bit(bounds.size() - 1))
+    return detail::in_pairs(world, [&](int other) {
+      const auto r = static_cast<std::size_t>(other);
+      world.swap(other, std::as_bytes(range(first, first + 1)), std::as_writable_bytes(range(r, r + 1)));
+    });
   for (int distance = world.size() / 2; distance > 0; distance /= 2, parts *= 2) {
     const bool low = (world.rank() & distance) == 0;
     const auto mine = range(first, first + parts);

@@ -55,7 +55,7 @@ class Shares {
   Share mine(std::size_t array) const { return of(array, rank()); }
   bool all_mine(std::size_t array) const { return mine(array).count() == counts_[array]; }
 
-  /// Where parts begin and end, for tree_reduce_scatter and tree_all_gather, in those arrays that are `there`, laid end
+  /// Where parts begin and end, for reduce_scatter and all_gather, in those arrays that are `there`, laid end
   /// to end, of which `each` elements have become one; `each` divides blocks.
   std::vector<std::size_t> bounds(const std::vector<bool>& there, std::int64_t each = 1) const {
     std::vector<std::size_t> bounds;

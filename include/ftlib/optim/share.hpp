@@ -32,7 +32,7 @@ void gather_shares(Context<D>& ctx, const Shares& shares, const std::vector<Tens
   each([&](T* x, T* host, const Share& mine, int64_t) {
     ctx.copy_to_host(host + mine.begin, x + mine.begin, bytes(mine.count()));
   });
-  tree_all_gather(*shares.world(), std::span(flat), bounds);
+  all_gather(*shares.world(), std::span(flat), bounds);
   each([&](T* x, T* host, const Share& mine, int64_t count) {
     ctx.copy_from_host(x, host, bytes(mine.begin));
     ctx.copy_from_host(x + mine.end, host + mine.end, bytes(count - mine.end));

@@ -21,8 +21,9 @@ template <Scalar T, Device D> class GradientExchange {
  public:
   using Gradient = Tensor<accumulate_t<T>, D>;
 
-  /// `world` may be null. Throws Error where its ranks are no power of two.
-  explicit GradientExchange(Communicator* world);
+  /// `world` may be null. Not `exact`: a rank adds gradients where they are, and ranks' sums are added as reduce_scatter
+  /// does, so that another number of ranks ends with other bits. Throws Error for `exact` where ranks are no power of two.
+  explicit GradientExchange(Communicator* world, bool exact = true);
 
   /// Before the calls below: which elements of which parameters are whose.
   void share_out(std::span<Parameter<T, D>* const> params);
@@ -33,9 +34,6 @@ template <Scalar T, Device D> class GradientExchange {
   bool writes() const { return !world_ || world_->rank() == 0; }
   /// Whether it is so on any rank.
   bool any(bool here);
-  /// Throws Error, on all ranks, naming the first line in which theirs differ: what they train, on what, and how.
-  void agree(const std::string& lines);
-
   /// The micro-batches that are this rank's: [first, last); none where there are fewer than ranks, for the last of
   /// these. `step` is for messages, as of all calls until the next one.
   std::pair<std::size_t, std::size_t> share(std::size_t micro_batches, int64_t step);
@@ -53,7 +51,7 @@ template <Scalar T, Device D> class GradientExchange {
   void gather_weights(Context<D>& ctx, std::span<Parameter<T, D>* const> params);
 
   /// Whether a micro-batch of an evaluation is this rank's, counted over all batches: each rank has one in turn.
-  bool reads(int64_t micro_batch) const { return alone() || micro_batch % world_->size() == world_->rank(); }
+  bool reads(int64_t micro_batch) const { return is_turn(world_, micro_batch); }
   /// Of an evaluation, what the ranks have found, in the order in which one alone would have.
   std::vector<double> merged(const std::vector<double>& mine);
   /// Steps so far that had fewer micro-batches than ranks.
@@ -69,9 +67,10 @@ template <Scalar T, Device D> class GradientExchange {
   void announce(const char* what);
 
   Communicator* world_;
+  bool exact_;
   Shares shares_;
   int64_t step_ = 0, idle_steps_ = 0;
-  std::vector<Node> nodes_;  // branches that are whole, the largest first
+  std::vector<Node> nodes_;  // branches that are whole, the largest first; not exact: one, without gradients
 };
 
 }  // namespace ft::inline FTLIB_ABI

@@ -10,32 +10,18 @@
 
 namespace ft::inline FTLIB_ABI {
 
-template <Scalar T, Device D> GradientExchange<T, D>::GradientExchange(Communicator* world) : world_(world) {
-  if (world && !std::has_single_bit(static_cast<unsigned>(world->size())))
+template <Scalar T, Device D>
+GradientExchange<T, D>::GradientExchange(Communicator* world, bool exact) : world_(world), exact_(exact) {
+  if (world && exact && !std::has_single_bit(static_cast<unsigned>(world->size())))
     throw Error(str("trainer: ", world->size(), " ranks, and their number is no power of two"),
-                "start 2, 4, 8 ...: gradients are added in a binary tree, so that any of these gives the same bits.");
+                "start 2, 4, 8 ...: gradients are added in a binary tree, so that any of these gives the same bits; or "
+                "let their number decide bits: exact = false, --no-exact.");
 }
 
 template <Scalar T, Device D> void GradientExchange<T, D>::share_out(std::span<Parameter<T, D>* const> params) {
   std::vector<int64_t> counts;
   for (const Parameter<T, D>* w : params) counts.push_back(w->count());
   shares_ = Shares(world_, std::move(counts), squares_block<D>);
-}
-
-template <Scalar T, Device D> [[gnu::cold]] void GradientExchange<T, D>::agree(const std::string& lines) {
-  if (alone()) return;
-  world_->announce("the comparison of what is trained");
-  const auto all = world_->gather(lines);
-  for (std::size_t r = 1; r < all.size(); ++r) {
-    std::istringstream first(all[0]), other(all[r]);
-    std::string a, b;
-    while (std::getline(first, a)) {
-      if (!std::getline(other, b)) b = "nothing";
-      if (a != b)
-        throw Error(str("trainer: rank 0 has \"", a, "\", rank ", r, " has \"", b, '"'),
-                    "all ranks need the same program, files and options.");
-    }
-  }
 }
 
 template <Scalar T, Device D> void GradientExchange<T, D>::announce(const char* what) {
@@ -54,6 +40,7 @@ std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(std::size_t mi
   if (alone()) return {0, micro_batches};
   const auto ranks = static_cast<std::size_t>(world_->size()), rank = static_cast<std::size_t>(world_->rank());
   idle_steps_ += micro_batches < ranks;
+  if (!exact_) return {micro_batches * rank / ranks, micro_batches * (rank + 1) / ranks};
   const std::size_t each = std::max(std::bit_ceil(micro_batches), ranks) / ranks;
   return {std::min(micro_batches, rank * each), std::min(micro_batches, (rank + 1) * each)};
 }
@@ -75,6 +62,11 @@ void GradientExchange<T, D>::take(Context<D>& ctx, std::span<Parameter<T, D>* co
                                   const Tensor<A, D>& loss) {
   if (!world_) return check.add_loss(ctx, loss);
   Node leaf{1, static_cast<double>(static_cast<accumulate_t<T>>(loss.item(ctx))), {}};
+  if (!exact_) {
+    if (nodes_.empty()) nodes_.push_back(std::move(leaf));
+    else nodes_.back().loss += leaf.loss;
+    return;
+  }
   for (Parameter<T, D>* w : params) leaf.gradients.push_back(std::exchange(w->grad, {}));
   nodes_.push_back(std::move(leaf));
   while (nodes_.size() > 1 && nodes_[nodes_.size() - 2].leaves == nodes_.back().leaves) merge_last(ctx);
@@ -86,8 +78,12 @@ void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* 
   if (!world_) return;
   const auto count = [&](double loss) { check.add_loss(ctx, Gradient(ctx, Shape{}, {static_cast<A>(loss)})); };
   while (nodes_.size() > 1) merge_last(ctx);  // leaves that are missing behind the last count as nothing
-  const Node mine = nodes_.empty() ? Node{0, 0, std::vector<Gradient>(params.size())} : std::move(nodes_.front());
+  Node mine = nodes_.empty() ? Node{0, 0, std::vector<Gradient>(params.size())} : std::move(nodes_.front());
   nodes_.clear();
+  if (!exact_) {
+    mine.gradients.clear();
+    for (Parameter<T, D>* w : params) mine.gradients.push_back(std::exchange(w->grad, {}));
+  }
   if (alone()) {
     for (std::size_t i = 0; i < params.size(); ++i) params[i]->grad = mine.gradients[i];
     return count(mine.loss);
@@ -127,7 +123,7 @@ void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* 
       ctx.copy_to_host(sum, g.data(), static_cast<std::size_t>(n) * sizeof(A));
     else std::fill(sum, sum + n, A(-0.0f));
   });
-  tree_reduce_scatter(*world_, std::span(flat), shares_.bounds(there));
+  reduce_scatter(*world_, std::span(flat), shares_.bounds(there));
   each([&](std::size_t i, const A* sum) {
     params[i]->grad = mine.gradients[i] ? mine.gradients[i] : Gradient(ctx, params[i]->shape());
     const Share share = shares_.mine(i);
@@ -162,7 +158,7 @@ void GradientExchange<T, D>::measure(Context<D>& ctx, std::span<Parameter<T, D>*
   const auto own = check.squares().to_host(ctx);
   std::copy(own.begin(), own.end(),
             all.begin() + static_cast<std::ptrdiff_t>(bounds[part_of(shares_.rank(), shares_.ranks())]));
-  tree_all_gather(*world_, std::span(all), bounds);
+  all_gather(*world_, std::span(all), bounds);
   check.squares() = Tensor<double, D>(ctx, {static_cast<int64_t>(all.size())}, all);
   check.judge(ctx, double{max_norm}, double{loss_scale});
 }
@@ -177,18 +173,8 @@ void GradientExchange<T, D>::gather_weights(Context<D>& ctx, std::span<Parameter
 }
 
 template <Scalar T, Device D> std::vector<double> GradientExchange<T, D>::merged(const std::vector<double>& mine) {
-  if (alone()) return mine;
   announce("held-out loss");
-  const auto bytes = std::as_bytes(std::span(mine));
-  const auto all = world_->gather({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
-  std::vector<double> merged;
-  for (std::size_t i = 0;; ++i) {
-    const std::string& one = all[i % all.size()];
-    const std::size_t at = i / all.size() * sizeof(double);
-    if (at >= one.size()) return merged;
-    merged.push_back(0);
-    std::memcpy(&merged.back(), one.data() + at, sizeof(double));
-  }
+  return gather_in_turn(world_, mine);
 }
 
 }  // namespace ft::inline FTLIB_ABI

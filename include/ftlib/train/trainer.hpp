@@ -43,6 +43,7 @@ struct TrainerConfig {
   bool signals = false;             // SIGINT, SIGTERM and SIGUSR1 stop the run in order, see StopOnSignal
   StopToken stop{};                 // another thread's request to stop
   Communicator* world = nullptr;    // ranks that share each step's micro-batches; null: none, see GradientExchange
+  bool exact = true;                // any number of ranks, a power of two, ends with the same bits; takes more memory
 };
 
 /// Trains `model` on data.

@@ -33,7 +33,7 @@ template <Device D> void add_weight(Hash& hash, Context<D>& ctx, const std::stri
 
 template <Scalar T, Device D>
 Trainer<T, D>::Trainer(Trainable<T, D>& model, TrainerConfig config)
-    : model_(model), config_(std::move(config)), ranks_(config_.world), graph_(config_.cuda_graph) {
+    : model_(model), config_(std::move(config)), ranks_(config_.world, config_.exact), graph_(config_.cuda_graph) {
   detail::check_config(config_);
   optimizer_ = config_.optimizer.make<T, D>(config_.groups);
   if (config_.micro_batch_tokens == 0) config_.micro_batch_tokens = config_.batch_tokens;
@@ -85,7 +85,7 @@ void Trainer<T, D>::check_run(const DataSource& train, const DataSource* held_ou
     const Description run = describe_run(train, held_out, data);
     for (const auto& [key, value] : run.entries()) lines += key + " = " + value + '\n';
     lines += str("on_gradients = ", on_gradients_ ? "yes" : "no", '\n');
-    ranks_.agree(lines);
+    agree(*config_.world, lines);
   }
 }
 
@@ -136,7 +136,7 @@ Description Trainer<T, D>::describe_run(const DataSource& train, const DataSourc
   if (!data.known()) d.add("epochs", config_.epochs);
   d.add("batch_tokens", config_.batch_tokens);
   d.add("micro_batch_tokens", config_.micro_batch_tokens);
-  if (config_.world) d.add("gradients", "added in a tree over micro-batches");
+  if (config_.world) d.add("gradients", config_.exact ? "added in a tree over micro-batches" : "added rank by rank");
   d.add("seed", config_.seed);
   config_.optimizer.describe(d);
   config_.schedule.describe(d);
