@@ -23,11 +23,11 @@ template class TextStream<float, Cpu>;
 template class CausalLM<float, Cpu>;
 template class TextEncoder<float, Cpu>;
 template Evaluation evaluate(CausalLM<float, Cpu>&, const std::vector<text::Record>&, const EvaluateOptions&);
-template double perplexity(CausalLM<float, Cpu>&, std::string_view, int64_t);
+template double perplexity(CausalLM<float, Cpu>&, std::string_view, int64_t, Communicator*);
 template class Keeping<float, Cpu>;
 template std::vector<text::Record> write_texts(CausalLM<float, Cpu>&, const std::vector<std::string>&,
                                                const WriteOptions&);
 template class Preferring<float, Cpu>;
 template PreferenceReport evaluate_preferences(CausalLM<float, Cpu>&, const PreferenceData&, const PreferenceOptions&,
-                                               const StopToken&);
+                                               const StopToken&, Communicator*);
 }  // namespace ft::inline FTLIB_ABI

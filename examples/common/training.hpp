@@ -89,19 +89,42 @@ class Muted {
   std::vector<std::pair<std::ostream*, std::streambuf*>> buffers_;
 };
 
-/// Says which ranks there are; returns what a micro-batch is to have, so that each rank has one.
-inline std::int64_t micro_tokens_of_ranks(std::int64_t batch_tokens, std::int64_t micro_batch_tokens, int threads) {
-  if (!ranks || ranks->size() == 1) return micro_batch_tokens;
-  std::string names;
-  for (const std::string& name : ranks->gather(ft::str(ranks->name(), ", threads: ", threads)))
-    names += "  " + name + '\n';
-  const std::int64_t micro =
-      micro_batch_tokens > 0 ? micro_batch_tokens : std::max<std::int64_t>(1, batch_tokens / ranks->size());
-  std::cout << "ranks: " << ranks->size() << '\n'
-            << names << "  micro-batches of " << micro
-            << " tokens are shared out; any number of ranks, 1 among them, with --micro-batch-tokens " << micro
-            << " gives the same bits\n";
+/// An option of what ranks may do.
+inline void add_rank_timeout(CLI::App& c, double& seconds) {
+  c.add_option("--rank-timeout", seconds,
+               "of ranks that mpirun or srun has started: seconds that one waits for another, until the run fails")
+      ->check(finite)
+      ->check(CLI::Range(0.001, 1e9))
+      ->capture_default_str();
+}
+/// Says which ranks there are, if there are several, and how long they wait for one another.
+template <class Context> void begin_ranks(Context& ctx, double timeout) {
+  if (!ranks) return;
+  ranks->set_timeout(std::chrono::milliseconds(static_cast<std::int64_t>(1000 * timeout)));
+  if (ranks->size() == 1) return;
+  std::string threads;
+  if constexpr (requires { ctx.threads(); }) threads = ft::str(", threads: ", ctx.threads());
+  std::cout << "ranks: " << ranks->size() << '\n';
+  for (const std::string& name : ranks->gather(ranks->name() + threads)) std::cout << "  " << name << '\n';
+}
+/// What a micro-batch is to have, so that each rank has one; says so. `option` is where it is asked for.
+inline std::int64_t micro_batch_of_ranks(std::int64_t batch, std::int64_t micro_batch, bool exact, const char* unit,
+                                         const char* option) {
+  if (!ranks || ranks->size() == 1) return micro_batch;
+  const std::int64_t micro = micro_batch > 0 ? micro_batch : std::max<std::int64_t>(1, batch / ranks->size());
+  std::cout << "  micro-batches of " << micro << ' ' << unit << " are shared out; ";
+  if (exact)
+    std::cout << "any number of ranks, a power of two and 1 among them, with " << option << ' ' << micro
+              << " gives the same bits\n";
+  else std::cout << "sums go by rank, so another number of ranks gives other bits\n";
   return micro;
+}
+/// f() on the first rank, then on the others, which find what that one has left in a cache.
+template <class F> auto first_rank_first(F f) {
+  if (ranks && !first_rank()) ranks->gather("");
+  auto result = f();
+  if (ranks && first_rank()) ranks->gather("");
+  return result;
 }
 
 /// Options of a run that every training program has.
@@ -110,7 +133,7 @@ struct RunOptions {
   float warmup = 0.03f, clip_norm = 1;
   std::int64_t evaluate_every = 0, patience = 0, save_every = 0;
   std::uint64_t seed = 42;
-  bool resume = false;
+  bool resume = false, no_exact = false;
   double rank_timeout = 600;
 
   void add_to(CLI::App& c) {
@@ -135,11 +158,10 @@ struct RunOptions {
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
     c.add_flag("--resume", resume, "go on from RUN's checkpoint, where there is one (default: start afresh)");
-    c.add_option("--rank-timeout", rank_timeout,
-                 "of ranks that mpirun or srun has started: seconds that one waits for another, until the run fails")
-        ->check(finite)
-        ->check(CLI::PositiveNumber)
-        ->capture_default_str();
+    add_rank_timeout(c, rank_timeout);
+    c.add_flag("--no-exact", no_exact,
+               "of ranks: their number may be any, and decides bits; takes less memory (default: it is a power of two, "
+               "and any gives the same bits)");
     c.add_option("--seed", seed, "of all that is drawn: the data's order, where training starts, dropout or noise")
         ->capture_default_str();
   }
@@ -159,7 +181,7 @@ struct RunOptions {
     c.resume = resume;
     c.signals = true;  // Ctrl-C saves
     c.world = ranks;
-    if (ranks) ranks->set_timeout(std::chrono::milliseconds(static_cast<std::int64_t>(1000 * rank_timeout)));
+    c.exact = !no_exact;
     return c;
   }
 };

@@ -5,6 +5,7 @@
 
 #include <ftlib/core/random.hpp>
 #include <ftlib/text/prefer.hpp>
+#include <ftlib/train/weight_hash.hpp>
 
 #include <map>       // std::map
 #include <optional>  // std::optional
@@ -18,6 +19,7 @@ struct EvaluateArguments : ModelArguments {
   std::string data, split = "test", unrelated, json;
   int64_t max_new_tokens = 48, batch = 64, limit = 0;
   float beta = 0.1f;
+  double rank_timeout = 600;
 };
 
 inline constexpr double most_forgotten = 0.1;
@@ -165,14 +167,38 @@ inline std::size_t better_of(const std::vector<Result>& results, double most) {
   return best;
 }
 
+/// Ranks share out what is asked: throws ft::Error where theirs is not the same.
+template <class Lm> void check_ranks(const EvaluateArguments& a, const Asked& asked, Lm& lm) {
+  examples::begin_ranks(lm.context(), a.rank_timeout);
+  if (!examples::ranks) return;
+  ft::Hash weights, records, adapters;
+  for (const auto* w : lm.parameters())
+    if (*w) ft::add_weight(weights, lm.context(), w->name, w->weight());
+  for (const Record& r : asked.all) records.add(ft::text::to_json_line(r));
+  records.add(asked.unrelated);
+  for (const std::string& adapter : a.adapters)
+    for (const auto& file : ft::is_folder(adapter) ? ft::files_in(adapter) : std::vector{std::filesystem::path(adapter)})
+      adapters.add(ft::fingerprint(ft::MappedFile::open(file)->bytes()));
+  ft::Description d;
+  if constexpr (requires { lm.context().threads(); }) d.add("threads", lm.context().threads());
+  d.add("weights", weights);
+  d.add("records and texts", records);
+  d.add("--split, --limit, --batch, --max-new-tokens", ft::str(a.split, ' ', a.limit, ' ', a.batch, ' ', a.max_new_tokens));
+  d.add("adapters", adapters);
+  std::string lines;
+  for (const auto& [key, value] : d.entries()) lines += key + " = " + value + '\n';
+  ft::agree(*examples::ranks, lines);
+}
+
 template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked, Lm lm) {
+  check_ranks(a, asked, lm);
   const examples::ShareOfMachine share_of_machine;
   std::string left_out;  // of the pairs
   const auto run = [&](const std::string& name, const std::string& shown) {
     const auto answers = [&](const std::vector<Record>& to, const std::string& what) -> ft::Evaluation {
       if (to.empty()) return {};
       ft::Progress progress(std::cerr);
-      ft::EvaluateOptions options{.batch = a.batch};
+      ft::EvaluateOptions options{.batch = a.batch, .world = examples::ranks};
       options.generate.max_new_tokens = a.max_new_tokens;
       options.progress = [&](int64_t done, int64_t of) {
         progress.update({.step = done, .steps = of, .unit = "answers", .what = shown + ": " + what});
@@ -186,10 +212,10 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
     r.unanswered = answers(asked.unanswered, "questions without an answer, answered");
     if (!asked.pairs.empty()) {
       const ft::PreferenceData data(asked.pairs, lm.prompt(), lm.model().context_length());
-      r.pairs = ft::evaluate_preferences(lm, data, {.beta = a.beta});
+      r.pairs = ft::evaluate_preferences(lm, data, {.beta = a.beta}, {}, examples::ranks);
       left_out = data.left_out();
     }
-    if (!asked.unrelated.empty()) r.unrelated = ft::perplexity(lm, asked.unrelated);
+    if (!asked.unrelated.empty()) r.unrelated = ft::perplexity(lm, asked.unrelated, 512, examples::ranks);
     r.says_trained = asked.says_trained(r.untrained);
     const std::string unknown = lm.prompt().options().unknown;
     r.says_unknown = share(r.untrained, [&](const auto& answer) {
@@ -293,7 +319,7 @@ template <class Lm> void evaluate(const EvaluateArguments& a, const Asked& asked
     }
   }
 
-  if (a.json.empty()) return;
+  if (a.json.empty() || !examples::first_rank()) return;
   ft::Json report{{"model", a.model},
                   {"adapter", tuned ? ft::Json(tuned->name) : ft::Json("")},
                   {"data", a.data},
@@ -353,6 +379,7 @@ inline void add_evaluate(CLI::App& app) {
   c->add_option("--limit", a->limit, "only the first so many records; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
+  examples::add_rank_timeout(*c, a->rank_timeout);
   c->footer(
       "Example:\n  qa evaluate --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter --data facts.jsonl --json "
       "report.json");

@@ -20,8 +20,9 @@
 namespace {
 int run(int argc, char** argv) {
   const bool alone = !examples::ranks || examples::ranks->size() == 1;
-  if (!alone && (argc < 2 || std::string_view(argv[1]) != "train"))
-    throw ft::Error("qa: ranks share the work of train alone", "start other commands without mpirun.");
+  const std::string_view command = argc > 1 ? argv[1] : "";
+  if (!alone && command != "train" && command != "evaluate")
+    throw ft::Error("qa: ranks share the work of train and of evaluate", "start other commands without mpirun.");
   CLI::App app("Fine-tune a language model on questions and answers: prepare, train, evaluate, ask, export.", "qa");
   app.require_subcommand(1);
   app.set_version_flag("--version", std::string("qa (ftlib " FTLIB_VERSION ")"));

@@ -245,7 +245,7 @@ void find_sure(Lm& lm, const std::vector<Record>& learned, const std::vector<Rec
   }
   const auto asked = [&](const std::vector<Record>& records) {
     ft::Progress progress(std::cerr);
-    ft::EvaluateOptions options{.generate = {.max_new_tokens = 48}};
+    ft::EvaluateOptions options{.generate = {.max_new_tokens = 48}, .world = examples::ranks};
     options.progress = [&](int64_t done, int64_t of) {
       progress.update({.step = done, .steps = of, .unit = "answers", .what = "how sure it is: held-out questions"});
     };
@@ -358,9 +358,9 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   auto config = a.run.config(out);
   config.optimizer = ft::AdamW{.lr = static_cast<float>(lr), .weight_decay = a.weight_decay};
   config.batch_tokens = a.batch_tokens;
-  int threads = 1;
-  if constexpr (std::same_as<D, ft::Cpu>) threads = lm.context().threads();
-  config.micro_batch_tokens = examples::micro_tokens_of_ranks(a.batch_tokens, a.micro_batch_tokens, threads);
+  examples::begin_ranks(lm.context(), a.run.rank_timeout);
+  config.micro_batch_tokens = examples::micro_batch_of_ranks(a.batch_tokens, a.micro_batch_tokens, !a.run.no_exact,
+                                                             "tokens", "--micro-batch-tokens");
   config.epochs = a.epochs > 0 ? a.epochs : enough_epochs(first, a.batch_tokens, a.run.seed);
   config.max_steps = a.max_steps;
   if (config.evaluate_every == 0 && config.epochs > usual_epochs)  // epochs of a few steps: not behind each
@@ -387,7 +387,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
                       : a.lora.full ? ft::printed("; loss on kept text %.3g", moved)
                                     : ft::printed("; kept text: perplexity %+.1f %%", 100 * std::expm1(moved))));
     if (parts.held_out_pairs.size() > 0) {
-      const auto pairs = ft::evaluate_preferences(lm, parts.held_out_pairs, a.preferences);
+      const auto pairs = ft::evaluate_preferences(lm, parts.held_out_pairs, a.preferences, {}, examples::ranks);
       progress.message(
           ft::printed("  held-out pairs: loss %.3g, the better answer has the larger reward in %.0f %%, "
                       "margin %.3g",

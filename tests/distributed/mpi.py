@@ -48,6 +48,23 @@ code, said = run(2, "none", model="tests/data/no-such-model")
 assert code != 0 and said.count("there is no such file or folder") == 1 and "rank 0 of 2 (" in said, said
 code, said = run(3, "three")
 assert code != 0 and "3 ranks, and their number is no power of two" in said, said
+code, said = run(3, "three", "--max-steps", 2, "--no-exact")
+assert code == 0 and "another number of ranks gives other bits" in said, said
+
+# What is asked is shared out, and the figures are those of one process.
+asked = scratch / "asked.jsonl"
+asked.write_text("".join(f'{{"question": "{q} {i}?", "answers": ["{i}"]}}\n' for i in range(9) for q in ("what is", "who was")) +
+                 "".join(f'{{"question": "which {i}?", "answers": ["this {i}"], "rejected": ["that one"]}}\n' for i in range(5)))
+reports = []
+for ranks in (0, 2, 3):
+    report = scratch / f"report{ranks}.json"
+    launch = [mpirun, "-n", str(ranks)] if ranks else []
+    done = subprocess.run([*launch, qa, "evaluate", "--model", str(Path(root) / "tests/data/models/llama_q4_1.gguf"), "--adapter",
+                           str(scratch / "r1/adapter"), "--data", str(asked), "--unrelated", str(Path(root) / "README.md"), "--batch", "4",
+                           "--max-new-tokens", "6", "--threads", "1", "--json", str(report)], env=env, text=True, capture_output=True)
+    assert done.returncode == 0 and done.stdout.count("exact match ") == 1, done.stdout + done.stderr
+    reports.append((report.read_text(), [line for line in done.stdout.splitlines() if "report" not in line and "rank" not in line]))
+assert reports[0] == reports[1] == reports[2], reports
 
 code, whole = run(1, "whole", "--max-steps", 60)
 assert code == 0, whole

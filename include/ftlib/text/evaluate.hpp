@@ -2,6 +2,7 @@
 // perplexity.
 #pragma once
 #include <ftlib/core/stop.hpp>       // StopToken
+#include <ftlib/distributed/communicator.hpp>  // Communicator
 #include <ftlib/text/causal_lm.hpp>  // CausalLM
 #include <ftlib/text/prompt.hpp>     // Form
 #include <ftlib/text/records.hpp>    // Record
@@ -20,7 +21,8 @@ struct EvaluateOptions {
   GenerateOptions generate = {.max_new_tokens = 48};  // what it does not say the prompt does: CausalLM::answer_options
   int64_t batch = 64;                                 // prompts generated side by side
   std::function<void(int64_t done, int64_t of)> progress = {};  // called after each batch
-  StopToken stop = {};                                          // looked at before each batch
+  StopToken stop = {};                                          // looked at before each batch, where ranks are one
+  Communicator* world = nullptr;  // ranks that share batches out, and all get the figures of all; null: one
 };
 
 /// What the model answered to one record.
@@ -52,9 +54,10 @@ template <Scalar T, Device D>
 [[gnu::cold]] Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records,
                                   const EvaluateOptions& options = {});
 
-/// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other.
-/// Throws Error where it is not finite.
-template <Scalar T, Device D> double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512);
+/// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other, and
+/// that the ranks of `world`, where it is not null, share out. Throws Error where it is not finite.
+template <Scalar T, Device D>
+double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512, Communicator* world = nullptr);
 
 }  // namespace ft::inline FTLIB_ABI
 

@@ -5,6 +5,7 @@
 
 #include <algorithm>  // std::equal
 #include <cmath>      // std::isfinite, std::llround
+#include <cstring>    // std::memcpy
 #include <utility>    // std::exchange
 
 namespace ft::inline FTLIB_ABI {
@@ -189,35 +190,50 @@ template <Scalar T, Device D> void Preferring<T, D>::describe(Description& d) co
 
 template <Scalar T, Device D>
 PreferenceReport evaluate_preferences(CausalLM<T, D>& lm, const PreferenceData& data, const PreferenceOptions& options,
-                                      const StopToken& stop) {
+                                      const StopToken& stop, Communicator* world) {
   options.check();
   Context<D>& ctx = lm.context();
   const NoGrad off(ctx);
-  PreferenceReport report;
+  using A = accumulate_t<T>;
+  std::vector<std::string> mine;  // of each micro-batch: its loss, then each sequence's with the adapter and without
+  std::vector<std::vector<int64_t>> counts;
   for (const auto& items : data.plan(1024, 0, 0)) {
     const Batch batch = data.batch(items, 1024);
     for (const auto& micro : batch.micro) {
-      if (stop.stop_requested()) throw Interrupted("evaluate: stopped by the host");
+      if ((!world || world->size() == 1) && stop.stop_requested())
+        throw Interrupted("evaluate: stopped by the host");
       const auto& packed = micro_cast<PreferencePairs>(*micro).packed;
+      counts.push_back(detail::targets_by_sequence(packed));
+      if (!is_turn(world, static_cast<int64_t>(counts.size()) - 1)) continue;
       const auto nll = lm.model().nll_by_sequence(ctx, packed), reference = detail::nll_of_base(lm, packed);
-      const auto counts = detail::targets_by_sequence(packed);
-      report.loss += static_cast<double>(preference_loss(ctx, nll, reference, counts, options).item(ctx));
-      const auto tuned = nll.to_host(ctx), base = reference.to_host(ctx);
-      for (std::size_t i = 0; i < tuned.size(); i += 2) {
-        const auto gap = [&](const auto& of, bool a_token) {  // log p of the chosen answer, less that of the rejected
-          const double chosen = static_cast<double>(of[i]), rejected = static_cast<double>(of[i + 1]);
-          return a_token ? rejected / static_cast<double>(counts[i + 1]) - chosen / static_cast<double>(counts[i])
-                         : rejected - chosen;
-        };
-        const double margin = static_cast<double>(options.beta) * (gap(tuned, false) - gap(base, false));
-        ++report.pairs;
-        report.margin += margin;
-        report.accuracy += margin > 0;
-        report.likelier += gap(tuned, false) > 0;
-        report.likelier_a_token += gap(tuned, true) > 0;
-        report.base_likelier += gap(base, false) > 0;
-        report.base_likelier_a_token += gap(base, true) > 0;
-      }
+      std::vector<A> numbers{preference_loss(ctx, nll, reference, counts.back(), options).item(ctx)};
+      for (const auto& of : {nll.to_host(ctx), reference.to_host(ctx)}) numbers.insert(numbers.end(), of.begin(), of.end());
+      mine.emplace_back(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(A));
+    }
+  }
+  if (world) world->announce("preferences");
+  const auto all = gather_in_turn(world, std::move(mine));
+  PreferenceReport report;
+  for (std::size_t micro = 0; micro < counts.size(); ++micro) {
+    const auto& n = counts[micro];
+    std::vector<A> numbers(1 + 2 * n.size());
+    std::memcpy(numbers.data(), all.at(micro).data(), std::min(all[micro].size(), numbers.size() * sizeof(A)));
+    const std::span<const A> tuned = std::span(numbers).subspan(1, n.size()), base = std::span(numbers).last(n.size());
+    report.loss += static_cast<double>(numbers[0]);
+    for (std::size_t i = 0; i < n.size(); i += 2) {
+      const auto gap = [&](std::span<const A> of, bool a_token) {  // log p of the chosen answer, less of the rejected
+        const double chosen = static_cast<double>(of[i]), rejected = static_cast<double>(of[i + 1]);
+        return a_token ? rejected / static_cast<double>(n[i + 1]) - chosen / static_cast<double>(n[i])
+                       : rejected - chosen;
+      };
+      const double margin = static_cast<double>(options.beta) * (gap(tuned, false) - gap(base, false));
+      ++report.pairs;
+      report.margin += margin;
+      report.accuracy += margin > 0;
+      report.likelier += gap(tuned, false) > 0;
+      report.likelier_a_token += gap(tuned, true) > 0;
+      report.base_likelier += gap(base, false) > 0;
+      report.base_likelier_a_token += gap(base, true) > 0;
     }
   }
   if (!std::isfinite(report.loss)) throw not_finite(ctx, lm.model(), "evaluate: the loss of pairs");

@@ -4,6 +4,7 @@
 #include <ftlib/io/atomic_file.hpp>  // check_room
 #include <ftlib/optim/optimizer.inl.hpp>
 #include <ftlib/train/trainer.hpp>
+#include <ftlib/train/weight_hash.hpp>  // add_weight
 
 #include <algorithm>  // std::find_if
 #include <map>        // std::map
@@ -12,23 +13,6 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 void check_config(const TrainerConfig& config);
-/// Of a weight: name, type, shape, and bytes: all of a small one, of a large one sixteen pieces of a page, first and
-/// last among them. So a base whose weights were trained on is another base; a few elements changed by hand may be
-/// overlooked.
-template <Device D> void add_weight(Hash& hash, Context<D>& ctx, const std::string& name, const Stored<D>& w) {
-  constexpr int64_t page = 4096, pieces = 16;
-  hash.add(name);
-  hash.add(info(w.type).name);
-  for (const int64_t size : w.shape) hash.add(size);
-  const int64_t bytes = w.bytes(), count = std::min(pieces, (bytes + page - 1) / page);
-  std::vector<std::byte> piece(static_cast<std::size_t>(std::min(page, bytes)));
-  for (int64_t i = 0; i < count; ++i) {
-    const int64_t at = count > 1 ? (bytes - static_cast<int64_t>(piece.size())) / (count - 1) * i : 0;
-    if constexpr (std::same_as<D, Cpu>) std::memcpy(piece.data(), w.data + at, piece.size());
-    else ctx.copy_to_host(piece.data(), w.data + at, piece.size());
-    hash.add(piece.data(), piece.size());
-  }
-}
 }  // namespace detail
 
 template <Scalar T, Device D>
@@ -120,7 +104,7 @@ Description Trainer<T, D>::describe_run(const DataSource& train, const DataSourc
   model_.describe(d);
   Hash frozen, trained;
   for (const Parameter<T, D>* w : model_.parameters()) {
-    if (!w->trainable && *w) detail::add_weight(frozen, ctx, w->name, w->weight());
+    if (!w->trainable && *w) add_weight(frozen, ctx, w->name, w->weight());
     if (!w->trainable) continue;
     const ParameterInfo info{w->name, w->kind, w->shape()};
     trained.add(w->name);
