@@ -2,6 +2,7 @@
 #include "../scratch.hpp"
 
 #include <doctest/doctest.h>
+#include <ftlib/distributed/link.hpp>
 #include <ftlib/distributed/thread_group.hpp>
 #include <ftlib/finetune.hpp>
 
@@ -155,6 +156,22 @@ TEST_CASE("ranks: each has its share of optimizer states and averages, and no mo
     CHECK(std::abs(memory - one[0].second / 4) <= 13 * 4096);
   }
   CHECK(planned == one[0].first);
+}
+
+TEST_CASE("ranks: the plan says what an exchange takes, from what lies between ranks") {
+  CHECK(exchange_seconds({{1e-3, 1e6}}, 2, 1e6) == doctest::Approx(0.501));
+  CHECK(exchange_seconds({{1e-3, 1e6}, {2e-3, 1e5}}, 4, 1e6) == doctest::Approx(0.501 + 2.502));
+  CHECK(exchange_seconds({{1e-3, 1e6}}, 3, 3e6) == doctest::Approx(3.003));
+  for (const int ranks : {2, 3, 4})
+    run_thread_group(ranks, [&](Communicator& world) {
+      const auto links = measure_links(world);
+      CHECK(links.size() == (ranks == 4 ? 2 : 1));
+      for (const Link& link : links) CHECK((link.latency > 0 && link.latency < 1 && link.bandwidth > 1e6));
+      const auto others = world.gather(str(links[0].latency));
+      for (const std::string& other : others) CHECK(other == others[0]);
+    });
+  const Plan plan{.steps = 10, .ranks = 2, .exchange_bytes = 3e6, .exchange_seconds = 0.5, .bandwidth = 1e7, .latency = 2e-3};
+  CHECK(str(plan).find("exchange 0.5 s a step, 3") != std::string::npos);
 }
 
 TEST_CASE("ranks: who looks at gradients sees all of them") {

@@ -22,6 +22,10 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const Plan& p) {
   if (p.ranks > 1) out << " with a share of its states among " << p.ranks << " ranks, " << pretty_bytes(p.optimizer_bytes);
   out << ", activations " << pretty_bytes(p.activation_bytes) << ")";
   if (p.steps > 0) out << "; about " << pretty_duration(p.seconds);
+  if (p.ranks > 1)
+    out << printed("; exchange %.3g s a step, %s out of each rank (measured: %s/s and %.2g ms between ranks)",
+                   p.exchange_seconds, pretty_bytes(static_cast<int64_t>(p.exchange_bytes)).c_str(),
+                   pretty_bytes(static_cast<int64_t>(p.bandwidth)).c_str(), 1000 * p.latency);
   return out << '\n';
 }
 

@@ -1,6 +1,7 @@
 // train/trainer_plan.inl.hpp: what a run is expected to take.
 #pragma once
-#include <ftlib/autograd/tape.hpp>    // Tape
+#include <ftlib/autograd/tape.hpp>     // Tape
+#include <ftlib/distributed/link.hpp>  // measure_links
 #include <ftlib/train/run_watch.hpp>  // Stopwatch, Restore
 #include <ftlib/train/trainer.hpp>
 
@@ -25,7 +26,21 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
   for (std::size_t i = 0; average_ && i < params_.size(); ++i)
     plan.optimizer_bytes += ranks_.shares().mine(i).count() * wide;
   plan.state_bytes = plan.optimizer_bytes;
-  for (const Parameter<T, D>* w : params_) plan.state_bytes += w->count() * wide;  // gradients
+  int64_t trained = 0;
+  for (const Parameter<T, D>* w : params_) trained += w->count();
+  plan.state_bytes += trained * wide;  // gradients
+  if (plan.ranks > 1) {
+    const auto links = measure_links(*config_.world);
+    for (const int64_t item : {wide, static_cast<int64_t>(sizeof(T))}) {  // gradients, weights
+      const auto bytes = static_cast<double>(trained * item);
+      plan.exchange_bytes += bytes * (plan.ranks - 1) / plan.ranks;
+      plan.exchange_seconds += exchange_seconds(links, plan.ranks, bytes);
+    }
+    for (const Link& link : links) {
+      plan.latency = std::max(plan.latency, link.latency);
+      plan.bandwidth = plan.bandwidth > 0 ? std::min(plan.bandwidth, link.bandwidth) : link.bandwidth;
+    }
+  }
 
   const detail::Restore random(ctx.random());
   const auto probe =
@@ -82,6 +97,7 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
     plan.seconds += large.seconds / large.tokens * static_cast<double>(plan.tokens) * static_cast<double>(kind.tokens) /
                     static_cast<double>(whole.tokens);
   }
+  plan.seconds = plan.seconds / plan.ranks + static_cast<double>(plan.steps) * plan.exchange_seconds;
   plan.peak_bytes = ctx.memory().now + plan.state_bytes + plan.activation_bytes;
   if constexpr (std::same_as<D, Cpu>) plan.peak_bytes += process_memory().resident - ctx.memory().reserved;
   return plan;
