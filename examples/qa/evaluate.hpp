@@ -177,13 +177,15 @@ template <class Lm> void check_ranks(const EvaluateArguments& a, const Asked& as
   for (const Record& r : asked.all) records.add(ft::text::to_json_line(r));
   records.add(asked.unrelated);
   for (const std::string& adapter : a.adapters)
-    for (const auto& file : ft::is_folder(adapter) ? ft::files_in(adapter) : std::vector{std::filesystem::path(adapter)})
+    for (const auto& file :
+         ft::is_folder(adapter) ? ft::files_in(adapter) : std::vector{std::filesystem::path(adapter)})
       adapters.add(ft::fingerprint(ft::MappedFile::open(file)->bytes()));
   ft::Description d;
   if constexpr (requires { lm.context().threads(); }) d.add("threads", lm.context().threads());
   d.add("weights", weights);
   d.add("records and texts", records);
-  d.add("--split, --limit, --batch, --max-new-tokens", ft::str(a.split, ' ', a.limit, ' ', a.batch, ' ', a.max_new_tokens));
+  d.add("--split, --limit, --batch, --max-new-tokens",
+        ft::str(a.split, ' ', a.limit, ' ', a.batch, ' ', a.max_new_tokens));
   d.add("adapters", adapters);
   std::string lines;
   for (const auto& [key, value] : d.entries()) lines += key + " = " + value + '\n';

@@ -168,3 +168,96 @@ TEST_CASE("optim/optimizers: a host's own optimizer is made for its type alone; 
   OptimizerConfig(Lion{.lr = 0.1f, .beta2 = 0.98f}).describe(other);
   CHECK(d.entries() != other.entries());
 }
+
+namespace {
+using Narrow = bfloat16;
+/// Three parameters, of which an optimizer has its share.
+struct Shared {
+  Context<Cpu> ctx{{.threads = 1, .seed = 3}};
+  std::vector<Parameter<Narrow, Cpu>> params;
+  std::vector<Parameter<Narrow, Cpu>*> pointers;
+  std::unique_ptr<Optimizer<Narrow, Cpu>> optimizer;
+
+  Shared(const OptimizerConfig& config, std::map<std::string, Share> shares)
+      : optimizer(config.make<Narrow, Cpu>(
+            {.lr_scale = [](const ParameterInfo& w) { return w.shape.rank() == 2 ? 2.0f : 1.0f; }})) {
+    for (const Shape& shape : {Shape{100, 100}, Shape{300}, Shape{5000}}) {
+      std::vector<Narrow> values;
+      for (int64_t i = 0; i < shape.count(); ++i) values.push_back(Narrow(std::sin(0.3f * static_cast<float>(i))));
+      params.emplace_back(str("w", params.size()), Tensor<Narrow, Cpu>(ctx, shape, values));
+      params.back().kind = WeightKind::linear;
+    }
+    for (auto& w : params) pointers.push_back(&w);
+    optimizer->share_out(std::move(shares));
+  }
+  void step(int n) {
+    for (auto& w : params) {
+      std::vector<float> g;
+      for (int64_t i = 0; i < w.count(); ++i) g.push_back(std::cos(0.7f * static_cast<float>(i + n)));
+      w.grad = Tensor<float, Cpu>(ctx, w.shape(), g);
+    }
+    if (n == 1) params[1].grad = {};
+    optimizer->step(ctx, pointers, 1e-3f);
+  }
+};
+}  // namespace
+
+TEST_CASE("optim/optimizers: of shared-out parameters, what two change and keep is what one would") {
+  const std::map<std::string, Share> low{{"w0", {0, 8192}}, {"w1", {0, 0}}, {"w2", {0, 4096}}},
+      high{{"w0", {8192, 10000}}, {"w1", {0, 300}}, {"w2", {4096, 5000}}};
+  for (const Master master : {Master::none, Master::float32, Master::stochastic_rounding})
+    for (const auto& config : {OptimizerConfig(AdamW{.weight_decay = 0.1f, .master = master}),
+                               OptimizerConfig(AdamW8bit{.weight_decay = 0.1f, .master = master}),
+                               OptimizerConfig(Lion{.weight_decay = 0.1f, .master = master})}) {
+      Shared whole(config, {}), a(config, low), b(config, high), again(config, high);
+      for (int n = 0; n < 3; ++n)
+        for (Shared* one : {&whole, &a, &b}) one->step(n);
+      for (std::size_t i = 0; i < 3; ++i)
+        for (int64_t k = 0; k < whole.params[i].count(); ++k) {
+          const bool here = k < low.at(str("w", i)).end;
+          REQUIRE((here ? a : b).params[i].value.data()[k].bits == whole.params[i].value.data()[k].bits);
+        }
+      const auto all = whole.optimizer->save(whole.ctx), first = a.optimizer->save(a.ctx),
+                 second = b.optimizer->save(b.ctx);
+      REQUIRE((all.size() == first.size() && all.size() == second.size()));
+      for (std::size_t i = 0; i < all.size(); ++i) {
+        CHECK((all[i].name == first[i].name && all[i].shape == second[i].shape));
+        auto joined = first[i].bytes;
+        if (all[i].each > 0) joined.insert(joined.end(), second[i].bytes.begin(), second[i].bytes.end());
+        CHECK(joined == all[i].bytes);
+      }
+      CHECK(a.optimizer->state_bytes(a.pointers) + b.optimizer->state_bytes(b.pointers) ==
+            whole.optimizer->state_bytes(whole.pointers));
+      again.optimizer->load(again.ctx, again.pointers, all);
+      const auto loaded = again.optimizer->save(again.ctx);
+      for (std::size_t i = 0; i < loaded.size(); ++i) CHECK(loaded[i].bytes == second[i].bytes);
+    }
+}
+
+TEST_CASE("optim/optimizers: one that is not by element is not shared out") {
+  struct Rows final : NamedStates<float, Cpu> {  // one number a row
+    explicit Rows(ParameterGroups groups) : NamedStates<float, Cpu>("rows", std::move(groups)) {}
+    std::vector<Array> arrays(const Parameter<float, Cpu>& w) const override {
+      return {{"row", "F32", {w.shape()[0]}}};
+    }
+    void apply(Context<Cpu>&, std::span<const Item>, const Verdict*) override {}
+  };
+  Context<Cpu> ctx;
+  Parameter<float, Cpu> w("w", Tensor<float, Cpu>::zeros(ctx, {64, 128}));
+  w.grad = Tensor<float, Cpu>::zeros(ctx, {64, 128});
+  Parameter<float, Cpu>* const params[] = {&w};
+  Rows rows({});
+  rows.share_out({{"w", {0, 4096}}});
+  CHECK_THROWS_WITH_AS(rows.step(ctx, params, 1), doctest::Contains("'row' (64) of parameter 'w' is not by element"),
+                       Error);
+  struct Own final : Optimizer<float, Cpu> {
+    int64_t steps() const override { return 0; }
+    int64_t state_bytes(Params) const override { return 0; }
+    std::vector<StateEntry> save(Context<Cpu>&) const override { return {}; }
+    void load(Context<Cpu>&, Params, const std::vector<StateEntry>&) override {}
+    void update(Context<Cpu>&, Params, float, const Verdict*) override {}
+    void count() override {}
+  } own;
+  own.share_out({});
+  CHECK_THROWS_WITH_AS(own.share_out({{"w", {0, 4096}}}), doctest::Contains("updates whole parameters"), Error);
+}

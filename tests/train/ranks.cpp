@@ -106,7 +106,8 @@ TEST_CASE("ranks: shares are whole blocks, about equal, and all of every array")
         for (int r = 0; r < ranks; ++r) {
           const Share share = shares.of(i, r);
           CHECK((share.begin >= 0 && share.begin <= share.end && share.end <= counts[i]));
-          if (share.count() > 0) CHECK((share.begin % block == 0 && (share.end % block == 0 || share.end == counts[i])));
+          if (share.count() > 0)
+            CHECK((share.begin % block == 0 && (share.end % block == 0 || share.end == counts[i])));
           of_rank[static_cast<std::size_t>(r)] += share.count();
           of_array[i] += share.count();
         }
@@ -170,7 +171,8 @@ TEST_CASE("ranks: the plan says what an exchange takes, from what lies between r
       const auto others = world.gather(str(links[0].latency));
       for (const std::string& other : others) CHECK(other == others[0]);
     });
-  const Plan plan{.steps = 10, .ranks = 2, .exchange_bytes = 3e6, .exchange_seconds = 0.5, .bandwidth = 1e7, .latency = 2e-3};
+  const Plan plan{
+      .steps = 10, .ranks = 2, .exchange_bytes = 3e6, .exchange_seconds = 0.5, .bandwidth = 1e7, .latency = 2e-3};
   CHECK(str(plan).find("exchange 0.5 s a step, 3") != std::string::npos);
 }
 
@@ -322,11 +324,9 @@ TEST_CASE("ranks: what does not fit is said, and no rank waits for one that has 
   config = rank_config();
   config.cuda_graph = true;
   CHECK_THROWS_WITH_AS(train_on(2, config), doctest::Contains("cuda_graph and world"), Error);
-  CHECK_THROWS_WITH_AS(run_thread_group(4,
-                                        [&](Communicator& world) {
-                                          agree(world, str("seed = ", world.rank() == 2 ? 7 : 42, "\n"));
-                                        }),
-                       doctest::Contains(R"(rank 0 has "seed = 42", rank 2 has "seed = 7")"), Error);
+  CHECK_THROWS_WITH_AS(
+      run_thread_group(4, [&](Communicator& world) { agree(world, str("seed = ", world.rank() == 2 ? 7 : 42, "\n")); }),
+      doctest::Contains(R"(rank 0 has "seed = 42", rank 2 has "seed = 7")"), Error);
   CHECK_THROWS_WITH_AS(run_thread_group(4,
                                         [&](Communicator& world) {
                                           if (world.rank() == 1) throw Error("one is ill");

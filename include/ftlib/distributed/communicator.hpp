@@ -139,10 +139,10 @@ template <class F> void in_pairs(Communicator& world, F f) {
 }
 }  // namespace detail
 
-/// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it; the rest
-/// of x is lost. There are W + 1 bounds, and (W-1)/W of x leave each of W ranks. Where W is a power of two, added in a
-/// binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), by recursive halving (Thakur, Rabenseifner and Gropp, 2005, section 4.4);
-/// else in the order of ranks.
+/// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it; the
+/// rest of x is lost. There are W + 1 bounds, and (W-1)/W of x leave each of W ranks. Where W is a power of two, added
+/// in a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), by recursive halving (Thakur, Rabenseifner and Gropp, 2005,
+/// section 4.4); else in the order of ranks.
 template <class V> void reduce_scatter(Communicator& world, std::span<V> x, const std::vector<std::size_t>& bounds) {
   const auto range = [&](std::size_t first, std::size_t last) {
     return x.subspan(bounds[first], bounds[last] - bounds[first]);

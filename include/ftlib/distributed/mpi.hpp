@@ -166,7 +166,8 @@ inline bool started_as_rank() {
   if (!started_as_rank()) return work(nullptr);
   int given = 0, size = 0;
   if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS) {
-    std::cerr << "MPI_Init_thread failed (hint: start the program with the mpirun of the MPI that it was built with.)\n";
+    std::cerr
+        << "MPI_Init_thread failed (hint: start the program with the mpirun of the MPI that it was built with.)\n";
     return 2;
   }
   MPI_Comm_size(MPI_COMM_WORLD, &size);
@@ -182,6 +183,7 @@ inline bool started_as_rank() {
     if (world.rank() > 0) std::this_thread::sleep_for(std::chrono::seconds(1));
     const bool named = world.size() == 1 || what.starts_with(world.name());
     std::cerr << (named ? std::string() : world.name() + ": ") << what << std::endl;
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));  // MPICH's mpirun loses what it has not yet passed on
     MPI_Abort(MPI_COMM_WORLD, 2);
   };
   int code = 0;

@@ -15,8 +15,8 @@ template <Scalar T, Device D> class WeightAverage {
  public:
   using Average = Tensor<accumulate_t<T>, D>;
 
-  /// Where ranks share parameters out, each has its share's average, and all make the same calls of swap() and assign(),
-  /// which bring them together.
+  /// Where ranks share parameters out, each has its share's average, and all make the same calls of swap() and
+  /// assign(), which bring them together.
   WeightAverage(Context<D>& ctx, std::span<Parameter<T, D>* const> params, float decay, Shares shares = {});
   /// After `step` steps, this one counted.
   void update(Context<D>& ctx, int64_t step);

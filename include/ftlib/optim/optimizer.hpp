@@ -81,7 +81,8 @@ template <Scalar T, Device D> class Optimizer {
   /// All that a checkpoint has to hold, in the order of names.
   virtual std::vector<StateEntry> save(Context<D>& ctx) const = 0;
   /// The opposite: replaces all state by `entries`, which hold whole arrays, whatever is shared out. Throws Error, and
-  /// changes nothing, where one belongs to no trainable parameter of `params`, is missing, or has another type or shape.
+  /// changes nothing, where one belongs to no trainable parameter of `params`, is missing, or has another type or
+  /// shape.
   virtual void load(Context<D>& ctx, Params params, const std::vector<StateEntry>& entries) = 0;
 
  protected:

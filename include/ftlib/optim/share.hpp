@@ -10,8 +10,8 @@ template <Element T, Device D> Tensor<T, D> part(const Tensor<T, D>& x, const Sh
   return share.count() == x.count() ? x : x.strided(share.begin, {share.count()}, {1});
 }
 
-/// Gives every rank all elements of tensors of which each has its share. All ranks call it with the same tensors, in the
-/// order of the arrays that `shares` were made of; an empty one is left out.
+/// Gives every rank all elements of tensors of which each has its share. All ranks call it with the same tensors, in
+/// the order of the arrays that `shares` were made of; an empty one is left out.
 template <Element T, Device D>
 void gather_shares(Context<D>& ctx, const Shares& shares, const std::vector<Tensor<T, D>>& xs) {
   if (shares.ranks() == 1) return;

@@ -1,11 +1,11 @@
 // text/evaluate.hpp: does the model give the right answers, and what does it make of other text: exact match, F1,
 // perplexity.
 #pragma once
-#include <ftlib/core/stop.hpp>       // StopToken
+#include <ftlib/core/stop.hpp>                 // StopToken
 #include <ftlib/distributed/communicator.hpp>  // Communicator
-#include <ftlib/text/causal_lm.hpp>  // CausalLM
-#include <ftlib/text/prompt.hpp>     // Form
-#include <ftlib/text/records.hpp>    // Record
+#include <ftlib/text/causal_lm.hpp>            // CausalLM
+#include <ftlib/text/prompt.hpp>               // Form
+#include <ftlib/text/records.hpp>              // Record
 
 #include <functional>   // std::function
 #include <optional>     // std::optional
@@ -54,8 +54,8 @@ template <Scalar T, Device D>
 [[gnu::cold]] Evaluation evaluate(CausalLM<T, D>& lm, const std::vector<text::Record>& records,
                                   const EvaluateOptions& options = {});
 
-/// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other, and
-/// that the ranks of `world`, where it is not null, share out. Throws Error where it is not finite.
+/// exp of the mean -log p of a text's tokens, read in windows of at most `window` tokens that do not see each other,
+/// and that the ranks of `world`, where it is not null, share out. Throws Error where it is not finite.
 template <Scalar T, Device D>
 double perplexity(CausalLM<T, D>& lm, std::string_view text, int64_t window = 512, Communicator* world = nullptr);
 

@@ -1,11 +1,11 @@
 // text/prefer.hpp: preference tuning: of two answers to a question the model learns to prefer the better one, held to
 // its base (direct preference optimisation).
 #pragma once
-#include <ftlib/core/stop.hpp>            // StopToken
+#include <ftlib/core/stop.hpp>                 // StopToken
 #include <ftlib/distributed/communicator.hpp>  // Communicator
-#include <ftlib/ops/preference_loss.hpp>  // PreferenceOptions
-#include <ftlib/text/causal_lm.hpp>       // CausalLM
-#include <ftlib/text/dataset.hpp>         // Example, Refused
+#include <ftlib/ops/preference_loss.hpp>       // PreferenceOptions
+#include <ftlib/text/causal_lm.hpp>            // CausalLM
+#include <ftlib/text/dataset.hpp>              // Example, Refused
 
 #include <string>   // std::string
 #include <utility>  // std::pair
@@ -96,9 +96,9 @@ struct PreferenceReport {
   double likelier = 0, likelier_a_token = 0, base_likelier = 0, base_likelier_a_token = 0;
 };
 
-/// Reads all pairs twice, with what the session uses and without; the ranks of `world`, where it is not null, share them
-/// out, and all get the figures of all. Throws Error where the model's numbers are not finite, Interrupted on a request
-/// to stop, which one rank alone looks at.
+/// Reads all pairs twice, with what the session uses and without; the ranks of `world`, where it is not null, share
+/// them out, and all get the figures of all. Throws Error where the model's numbers are not finite, Interrupted on a
+/// request to stop, which one rank alone looks at.
 template <Scalar T, Device D>
 [[gnu::cold]] PreferenceReport evaluate_preferences(CausalLM<T, D>& lm, const PreferenceData& data,
                                                     const PreferenceOptions& options = {}, const StopToken& stop = {},

@@ -200,14 +200,14 @@ PreferenceReport evaluate_preferences(CausalLM<T, D>& lm, const PreferenceData& 
   for (const auto& items : data.plan(1024, 0, 0)) {
     const Batch batch = data.batch(items, 1024);
     for (const auto& micro : batch.micro) {
-      if ((!world || world->size() == 1) && stop.stop_requested())
-        throw Interrupted("evaluate: stopped by the host");
+      if ((!world || world->size() == 1) && stop.stop_requested()) throw Interrupted("evaluate: stopped by the host");
       const auto& packed = micro_cast<PreferencePairs>(*micro).packed;
       counts.push_back(detail::targets_by_sequence(packed));
       if (!is_turn(world, static_cast<int64_t>(counts.size()) - 1)) continue;
       const auto nll = lm.model().nll_by_sequence(ctx, packed), reference = detail::nll_of_base(lm, packed);
       std::vector<A> numbers{preference_loss(ctx, nll, reference, counts.back(), options).item(ctx)};
-      for (const auto& of : {nll.to_host(ctx), reference.to_host(ctx)}) numbers.insert(numbers.end(), of.begin(), of.end());
+      for (const auto& of : {nll.to_host(ctx), reference.to_host(ctx)})
+        numbers.insert(numbers.end(), of.begin(), of.end());
       mine.emplace_back(reinterpret_cast<const char*>(numbers.data()), numbers.size() * sizeof(A));
     }
   }

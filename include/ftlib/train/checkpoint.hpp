@@ -15,8 +15,8 @@ inline constexpr int64_t checkpoint_format = 2;
 template <Scalar T, Device D>
 void save_tensors(Context<D>& ctx, const std::filesystem::path& file, std::span<const std::string> names,
                   std::span<const Tensor<T, D>> tensors);
-/// The opposite, without conversion, so that what was saved comes back bit by bit; of several ranks each gets its share,
-/// see part(). Throws Error where names, types or shapes are not these.
+/// The opposite, without conversion, so that what was saved comes back bit by bit; of several ranks each gets its
+/// share, see part(). Throws Error where names, types or shapes are not these.
 template <Scalar T, Device D>
 std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::path& file,
                                        std::span<const std::string> names, std::span<const Shape> shapes,

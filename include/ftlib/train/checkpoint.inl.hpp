@@ -80,8 +80,12 @@ void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::
     for (std::size_t i = 0; i < averages.size(); ++i) {
       const auto values = averages[i].to_host(ctx);
       const auto bytes = std::as_bytes(std::span(values));
-      states.push_back({trained.names[i], std::string(info(dtype_of<A>).name == "float64" ? "F64" : "F32"),
-                        trained.shapes[i], {bytes.begin(), bytes.end()}, trained.names[i], 1});
+      states.push_back({trained.names[i],
+                        std::string(info(dtype_of<A>).name == "float64" ? "F64" : "F32"),
+                        trained.shapes[i],
+                        {bytes.begin(), bytes.end()},
+                        trained.names[i],
+                        1});
     }
     detail::write_states(file / "averages.safetensors", states, shares, trained.names);
   };
@@ -204,8 +208,8 @@ FTLIB_INLINE void write_states(const std::filesystem::path& file, const std::vec
     if (shares.ranks() > 1 && s.each > 0) {
       entry.data = nullptr;
       entry.make = [&s, &shares, &parameters, world] {  // of all ranks, on the first one; the others only send
-        const auto array = static_cast<std::size_t>(
-            std::find(parameters.begin(), parameters.end(), s.parameter) - parameters.begin());
+        const auto array =
+            static_cast<std::size_t>(std::find(parameters.begin(), parameters.end(), s.parameter) - parameters.begin());
         const std::size_t width = s.type == "F64" ? 8 : s.type == "U8" ? 1 : 4;
         const auto place = [&](int64_t element) {
           return static_cast<std::size_t>((element + s.each - 1) / s.each) * width;

@@ -21,8 +21,9 @@ template <Scalar T, Device D> class GradientExchange {
  public:
   using Gradient = Tensor<accumulate_t<T>, D>;
 
-  /// `world` may be null. Not `exact`: a rank adds gradients where they are, and ranks' sums are added as reduce_scatter
-  /// does, so that another number of ranks ends with other bits. Throws Error for `exact` where ranks are no power of two.
+  /// `world` may be null. Not `exact`: a rank adds gradients where they are, and ranks' sums are added as
+  /// reduce_scatter does, so that another number of ranks ends with other bits. Throws Error for `exact` where ranks
+  /// are no power of two.
   explicit GradientExchange(Communicator* world, bool exact = true);
 
   /// Before the calls below: which elements of which parameters are whose.

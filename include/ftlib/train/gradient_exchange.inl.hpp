@@ -119,8 +119,7 @@ void GradientExchange<T, D>::finish(Context<D>& ctx, std::span<Parameter<T, D>* 
   };
   each([&](std::size_t i, A* sum) {
     const int64_t n = params[i]->count();
-    if (const Gradient& g = mine.gradients[i])
-      ctx.copy_to_host(sum, g.data(), static_cast<std::size_t>(n) * sizeof(A));
+    if (const Gradient& g = mine.gradients[i]) ctx.copy_to_host(sum, g.data(), static_cast<std::size_t>(n) * sizeof(A));
     else std::fill(sum, sum + n, A(-0.0f));
   });
   reduce_scatter(*world_, std::span(flat), shares_.bounds(there));

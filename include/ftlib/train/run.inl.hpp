@@ -19,7 +19,8 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const Plan& p) {
   else out << "as long as there are data";
   out << "; memory " << pretty_bytes(p.peak_bytes) << " (weights " << pretty_bytes(p.weight_bytes)
       << ", gradients and optimizer " << pretty_bytes(p.state_bytes);
-  if (p.ranks > 1) out << " with a share of its states among " << p.ranks << " ranks, " << pretty_bytes(p.optimizer_bytes);
+  if (p.ranks > 1)
+    out << " with a share of its states among " << p.ranks << " ranks, " << pretty_bytes(p.optimizer_bytes);
   out << ", activations " << pretty_bytes(p.activation_bytes) << ")";
   if (p.steps > 0) out << "; about " << pretty_duration(p.seconds);
   if (p.ranks > 1)

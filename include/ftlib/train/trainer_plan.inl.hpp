@@ -2,7 +2,7 @@
 #pragma once
 #include <ftlib/autograd/tape.hpp>     // Tape
 #include <ftlib/distributed/link.hpp>  // measure_links
-#include <ftlib/train/run_watch.hpp>  // Stopwatch, Restore
+#include <ftlib/train/run_watch.hpp>   // Stopwatch, Restore
 #include <ftlib/train/trainer.hpp>
 
 #include <algorithm>  // std::find_if, std::max
