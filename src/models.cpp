@@ -11,6 +11,8 @@ namespace ft::inline FTLIB_ABI {
 #define FTLIB_ADAPTED(T, D)                                                                               \
   template struct Overlay<T, D>;                                                                          \
   template Tensor<T, D> project(Context<D>&, const Tensor<T, D>&, Parameter<T, D>&, Parameter<T, D>*);    \
+  template Tensor<T, D> grouped_project(Context<D>&, const Tensor<T, D>&, std::vector<Parameter<T, D>>&,  \
+                                        const std::vector<int64_t>&, std::vector<Parameter<T, D>>&);      \
   template Parameter<T, D>& in_use(Context<D>&, Parameter<T, D>&);                                        \
   template bool adapted(const Context<D>&, const Parameter<T, D>&);                                       \
   template Tensor<T, D> dense(Context<D>&, const Parameter<T, D>&);                                       \

@@ -10,6 +10,9 @@ Hugging Face folders hold
     config.json, *.safetensors       the model, as transformers 5 writes it; config.v4.json: the same as 4.x wrote it
     adapter_initial, adapter_trained peft folders (README.md left out): LoRA before and after the ten steps
     expected.json                    ids, masks, losses, norms, generated ids, checksums
+    experts_initial, experts_trained, experts.json, experts.safetensors
+                                     of a model with experts the same as adapter_*, training.lora and lora.logits, with
+                                     peft's target_parameters beside attention's layers
     expected.safetensors             logits.N (S, V) of sequence N; hidden.0 (embedding) .. hidden.L (after layer L),
                                      hidden.norm; grad.<parameter>; full.logits, lora.logits after ten steps
 GGUF models are NAME.gguf with NAME.expected.json and NAME.expected.safetensors beside them.
@@ -470,13 +473,16 @@ def save_adapter(model, folder, base_name):
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def adapted(model, rank, alpha):
-    # peft's all-linear goes to experts too, by target_parameters, which ftlib does not read
+EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
+
+
+def adapted(model, rank, alpha, experts=False):
+    # peft's all-linear goes to experts too
     moe = getattr(model.config, "num_experts", 0)
     targets = ["q_proj", "k_proj", "v_proj", "o_proj"] if moe else "all-linear"
     return peft.get_peft_model(model, peft.LoraConfig(
         r=rank, lora_alpha=alpha, target_modules=targets, lora_dropout=0.0, bias="none", use_rslora=False,
-        task_type="CAUSAL_LM"))
+        task_type="CAUSAL_LM", target_parameters=EXPERTS if experts else None))
 
 
 def lora_parameters(model):
@@ -608,7 +614,24 @@ def make_folder(name, out):
 
     write_json(folder / "expected.json", expected)
     save_tensors(tensors, folder / "expected.safetensors")
+    if dense is folder and getattr(model.config, "num_experts", 0):
+        make_experts(folder, fresh, expected)
     return folder
+
+
+def make_experts(folder, fresh, expected):
+    """LoRA on attention and experts; B begins as zero, as peft's."""
+    seeded(folder.name + "/experts")
+    lora = adapted(fresh(), rank=3, alpha=6, experts=True)
+    base_name = f"tests/data/models/{folder.name}"
+    save_adapter(lora, folder / "experts_initial", base_name)
+    losses, norms = train(lora, expected["training"]["batches"])
+    save_adapter(lora, folder / "experts_trained", base_name)
+    write_json(folder / "experts.json", {"made_by": made_by(), "rank": 3, "alpha": 6, "losses": losses,
+                                         "grad_norms": norms, "final": checksums(lora_parameters(lora))})
+    with torch.no_grad():
+        save_tensors({"trained.logits": logits_of(lora, expected["sequences"][-1]["tokens"])},
+                     folder / "experts.safetensors")
 
 
 def check_old_config(kind, folder, logits, tokens):

@@ -56,6 +56,28 @@ struct Case {
     adapters->train(ctx, "a");
     adapters->use(ctx, "a");
   }
+  /// Of what is to be trained, beside the losses and norms in `theirs`.
+  void ten_steps(const std::string& name, const char* way, const Json& theirs) {
+    const Json& batches = expected["training"]["batches"];
+    std::vector<Parameter<float, D>*> trained;
+    for (auto* w : adapters->parameters(ctx))
+      if (w->trainable) trained.push_back(w);
+    AdamWOptimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
+    for (std::size_t step = 0; step < batches.size(); ++step) {
+      CAPTURE(step);
+      const auto batch = pack(batches[step]);
+      zero_grad(trained);
+      Tape tape(ctx);
+      const auto loss = model->nll_sum(ctx, batch);
+      const auto n = static_cast<float>(batch.target_count());
+      tape.backward(loss, Tensor<float, D>(ctx, loss.shape(), {1.0f / n}));
+      const float norm = clip_grad_norm(ctx, trained, 1.0f);
+      optimizer.step(ctx, trained, 1e-3f);
+      const double off = static_cast<double>(loss.item(ctx) / n) - theirs["losses"][step].get<double>();
+      CHECK(evidence(name, way, std::abs(off)) <= 1e-4);
+      CHECK(norm == doctest::Approx(theirs["grad_norms"][step].get<double>()).epsilon(1e-3));
+    }
+  }
   static PackedTokens pack(const Json& sequences) {
     PackedTokens batch;
     for (const Json& s : sequences) {
@@ -156,25 +178,91 @@ TEST_CASE("models: ten steps of full fine-tuning and of LoRA are transformers' a
       const auto& training = c.expected["training"];
       if (way == "full") c.train_all();
       else c.take(model_data / name / "adapter_initial");
-      std::vector<Parameter<float, D>*> trained;
-      for (auto* w : c.adapters->parameters(c.ctx))
-        if (w->trainable) trained.push_back(w);
-      AdamWOptimizer<float, D> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
-      for (std::size_t step = 0; step < training["batches"].size(); ++step) {
-        CAPTURE(step);
-        const auto batch = Case::pack(training["batches"][step]);
-        zero_grad(trained);
-        Tape tape(c.ctx);
-        const auto loss = c.model->nll_sum(c.ctx, batch);
-        const auto n = static_cast<float>(batch.target_count());
-        tape.backward(loss, Tensor<float, D>(c.ctx, loss.shape(), {1.0f / n}));
-        const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
-        optimizer.step(c.ctx, trained, 1e-3f);
-        const double off = static_cast<double>(loss.item(c.ctx) / n) - training[way]["losses"][step].get<double>();
-        CHECK(evidence(name, way.c_str(), std::abs(off)) <= 1e-4);
-        CHECK(norm == doctest::Approx(training[way]["grad_norms"][step].get<double>()).epsilon(1e-3));
-      }
+      c.ten_steps(name, way.c_str(), training[way]);
       CHECK(c.difference(c.model->logits(c.ctx, Case::pack(Json::array({c.expected["sequences"][2]}))),
                          way + ".logits") <= 1e-3);
     }
+}
+
+TEST_CASE("models: LoRA on experts is peft's: ten steps, its files both ways, weighed, merged") {
+  int models = 0;
+  for (const std::string& name : ft::test::model_folders()) {
+    const auto folder = model_data / name;
+    if (!std::filesystem::exists(folder / "experts.json")) continue;
+    CAPTURE(name);
+    ++models;
+    Case c(name);
+    c.arrays = SafetensorsFile::open(folder / "experts.safetensors");
+    const auto longest = Case::pack(Json::array({c.expected["sequences"][2]}));
+    const auto difference = [&] { return c.difference(c.model->logits(c.ctx, longest), "trained.logits"); };
+    c.take(folder / "experts_initial");
+    c.ten_steps(name, "experts", read_json(folder / "experts.json"));
+    CHECK(difference() <= 1e-3);
+
+    CHECK(c.adapters->put(c.ctx, "b", read_peft(folder / "experts_trained")).empty());
+    c.adapters->use(c.ctx, "b");
+    CHECK(difference() <= 1e-4);
+    const PeftBytes ours = peft_bytes(c.adapters->data(c.ctx, "b"));
+    const auto theirs = SafetensorsFile::open(folder / "experts_trained" / "adapter_model.safetensors"),
+               again = SafetensorsFile::parse(ours.tensors, "ours");
+    CHECK(theirs.names() == again.names());
+    for (const std::string& key : theirs.names()) {
+      CAPTURE(key);
+      CHECK(std::ranges::equal(again.bytes(key), theirs.bytes(key)));
+    }
+    const Json config = parse_json(ours.config, "ours"),
+               wanted = read_json(folder / "experts_trained" / "adapter_config.json");
+    for (const char* list : {"target_modules", "target_parameters"}) {
+      auto one = config.at(list).get<std::vector<std::string>>(),
+           other = wanted.at(list).get<std::vector<std::string>>();
+      for (std::string& target : other)
+        if (target.starts_with("mlp.")) target.erase(0, 4);
+      std::sort(one.begin(), one.end());
+      std::sort(other.begin(), other.end());
+      CHECK(one == other);
+    }
+    CHECK(c.adapters->put(c.ctx, "again", read_peft(ours.config, ours.tensors)).empty());
+    c.adapters->copy(c.ctx, "again", "half", 0.5f);
+    c.adapters->use(c.ctx, {{"b", 0.5f}, {"half", 1.0f}});
+    CHECK(difference() <= 1e-4);
+    c.adapters->use(c.ctx, "b");
+    c.adapters->merge(c.ctx);
+    CHECK(difference() <= 2e-4);
+  }
+  CHECK(models == 2);
+}
+
+TEST_CASE("models: of experts, one alone, a router, dropout, DoRA and another peft's files are refused, and said why") {
+  const auto folder = model_data / "qwen3_moe_tiny";
+  Case c("qwen3_moe_tiny");
+  const auto refused = [&](const Lora& lora, const char* why) {
+    CHECK_THROWS_WITH_AS(c.adapters->add(c.ctx, "a", lora), doctest::Contains(why), Error);
+  };
+  const std::string stack = "model.layers.1.mlp.experts.gate_up_proj";
+  CHECK(c.adapters->add(c.ctx, "a", {.rank = 2, .targets = {"experts.gate_up_proj"}}) == 10);
+  CHECK(c.adapters->add(c.ctx, "a", {.rank = 2, .targets = {"q_proj", "gate_up_proj", "experts.down_proj"}}) == 17);
+  const AdapterData fresh = c.adapters->data(c.ctx, "a");
+  CHECK(fresh.tensors.at(stack + ".lora_A.weight").shape == Shape{10, 20});
+  CHECK(fresh.tensors.at(stack + ".lora_B.weight").shape == Shape{24, 10});
+  refused({.targets = {"experts.0.gate_proj"}}, "is no linear layer's; only matrices of linear layers are adapted");
+  refused({.targets = {"mlp.gate"}}, "is no linear layer's");
+  refused({.dropout = 0.1f, .targets = {"experts.down_proj"}}, "dropout is not supported there");
+  refused({.targets = {"experts.down_proj"}, .kind = "dora"}, "an adapter of kind 'dora' is not supported there");
+  refused({.targets = {"experts.down_proj"}, .modules_to_save = {"experts.3.down_proj"}},
+          "is trained whole, and adapted as a part of 'model.layers.1.mlp.experts.down_proj'");
+  AdapterData data = read_peft(folder / "experts_trained");
+  auto& a = data.tensors.at(stack + ".lora_A.weight");
+  a.shape = {20, 15};
+  CHECK_THROWS_WITH_AS(
+      c.adapters->put(c.ctx, "old", data),
+      doctest::Contains("'base_model.model.model.layers.1.mlp."
+                        "experts.base_layer.lora_A.weight' is (20, 15), the model and rank 3 ask for (15, 20)"),
+      Error);
+  data = read_peft(folder / "experts_trained");
+  data.tensors.erase(stack + ".lora_A.weight");
+  data.tensors.erase(stack + ".lora_B.weight");
+  const auto told = c.adapters->put(c.ctx, "part", data);
+  REQUIRE(told.size() == 1);
+  CHECK(told[0].find("of 1 layers that target_modules names there are no tensors") != told[0].npos);
+  CHECK(told[0].find(stack) != told[0].npos);
 }

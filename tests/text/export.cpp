@@ -328,13 +328,17 @@ TEST_CASE("text/tokenizer_gguf: Gemma 4's kind is Hugging Face's, is written wit
 }
 
 TEST_CASE("save_gguf_adapter: laid over the base's GGUF as llama.cpp does it, it is the merged model") {
-  for (const std::string& name : ft::test::model_folders()) {
+  std::vector<std::pair<std::string, std::string>> cases{{"gpt_oss_tiny", "experts_trained"}};
+  for (const std::string& name : ft::test::model_folders()) cases.emplace_back(name, "adapter_trained");
+  for (const auto& one : cases) {
+    const std::string &name = one.first, &adapter = one.second;
     if (refused_as_they_are.count(name)) continue;
     CAPTURE(name);
+    CAPTURE(adapter);
     const Scratch dir;
     auto lm = ExportLm::from_pretrained(folder_of(dir, name, Json::object()), {.threads = 2});
     save_gguf(lm, dir / "base.gguf", {.type = "f32"});
-    lm.load_adapter(ft::test::model_data / name / "adapter_trained");
+    lm.load_adapter(ft::test::model_data / name / adapter);
     save_gguf(lm, dir / "merged.gguf", {.type = "f32"});
     const auto report = save_gguf_adapter(lm, dir / "lora.gguf");
     CHECK(report.adapted > 0);
@@ -358,21 +362,29 @@ TEST_CASE("save_gguf_adapter: laid over the base's GGUF as llama.cpp does it, it
         ++pairs;
         const auto a = values(lora, tensor + ".lora_a"), b = values(lora, tensor + ".lora_b");
         const Shape shape = base.info(tensor).shape;
-        const int64_t rank = lora.info(tensor + ".lora_a").shape[0];
-        REQUIRE(lora.info(tensor + ".lora_a").shape == Shape{rank, shape[1]});
-        REQUIRE(lora.info(tensor + ".lora_b").shape == Shape{shape[0], rank});
-        for (int64_t i = 0; i < shape[0]; ++i)
-          for (int64_t j = 0; j < shape[1]; ++j)
-            for (int64_t r = 0; r < rank; ++r)
-              w[static_cast<std::size_t>(i * shape[1] + j)] += alpha / static_cast<float>(rank) *
-                                                               b[static_cast<std::size_t>(i * rank + r)] *
-                                                               a[static_cast<std::size_t>(r * shape[1] + j)];
+        const int64_t experts = shape.rank() == 3 ? shape[0] : 1, rows = shape[-2], cols = shape[-1],
+                      rank = lora.info(tensor + ".lora_a").shape[-2];
+        const auto of_all = [&](const Shape& own) { return shape.rank() == 3 ? Shape{experts, own[0], own[1]} : own; };
+        REQUIRE(lora.info(tensor + ".lora_a").shape == of_all({rank, cols}));
+        REQUIRE(lora.info(tensor + ".lora_b").shape == of_all({rows, rank}));
+        for (int64_t e = 0; e < experts; ++e)
+          for (int64_t i = e * rows; i < (e + 1) * rows; ++i)
+            for (int64_t j = 0; j < cols; ++j)
+              for (int64_t r = 0; r < rank; ++r)
+                w[static_cast<std::size_t>(i * cols + j)] += alpha / static_cast<float>(rank) *
+                                                             b[static_cast<std::size_t>(i * rank + r)] *
+                                                             a[static_cast<std::size_t>((e * rank + r) * cols + j)];
       }
       CHECK(largest_difference(w, values(merged, tensor)) <= 1e-5);
     }
     CHECK(2 * pairs == lora.names().size());
 
-    // And read back: over the folder and over the GGUF, the same model.
+    // And read back: over the folder and over the GGUF, the same model. Experts' are not read.
+    if (adapter == "experts_trained") {
+      CHECK_THROWS_WITH_AS(lm.load_adapter(dir / "lora.gguf"), doctest::Contains("adapts experts, which is not read"),
+                           Error);
+      continue;
+    }
     const auto wanted = logits_of(lm, 12);
     const bool windowed = name == "mistral_tiny" || name == "qwen2_tiny";  // which their GGUF does not say
     for (const auto& path : {dir / "text-model", dir / (windowed ? "text-model" : "base.gguf")}) {

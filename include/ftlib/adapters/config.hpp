@@ -13,7 +13,8 @@
 namespace ft::inline FTLIB_ABI {
 
 /// Which matrices an adapter goes to: all linear layers but the head, or those whose module name is one of `names` or
-/// ends with ".name" (PEFT's rule for target_modules). The head goes by its name, "lm_head".
+/// ends with ".name" (PEFT's rule for target_modules). The head goes by its name, "lm_head"; experts, all of a layer at
+/// once, by that of their stack, "experts.gate_up_proj" and "experts.down_proj" (PEFT's target_parameters).
 struct Targets {
   bool all = false;
   std::vector<std::string> names;

@@ -28,7 +28,8 @@ struct AdapterData {
   // says beside it which of them it leaves out. Layers that they mean and that have no tensors are told.
   std::vector<std::string> said_names = {};
   std::string said_pattern = {};
-  std::vector<std::string> warnings = {};  // what the caller should tell
+  std::vector<std::string> said_parameters = {};  // target_parameters: stacks of experts
+  std::vector<std::string> warnings = {};         // what the caller should tell
   // What a program keeps beside it, in the header of the tensors' file.
   std::map<std::string, std::string> metadata = {};
 

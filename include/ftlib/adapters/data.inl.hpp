@@ -12,6 +12,10 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 
+/// What PEFT may adapt without a layer of its own: tensors that hold a matrix of each expert, in the order in which a
+/// wrapper of one wraps the other's.
+inline constexpr std::array<std::string_view, 2> stack_parameters{"gate_up_proj", "down_proj"};
+
 /// Whether a key says anything: not null, false, or empty.
 inline bool is_set(const Json& value) {
   return !(value.is_null() || value == false || (value.is_string() && value.get_ref<const std::string&>().empty()) ||
@@ -45,11 +49,18 @@ inline bool is_set(const Json& value) {
   static constexpr std::array<std::string_view, 6> of_beginning{"eva_config",   "corda_config",      "lora_ga_config",
                                                                 "loftq_config", "qalora_group_size", "megatron_core"};
   // Keys of what is another computation.
-  static constexpr std::array<std::string_view, 13> refused{
-      "layer_replication", "megatron_config", "trainable_token_indices", "alora_invocation_tokens",
-      "use_qalora",        "lora_bias",       "target_parameters",       "use_bdlora",
-      "arrow_config",      "kasa_config",     "monteclora_config",       "ensure_weight_tying",
-      "velora_config"};
+  static constexpr std::array<std::string_view, 12> refused{"layer_replication",
+                                                            "megatron_config",
+                                                            "trainable_token_indices",
+                                                            "alora_invocation_tokens",
+                                                            "use_qalora",
+                                                            "lora_bias",
+                                                            "use_bdlora",
+                                                            "arrow_config",
+                                                            "kasa_config",
+                                                            "monteclora_config",
+                                                            "ensure_weight_tying",
+                                                            "velora_config"};
   const auto known = [](const auto& list, std::string_view key) {
     return std::find(list.begin(), list.end(), key) != list.end();
   };
@@ -75,6 +86,13 @@ inline bool is_set(const Json& value) {
     if (key == "bias") {
       if (const auto bias = json_as<std::string>(value, full, where); bias != "none")
         throw unsupported("bias '" + bias + "'", "name the modules in modules_to_save.");
+    } else if (key == "target_parameters") {
+      data.said_parameters = json_as<std::vector<std::string>>(value, full, where);
+      for (const std::string& name : data.said_parameters)
+        if (const auto last = name.substr(name.rfind('.') + 1); !known(stack_parameters, last))
+          throw unsupported(key, str("'", name,
+                                     "': of parameters those of experts are adapted, 'gate_up_proj' and "
+                                     "'down_proj'."));
     } else if (key == "init_lora_weights") {
       const std::string init = value.is_string() ? value.get<std::string>() : "";
       static constexpr std::array<std::string_view, 5> untouched{"", "gaussian", "eva", "orthogonal", "mica"};

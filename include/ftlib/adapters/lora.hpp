@@ -45,7 +45,11 @@ inline auto lora_plus(float ratio = 16) {
 }
 
 namespace detail {
-/// A and B of a new low-rank adapter.
+/// A (rank, in) and B (out, rank) of a new low-rank adapter on `module`.
+template <Scalar T, Device D>
+std::pair<Parameter<T, D>, Parameter<T, D>> low_rank_factors(Context<D>& ctx, const std::string& module, int64_t out,
+                                                             int64_t in, int64_t rank, Random* random);
+/// The same for what a configuration asks of w.
 template <Scalar T, Device D>
 std::pair<Parameter<T, D>, Parameter<T, D>> low_rank_factors(Context<D>& ctx, const Parameter<T, D>& w,
                                                              const Lora& config, Random* random);

@@ -11,10 +11,9 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 template <Scalar T, Device D>
-[[gnu::cold]] std::pair<Parameter<T, D>, Parameter<T, D>> low_rank_factors(Context<D>& ctx, const Parameter<T, D>& w,
-                                                                           const Lora& config, Random* random) {
-  const std::string module = module_of(w.name);
-  const int64_t out = w.shape()[0], in = w.shape()[1], rank = config.rank_of(module);
+[[gnu::cold]] std::pair<Parameter<T, D>, Parameter<T, D>> low_rank_factors(Context<D>& ctx, const std::string& module,
+                                                                           int64_t out, int64_t in, int64_t rank,
+                                                                           Random* random) {
   Parameter<T, D> a(module + ".lora_A.weight", Tensor<T, D>(ctx, {rank, in})),
       b(module + ".lora_B.weight", Tensor<T, D>(ctx, {out, rank}));
   if (random) {
@@ -26,6 +25,12 @@ template <Scalar T, Device D>
   }
   a.kind = b.kind = WeightKind::linear;
   return {std::move(a), std::move(b)};
+}
+template <Scalar T, Device D>
+[[gnu::cold]] std::pair<Parameter<T, D>, Parameter<T, D>> low_rank_factors(Context<D>& ctx, const Parameter<T, D>& w,
+                                                                           const Lora& config, Random* random) {
+  const std::string module = module_of(w.name);
+  return low_rank_factors<T, D>(ctx, module, w.shape()[0], w.shape()[1], config.rank_of(module), random);
 }
 template <Scalar T, Device D> Tensor<T, D> scaled_copy(Context<D>& ctx, const Tensor<T, D>& x, float s) {
   if (s == 1) return clone(ctx, x);

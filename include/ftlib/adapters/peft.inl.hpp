@@ -8,7 +8,46 @@
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
-inline constexpr std::string_view peft_prefix = "base_model.model.";
+inline constexpr std::string_view peft_prefix = "base_model.model.", wrapped = ".base_layer";
+
+// PEFT wraps a module once for each of its parameters that are adapted, and keys tell only how deep a wrapper lies:
+// "x.experts.lora_A" is the outermost one's, "x.experts.base_layer.lora_A" the next one's. Here a stack has a name of
+// its own, "x.experts.gate_up_proj".
+
+/// Of a file's key, the name that its tensor has here.
+inline std::string stack_key(std::string key, const std::vector<std::string>& parameters) {
+  const std::size_t end = key.rfind(".lora_");
+  std::size_t at = end, depth = 0;
+  while (at != key.npos && std::string_view(key).substr(0, at).ends_with(wrapped)) {
+    at -= wrapped.size();
+    ++depth;
+  }
+  if (at == key.npos || parameters.empty() || !std::string_view(key).substr(0, at).ends_with("experts")) return key;
+  const std::string module = key.substr(0, at);
+  std::vector<std::string> inside_out;
+  for (const std::string_view one : stack_parameters)
+    if (std::string name = str(module, '.', one); Targets(parameters).match(name)) inside_out.push_back(name);
+  if (depth >= inside_out.size()) return key;
+  return inside_out[inside_out.size() - 1 - depth] + key.substr(end);
+}
+/// The opposite, of all names that there are.
+inline std::string stack_key(const std::string& name, const std::map<std::string, Stored<Cpu>>& all) {
+  const std::size_t end = name.rfind(".lora_"), cut = end == name.npos ? end : name.rfind('.', end - 1);
+  if (cut == name.npos || !std::string_view(name).substr(0, cut).ends_with(".experts")) return name;
+  const std::string module = name.substr(0, cut);
+  std::string key = module;
+  bool inner = false;
+  for (const std::string_view one : stack_parameters) {
+    if (inner && all.contains(str(module, '.', one, ".lora_A.weight"))) key += wrapped;
+    inner |= name.substr(cut + 1, end - cut - 1) == one;
+  }
+  return inner ? key + name.substr(end) : name;
+}
+/// Names of stacks among those of targets.
+inline bool names_stack(const std::string& target) {
+  return std::any_of(stack_parameters.begin(), stack_parameters.end(),
+                     [&](std::string_view one) { return target.ends_with(str("experts.", one)); });
+}
 
 [[gnu::cold]] FTLIB_INLINE AdapterData peft_data(const Json& json, const std::string& config_name,
                                                  const SafetensorsFile& file) {
@@ -31,6 +70,7 @@ inline constexpr std::string_view peft_prefix = "base_model.model.";
   for (const std::string& key : file.names()) {
     std::string name = without_adapter_name(key);
     if (name.starts_with(peft_prefix)) name.erase(0, peft_prefix.size());
+    name = stack_key(std::move(name), data.said_parameters);
     if (!data.tensors.emplace(name, file.tensor(key)).second)
       throw Error(str(data.source, ": '", key, "' is there twice, under two prefixes"));
     data.keys[name] = key;
@@ -41,7 +81,8 @@ FTLIB_INLINE std::vector<TensorEntry> peft_entries(const AdapterData& adapter) {
   if (adapter.tensors.empty())
     throw Error(str(adapter.source, ": there is no adapter to save"), "attach one, or save the whole model.");
   std::vector<TensorEntry> entries;
-  for (const auto& [name, tensor] : adapter.tensors) entries.push_back(entry(std::string(peft_prefix) + name, tensor));
+  for (const auto& [name, tensor] : adapter.tensors)
+    entries.push_back(entry(std::string(peft_prefix) + stack_key(name, adapter.tensors), tensor));
   return entries;
 }
 FTLIB_INLINE std::map<std::string, std::string> peft_metadata(const AdapterData& adapter) {
@@ -57,7 +98,13 @@ FTLIB_INLINE std::string peft_config(const AdapterData& adapter, const std::stri
                {"fan_in_fan_out", false},
                {"inference_mode", true},
                {"init_lora_weights", true}});
-  if (!adapter.short_targets.empty()) json["target_modules"] = adapter.short_targets;
+  std::vector<std::string> modules =
+                               adapter.short_targets.empty() ? adapter.config.targets.names : adapter.short_targets,
+                           parameters;
+  std::copy_if(modules.begin(), modules.end(), std::back_inserter(parameters), names_stack);
+  std::erase_if(modules, names_stack);
+  json["target_modules"] = modules;
+  if (!parameters.empty()) json["target_parameters"] = parameters;
   return json.dump(2) + "\n";
 }
 }  // namespace detail

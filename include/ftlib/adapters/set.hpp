@@ -9,6 +9,7 @@
 #include <map>      // std::map
 #include <memory>   // std::shared_ptr
 #include <mutex>    // std::mutex
+#include <set>      // std::set
 #include <span>     // std::span
 #include <string>   // std::string
 #include <utility>  // std::pair
@@ -20,13 +21,15 @@ namespace ft::inline FTLIB_ABI {
 /// the session that trains it.
 template <Scalar T, Device D> struct ModelAdapter {
   Lora config;
-  std::string base;                                // what the model that it was made for was called; may be empty
-  std::vector<std::shared_ptr<Adapter<T, D>>> on;  // by Parameter::index; null where the weight stays as it is
-  const Context<D>* trained_in = nullptr;          // the session that trains it; null: it is frozen
+  std::string base;  // what the model that it was made for was called; may be empty
+  // By Parameter::index; null where the weight stays as it is. The parts of a stack share one.
+  std::vector<std::shared_ptr<Adapter<T, D>>> on;
+  const Context<D>* trained_in = nullptr;  // the session that trains it; null: it is frozen
 
   void visit(const std::function<void(Parameter<T, D>&)>& f) const {
+    std::set<const Adapter<T, D>*> seen;
     for (const auto& adapter : on)
-      if (adapter) adapter->visit(f);
+      if (adapter && seen.insert(adapter.get()).second) adapter->visit(f);
   }
 };
 

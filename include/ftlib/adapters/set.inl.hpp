@@ -4,12 +4,12 @@
 #include <ftlib/adapters/kinds.inl.hpp>  // make_adapter
 #include <ftlib/adapters/residual.hpp>   // removed_factors
 #include <ftlib/adapters/set.hpp>
+#include <ftlib/adapters/stack_lora.inl.hpp>    // StackLora, target_of
 #include <ftlib/adapters/trained_copy.inl.hpp>  // TrainedCopy
 #include <ftlib/tensor/quantised.hpp>           // dequantise_row
 
 #include <algorithm>  // std::replace
 #include <cmath>      // std::isfinite
-#include <set>        // std::set
 
 namespace ft::inline FTLIB_ABI {
 
@@ -38,8 +38,15 @@ inline std::string join(const auto& names, std::size_t most = 8) {
   }
   return all;
 }
-/// Whether what a file calls its targets means a module. Throws Error for a pattern that is not understood.
-inline bool said(const AdapterData& data, const std::string& module, bool linear) {
+template <Scalar T, Device D> [[gnu::cold]] Error whole_and_stacked(const Parameter<T, D>& w) {
+  return Error(str("adapters: '", w.name, "' is trained whole, and adapted as a part of '", w.part_of->stack, '\''),
+               "leave one of the two.");
+}
+/// Whether what a file calls its targets means a module, or a stack. Throws Error for a pattern that is not understood.
+template <Scalar T, Device D> bool said(const AdapterData& data, const Parameter<T, D>& w) {
+  if (w.part_of) return Targets(data.said_parameters).match(w.part_of->stack);
+  const std::string module = module_of(w.name);
+  const bool linear = w.kind == WeightKind::linear;
   if (data.said_pattern == "all-linear") return linear;  // all but the head
   return data.said_pattern.empty() ? Targets(data.said_names).match(module)
                                    : matches_pattern(data.said_pattern, module);
@@ -124,11 +131,14 @@ template <Scalar T, Device D>
   made->trained_in = &ctx;
   Random random(config.seed);
   std::set<std::string> saved, unmatched(config.targets.names.begin(), config.targets.names.end());
+  std::map<std::string, std::shared_ptr<Adapter<T, D>>> stacks;
   int adapted = 0;
   for (Parameter<T, D>* w : base_) {
     const std::string module = module_of(w->name);
     auto& on = made->on[static_cast<std::size_t>(w->index)];
+    const bool of_stack = w->part_of && config.targets.match(w->part_of->stack);
     if (config.saves(module)) {
+      if (of_stack) throw detail::whole_and_stacked(*w);
       if (w == tied_)
         throw Error(str("lora: modules_to_save names '", module, "', which is the embedding and the head at once here"),
                     "PEFT would part the two; leave it out, or train the whole model.");
@@ -136,14 +146,24 @@ template <Scalar T, Device D>
       saved.insert(module);
       continue;
     }
+    if (of_stack) {
+      for (auto it = unmatched.begin(); it != unmatched.end();)
+        it = Targets{*it}.match(w->part_of->stack) ? unmatched.erase(it) : std::next(it);
+      auto& shared = stacks[w->part_of->stack];
+      if (!shared) shared = std::make_shared<StackLora<T, D>>(ctx, *w, config, &random);
+      on = shared;
+      ++adapted;
+      continue;
+    }
     if (config.targets.all ? w->kind != WeightKind::linear : w->shape().rank() != 2 || !config.targets.match(module))
       continue;
     for (auto it = unmatched.begin(); it != unmatched.end();)
       it = Targets{*it}.match(module) ? unmatched.erase(it) : std::next(it);
     if (!detail::is_matrix(*w))
-      throw Error(str("lora: '", w->name,
-                      w->kind == WeightKind::embedding ? "' is an embedding" : "' is no linear layer's",
-                      "; only matrices of linear layers are adapted"));
+      throw Error(
+          str("lora: '", w->name, w->kind == WeightKind::embedding ? "' is an embedding" : "' is no linear layer's",
+              "; only matrices of linear layers are adapted"),
+          w->part_of ? str("experts are adapted all at once, as '", w->part_of->stack, "'.") : std::string());
     on = make_adapter(ctx, *w, config, &random);
     ++adapted;
   }
@@ -166,10 +186,12 @@ template <Scalar T, Device D>
                                                              const AdapterData& data) {
   const std::string& from = data.source;
   std::map<std::string, Parameter<T, D>*, std::less<>> by_name, by_module;  // kohya's names have no dots
+  std::map<std::string, std::vector<Parameter<T, D>*>> stacks;              // of each the first stands for all
   for (Parameter<T, D>* w : base_) {
     by_name[w->name] = w;
-    if (!detail::is_matrix(*w)) continue;
-    std::string module = module_of(w->name);
+    if (w->part_of && (stacks[w->part_of->stack].push_back(w), stacks[w->part_of->stack].size() > 1)) continue;
+    if (!w->part_of && !detail::is_matrix(*w)) continue;
+    std::string module = target_of(*w);
     by_module[module] = w;
     std::replace(module.begin(), module.end(), '.', '_');
     by_module[module] = w;
@@ -233,12 +255,11 @@ template <Scalar T, Device D>
             unmatched.empty() ? "" : ": ", detail::join(unmatched)),
         "the adapter was made for another model.");
 
-  if (!data.said_names.empty() || !data.said_pattern.empty()) try {
+  if (!data.said_names.empty() || !data.said_pattern.empty() || !data.said_parameters.empty()) try {
       std::vector<std::string> missing, more;
-      for (Parameter<T, D>* w : base_) {
-        if (!detail::is_matrix(*w) || std::find(whole.begin(), whole.end(), w) != whole.end()) continue;
-        const std::string module = module_of(w->name);
-        const bool there = parts.contains(w), said = detail::said(data, module, w->kind == WeightKind::linear);
+      for (const auto& [module, w] : by_module) {
+        if (module != target_of(*w) || std::find(whole.begin(), whole.end(), w) != whole.end()) continue;
+        const bool there = parts.contains(w), said = detail::said(data, *w);
         if (said && !there) missing.push_back(module);
         if (there && !said) more.push_back(module);
       }
@@ -263,13 +284,13 @@ template <Scalar T, Device D>
   if (data.rank_in_tensors || !alphas.empty()) {  // each layer's own; the first one's is the default
     bool first = true;
     for (const auto& [w, of] : parts) {
-      const std::string module = module_of(w->name);
+      const std::string module = target_of(*w);
       const auto a = of.find(".lora_A.weight");
       int rank = config.rank_of(module);
       float alpha = config.alpha_of(module);
       if (data.rank_in_tensors && a != of.end()) {
         const Shape& shape = data.tensors.at(a->second).shape;
-        rank = static_cast<int>(shape.rank() ? shape[0] : 0);
+        rank = static_cast<int>(shape.rank() ? shape[0] / (w->part_of ? w->part_of->count : 1) : 0);
         alpha = static_cast<float>(rank);
       }
       if (alphas.contains(w)) alpha = alphas[w];
@@ -288,8 +309,11 @@ template <Scalar T, Device D>
   for (const auto& [w, of] : parts) adapted[w->name] = w;
   for (const auto& [w_name, w] : adapted) {
     auto& of = parts[w];
-    auto adapter = make_adapter(ctx, *w, config, nullptr);
-    const std::string module = module_of(w->name), first = of.begin()->second;
+    std::shared_ptr<Adapter<T, D>> adapter;
+    if (w->part_of) adapter = std::make_shared<StackLora<T, D>>(ctx, *w, config, nullptr);
+    else adapter = make_adapter(ctx, *w, config, nullptr);
+    const std::string module = target_of(*w), first = of.begin()->second,
+                      hint = w->part_of ? "peft before 0.18 laid out experts otherwise." : "";
     adapter->visit([&](Parameter<T, D>& own) {
       const auto found = of.find(own.name.substr(module.size()));
       if (found == of.end())
@@ -306,7 +330,8 @@ template <Scalar T, Device D>
                             : tensor.shape.count() == own.count();
       if (!fits)
         throw Error(str(from, ": '", data.key_of(key), "' is ", tensor.shape, ", the model and rank ",
-                        config.rank_of(module), " ask for ", own.shape()));
+                        config.rank_of(module), " ask for ", own.shape()),
+                    hint);
       own.value =
           Tensor<T, D>(ctx, own.shape(), detail::finite_values<T>(tensor, str(from, ": '", data.key_of(key), '\'')));
       own.trainable = false;
@@ -314,7 +339,9 @@ template <Scalar T, Device D>
     if (!of.empty())
       throw Error(str(from, ": '", data.key_of(of.begin()->second), "' is no part of kind '", config.kind, '\''),
                   "the configuration is of another adapter.");
-    made->on[static_cast<std::size_t>(w->index)] = std::move(adapter);
+    if (w->part_of)
+      for (const Parameter<T, D>* one : stacks.at(module)) made->on[static_cast<std::size_t>(one->index)] = adapter;
+    else made->on[static_cast<std::size_t>(w->index)] = std::move(adapter);
     config.targets.names.push_back(module);
   }
   std::set<std::string> saved;
@@ -323,6 +350,7 @@ template <Scalar T, Device D>
     if (tensor.shape != w->shape())
       throw Error(str(from, ": '", w->name, "' is ", tensor.shape, ", the model's is ", w->shape()));
     auto& on = made->on[static_cast<std::size_t>(w->index)];
+    if (on && w->part_of) throw detail::whole_and_stacked(*w);
     if (on) throw Error(str(from, ": '", w->name, "' is both adapted and there whole"));
     Parameter<T, D> own(
         w->name, Tensor<T, D>(ctx, w->shape(), detail::finite_values<T>(tensor, str(from, ": '", w->name, '\''))),
@@ -342,6 +370,8 @@ template <Scalar T, Device D>
     if (config.kind != "lora")
       throw Error(str(from, ": initial weights '", data.initial, "' with kind '", config.kind, "' are not supported"));
     for (const auto& [w_name, w] : adapted) {
+      if (w->part_of)
+        throw Error(str(from, ": initial weights '", data.initial, "' of '", target_of(*w), "' are not supported"));
       auto& lora = static_cast<LoraAdapter<T, D>&>(*made->on[static_cast<std::size_t>(w->index)]);
       const int64_t out = w->shape()[0], in = w->shape()[1], R = lora.a.shape()[0];
       std::vector<double> values;
@@ -386,19 +416,28 @@ template <Scalar T, Device D>
     data.tensors[key] = {dtype_of<T>, value.shape(), reinterpret_cast<const std::byte*>(bytes->data()), bytes};
   };
   std::set<std::string> last, full, saved;
+  std::set<const Adapter<T, D>*> seen;  // a stack's parts share one
+  // Of a stack "experts.gate_up_proj": short names are not to mean a layer that is called so.
+  const auto short_name = [](const Parameter<T, D>& w) {
+    const std::string target = target_of(w);
+    std::size_t cut = target.rfind('.');
+    if (w.part_of && cut != target.npos && cut > 0) cut = target.rfind('.', cut - 1);
+    return target.substr(cut + 1);
+  };
   std::size_t adapted = 0;
   for (Parameter<T, D>* w : base_) {
     const auto& on = adapter->on[static_cast<std::size_t>(w->index)];
-    const std::string module = module_of(w->name);
+    const std::string module = target_of(*w);
+    if (on && !seen.insert(on.get()).second) continue;
     if (on && !on->replacement()) {
       if (w->trainable)
         throw Error(str("adapters: '", w->name, "' is trained itself and by '", name, "' at once: no file holds that"),
                     "merge the adapter, or freeze the weight.");
       full.insert(module);
-      last.insert(module.substr(module.rfind('.') + 1));
+      last.insert(short_name(*w));
       ++adapted;
     } else if (on || w->trainable) {
-      saved.insert(module);
+      saved.insert(module_of(w->name));
     }
     if (on) on->visit([&](const Parameter<T, D>& own) { put(own.name, own.value); });
   }
@@ -423,8 +462,11 @@ template <Scalar T, Device D>
                 "PEFT goes by endings of names.");
   const Targets by_last(std::vector<std::string>(last.begin(), last.end()));
   std::size_t matched = 0;
-  for (Parameter<T, D>* w : base_)
+  std::set<std::string> stacks;
+  for (Parameter<T, D>* w : base_) {
     matched += w->shape().rank() == 2 && !saved.contains(module_of(w->name)) && by_last.match(module_of(w->name));
+    if (w->part_of && stacks.insert(w->part_of->stack).second) matched += by_last.match(w->part_of->stack);
+  }
   data.config.targets = Targets(std::vector<std::string>(full.begin(), full.end()));
   if (matched == adapted) data.short_targets.assign(last.begin(), last.end());
   return data;
@@ -436,9 +478,12 @@ typename AdapterSet<T, D>::Entry AdapterSet<T, D>::copy_of(Context<D>& ctx, cons
   auto twin = std::make_shared<ModelAdapter<T, D>>();
   twin->config = adapter.config;
   twin->base = adapter.base;
+  std::map<const Adapter<T, D>*, std::shared_ptr<Adapter<T, D>>> copies;  // a stack's parts share one
   for (const Parameter<T, D>* w : base_) {
     const auto& on = adapter.on[static_cast<std::size_t>(w->index)];
-    twin->on.push_back(on ? on->copy(ctx, *w, share) : nullptr);
+    auto& copy = copies[on.get()];
+    if (on && !copy) copy = on->copy(ctx, *w, share);
+    twin->on.push_back(copy);
   }
   return twin;
 }
@@ -534,6 +579,8 @@ template <Scalar T, Device D> void AdapterSet<T, D>::use(Context<D>& ctx, const 
       adapter->visit([&](const Parameter<T, D>& own) { trained |= own.trainable; });
     }
     if (!whole) continue;
+    for (const auto& [adapter, strength] : slot.uses)  // experts ask one of a stack what is in use on all
+      if (base_[i]->part_of && !adapter->replacement()) throw detail::whole_and_stacked(*base_[i]);
     if (slot.uses.size() == 1 && slot.uses.front().strength == 1) {
       slot.replacement = slot.uses.front().adapter->replacement();
       continue;

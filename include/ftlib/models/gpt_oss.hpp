@@ -55,6 +55,7 @@ struct GptOssConfig : TransformerConfig {
             .chosen = num_experts_per_tok,
             .expert_size = intermediate_size,
             .renormalise = true,
+            .interleaved = true,
             .qkv_bias = true,
             .o_bias = true,
             .mlp_bias = true,

@@ -4,8 +4,9 @@
 // so that one session may answer with one adapter while another trains a second. A layer calls project() for a product
 // with a weight and in_use() for any other weight (a norm's, an embedding), and never knows which adapter it was.
 #pragma once
-#include <ftlib/ops/linear.hpp>         // linear
-#include <ftlib/tensor/dequantise.hpp>  // dequantise
+#include <ftlib/ops/grouped_linear.hpp>  // grouped_linear
+#include <ftlib/ops/linear.hpp>          // linear
+#include <ftlib/tensor/dequantise.hpp>   // dequantise
 
 #include <functional>  // std::function
 #include <memory>      // std::shared_ptr
@@ -23,6 +24,13 @@ template <Scalar T, Device D> class Adapter {
                               float strength) = 0;
   /// x (W' - W)^T, what the adapter adds to x W^T: for a sum of adapters on one weight.
   virtual Tensor<T, D> addition(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w) = 0;
+  /// The same for each of a stack's matrices (Parameter::part_of), which rows [starts[i], starts[i + 1]) of x go
+  /// through: (M, in) -> (M, out). `w` is that part of the first of them. Throws Error where the adapter is of one
+  /// weight.
+  virtual Tensor<T, D> grouped_addition(Context<D>&, const Tensor<T, D>&, const Parameter<T, D>& w,
+                                        const std::vector<int64_t>&) {
+    throw Error(str("adapter: '", w.name, "' has one that is for no stack of matrices"));
+  }
   /// W' in the compute type, in memory of its own.
   virtual Tensor<T, D> merged(Context<D>& ctx, const Parameter<T, D>& w) = 0;
   /// Visits the adapter's own parameters. Their names are what they are called in files.
@@ -58,6 +66,12 @@ template <Scalar T, Device D> struct Overlay {
 /// x W^T + b through what the session has in use on W and b: what every layer calls. (..., in) -> (..., out).
 template <Scalar T, Device D>
 Tensor<T, D> project(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w, Parameter<T, D>* bias = nullptr);
+
+/// x W_g^T + b_g for rows [starts[g], starts[g + 1]) of x, through what the session has in use: grouped_linear() of a
+/// stack's matrices. (M, in) -> (M, out).
+template <Scalar T, Device D>
+Tensor<T, D> grouped_project(Context<D>& ctx, const Tensor<T, D>& x, std::vector<Parameter<T, D>>& ws,
+                             const std::vector<int64_t>& starts, std::vector<Parameter<T, D>>& biases);
 
 /// What stands in the place of a weight that is no factor of a product (a norm's, an embedding): itself, or what the
 /// adapter in use has trained instead. Whatever reads such a weight asks this first.

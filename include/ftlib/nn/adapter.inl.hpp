@@ -39,6 +39,23 @@ Tensor<T, D> project(Context<D>& ctx, const Tensor<T, D>& x, Parameter<T, D>& w,
   return y;
 }
 
+template <Scalar T, Device D>
+Tensor<T, D> grouped_project(Context<D>& ctx, const Tensor<T, D>& x, std::vector<Parameter<T, D>>& ws,
+                             const std::vector<int64_t>& starts, std::vector<Parameter<T, D>>& biases) {
+  const auto all_in_use = [&](std::vector<Parameter<T, D>>& of) {
+    std::vector<Parameter<T, D>*> all;
+    for (auto& w : of) all.push_back(&in_use(ctx, w));
+    return all;
+  };
+  Tensor<T, D> y = grouped_linear(ctx, x, all_in_use(ws), starts, all_in_use(biases));
+  const auto* overlay = Overlay<T, D>::of(ctx);
+  const auto* slot = overlay ? overlay->find(ws.front()) : nullptr;  // a stack's parts have one adapter
+  if (slot && !slot->replacement)
+    for (const auto& [adapter, strength] : slot->uses)
+      y = add_scaled(ctx, y, adapter->grouped_addition(ctx, x, ws.front(), starts), strength);
+  return y;
+}
+
 template <Scalar T, Device D> Tensor<T, D> dense(Context<D>& ctx, const Parameter<T, D>& w) {
   if (w.value) return clone(ctx, w.value);
   Tensor<T, D> value(ctx, w.shape());

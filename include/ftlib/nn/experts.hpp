@@ -1,12 +1,11 @@
 // nn/experts.hpp: Experts, a feed-forward part of which each token uses a few of many.
 #pragma once
-#include <ftlib/nn/linear.hpp>           // project
-#include <ftlib/nn/mlp.hpp>              // Activation, gated
-#include <ftlib/ops/elementwise.hpp>     // add, mul
-#include <ftlib/ops/grouped_linear.hpp>  // grouped_linear
-#include <ftlib/ops/rows.hpp>            // take_rows
-#include <ftlib/ops/shape.hpp>           // concat, reshape, slice
-#include <ftlib/ops/softmax.hpp>         // softmax
+#include <ftlib/nn/adapter.hpp>       // project, grouped_project
+#include <ftlib/nn/mlp.hpp>           // Activation, gated
+#include <ftlib/ops/elementwise.hpp>  // add, mul
+#include <ftlib/ops/rows.hpp>         // take_rows
+#include <ftlib/ops/shape.hpp>        // concat, reshape, slice
+#include <ftlib/ops/softmax.hpp>      // softmax
 
 #include <algorithm>   // std::partial_sort
 #include <functional>  // std::function
@@ -51,11 +50,9 @@ template <Scalar T, Device D> struct Experts {
 
     const auto rows =
         take_rows(ctx, concat(ctx, std::vector(static_cast<std::size_t>(chosen), x)), sorted);  // (k N, C)
-    const auto times = [&](const Tensor<T, D>& in, std::vector<Parameter<T, D>>& ws, std::vector<Parameter<T, D>>& bs) {
-      return grouped_linear(ctx, in, in_use_of(ctx, ws), starts, in_use_of(ctx, bs));
-    };
-    const auto h = gated(ctx, activation, times(rows, gate, gate_bias), times(rows, up, up_bias));
-    const auto each = take_rows(ctx, times(h, down, down_bias), back);
+    const auto h = gated(ctx, activation, grouped_project(ctx, rows, gate, starts, gate_bias),
+                         grouped_project(ctx, rows, up, starts, up_bias));
+    const auto each = take_rows(ctx, grouped_project(ctx, h, down, starts, down_bias), back);
     const auto weighted = mul(ctx, each, linear(ctx, reshape(ctx, p, {chosen * N, 1}), ones));  // (k N, C)
     auto y = slice(ctx, weighted, 0, 0, N);
     for (int64_t k = 1; k < chosen; ++k) y = add(ctx, y, slice(ctx, weighted, 0, k * N, (k + 1) * N));
@@ -74,11 +71,6 @@ template <Scalar T, Device D> struct Experts {
   }
 
  private:
-  static std::vector<Parameter<T, D>*> in_use_of(Context<D>& ctx, std::vector<Parameter<T, D>>& ws) {
-    std::vector<Parameter<T, D>*> all;
-    for (auto& w : ws) all.push_back(&in_use(ctx, w));
-    return all;
-  }
   /// Expert k of token n is element k N + n; each token's by falling logits.
   std::vector<int32_t> choose(const std::vector<T>& logits, int64_t N, int64_t E) const {
     std::vector<int32_t> all(static_cast<std::size_t>(chosen * N)), order(static_cast<std::size_t>(E));

@@ -48,10 +48,10 @@ GgufReport save_gguf(CausalLM<T, D>& lm, const std::filesystem::path& path, cons
 
 /// Writes the adapter in use as a GGUF LoRA, which llama.cpp puts over the model's own GGUF (llama-cli --lora FILE): as
 /// its convert_lora_to_gguf.py does, NAME.lora_a (R, in) and NAME.lora_b (out, R) of each weight, rows turned and
-/// parted as the weight's are. `type`: f32 or f16. Scales that differ between modules go into B, and a note says so.
-/// Throws Error for what a GGUF LoRA does not hold, by its name: another kind than LoRA, weights that are trained
-/// whole; and where there is not one adapter in use, at strength 1.                       llama.cpp,
-/// src/llama-adapter.cpp
+/// parted as the weight's are; of experts, all in one, (E, R, in) and (E, out, R). `type`: f32 or f16. Scales that
+/// differ between modules go into B, and a note says so. Throws Error for what a GGUF LoRA does not hold, by its name:
+/// another kind than LoRA, weights that are trained whole; and where there is not one adapter in use, at strength 1.
+/// llama.cpp, src/llama-adapter.cpp
 template <Scalar T, Device D>
 GgufReport save_gguf_adapter(CausalLM<T, D>& lm, const std::filesystem::path& path,
                              const SaveGgufOptions& options = {});

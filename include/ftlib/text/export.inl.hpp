@@ -9,12 +9,14 @@
 #include <ftlib/adapters/set.inl.hpp>    // AdapterSet::merged
 #include <ftlib/text/causal_lm.inl.hpp>  // CausalLM
 #endif
+#include <ftlib/adapters/stack_lora.hpp>  // target_of
 #include <ftlib/text/export.hpp>
 #include <ftlib/text/tokenizer_gguf.hpp>  // gguf_tokenizer
 
 #include <algorithm>  // std::max_element
 #include <memory>     // std::make_unique
 #include <ostream>    // std::ostream
+#include <set>        // std::set
 #include <span>       // std::span
 #include <utility>    // std::move
 
@@ -94,6 +96,21 @@ template <Scalar T, Device D>
     ctx.synchronize();
     return to;
   }
+}
+
+/// A stack's A (G R, in) and B (out, R G), as PEFT has them, become what GGUF has for one of its weights: A of all
+/// matrices (G, R, in), and of B the weight's own (rows, R), which it stacks as it stacks the weight.
+[[gnu::cold]] inline void part_of_pair(const StackPart& part, int64_t rows, Stored<Cpu>& a, Stored<Cpu>& b,
+                                       int64_t& rank) {
+  const int64_t all = rank, size = storage_bytes(b.type, 1);
+  rank /= part.count;
+  a.shape = {part.count, rank, a.shape[1]};
+  auto [own, to] = new_stored(b.type, {rows, rank});
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t k = 0; k < rank; ++k)
+      to = std::copy_n(b.data + ((part.first + r * part.row_step) * all + k * part.count + part.number) * size, size,
+                       to);
+  b = own;
 }
 
 /// What most of the parameters are, as a number for general.file_type.
@@ -222,29 +239,37 @@ template <Scalar T, Device D>
   report.notes = model.notes;
 
   // B under its weight's name goes the way of the weight; A is the same for all parts of one.
-  std::map<std::string, Stored<Cpu>> down, up;
+  struct Pair {
+    Stored<Cpu> a, b;
+    int64_t rank;
+    float scale;
+  };
+  std::map<std::string, Pair> pairs;
+  std::set<std::string> held;
   std::vector<std::string> names, unread;
   for (Parameter<T, D>* w : lm.adapters().base()) {
-    const std::string module = module_of(w->name);
-    const auto a = data.tensors.find(module + ".lora_A.weight"), b = data.tensors.find(module + ".lora_B.weight");
+    const std::string target = target_of(*w);
+    const auto a = data.tensors.find(target + ".lora_A.weight"), b = data.tensors.find(target + ".lora_B.weight");
     if (data.tensors.count(w->name)) unread.push_back(w->name);
     if (a == data.tensors.end() || b == data.tensors.end() || !w->name.ends_with(".weight")) continue;
     names.push_back(w->name);
-    down[w->name] = a->second;
-    up[w->name] = b->second;
+    held.insert({a->first, b->first});
+    Pair& pair = pairs[w->name] = {a->second, b->second, a->second.shape[0], data.config.scale_of(target)};
+    if (w->part_of) detail::part_of_pair(*w->part_of, w->shape()[0], pair.a, pair.b, pair.rank);
   }
-  if (!unread.empty() || 2 * names.size() != data.tensors.size())
+  if (!unread.empty() || held.size() != data.tensors.size())
     throw Error(str(path.string(), ": a GGUF LoRA does not hold ",
-                    unread.empty() ? str(data.tensors.size() - 2 * names.size(), " of the adapter's tensors")
+                    unread.empty() ? str(data.tensors.size() - held.size(), " of the adapter's tensors")
                                    : str("'", unread.front(), "', which is trained whole (", unread.size(), " such)")),
                 "merge it: save_gguf() writes the model with what is in use.");
   report.adapted = static_cast<int64_t>(names.size());
   const auto parts = model.map.gguf_parts(
-      names, [&](const std::string& name) { return up.at(name).shape; }, path.string());
+      names, [&](const std::string& name) { return pairs.at(name).b.shape; }, path.string());
 
   // llama.cpp knows one alpha, and divides it by each B's own rank.
   const auto alpha_of = [&](const std::string& name) {
-    return data.config.scale_of(module_of(name)) * static_cast<float>(down.at(name).shape[0]);
+    const Pair& pair = pairs.at(name);
+    return pair.scale * static_cast<float>(pair.rank);
   };
   const float alpha = alpha_of(names.front());
   int64_t rescaled = 0;
@@ -252,7 +277,7 @@ template <Scalar T, Device D>
   for (const TensorMap::Part& part : parts) {
     const std::string& name = part.from.front();
     if (std::abs(alpha_of(name) / alpha - 1) > 1e-6f) ++rescaled;
-    tensors.push_back({part.name + ".lora_a", mixture.type, down.at(name).shape});
+    tensors.push_back({part.name + ".lora_a", mixture.type, pairs.at(name).a.shape});
     tensors.push_back({part.name + ".lora_b", mixture.type, part.shape});
   }
   if (rescaled)
@@ -277,8 +302,8 @@ template <Scalar T, Device D>
   detail::GgufEncoder encoder(host.pool(), file);
   for (const TensorMap::Part& part : parts) {
     const std::string& name = part.from.front();
-    encoder.put(down.at(name), mixture.type);
-    Stored<Cpu> b = model.map.gguf_tensor(part, [&](const std::string& of) { return up.at(of); });
+    encoder.put(pairs.at(name).a, mixture.type);
+    Stored<Cpu> b = model.map.gguf_tensor(part, [&](const std::string& of) { return pairs.at(of).b; });
     const float factor = alpha_of(name) / alpha;
     if (std::abs(factor - 1) > 1e-6f) {
       auto [scaled, bytes] = detail::new_stored(DType::f32, b.shape);

@@ -33,6 +33,7 @@ struct LayerTraits {
   const char *router = nullptr, *expert = nullptr;
   int64_t experts = 0, chosen = 0, expert_size = 0;
   bool renormalise = false;       // the chosen ones' probabilities sum to 1
+  bool interleaved = false;       // where experts' gate and up are one matrix, their rows take turns
   const char* gate_up = nullptr;  // in place of gate and up: their rows one after the other
   // Behind the feed-forward part, of the layer's per-layer embeddings e: x + norm(projection(f(gate(x)) e)); all or
   // none.
