@@ -238,3 +238,22 @@ TEST_CASE("ops/gemm: a stored weight that does not fit is refused with its shape
                             StoredOperand{DType::q8_0, w.data(), 4, 31, Transpose::yes}),
                        doctest::Contains("not whole Q8_0 blocks"), Error);
 }
+
+#if FTLIB_WITH_BLAS
+TEST_CASE("ops/gemm: a BLAS gets what it can read, and the rest is ours") {
+  Context<Cpu> ctx({.threads = 2});
+  Random random(1);
+  const int64_t n = 24;
+  const auto a = normal<double>(random, 2 * n * n);
+  std::vector<double> c(static_cast<std::size_t>(n * n));
+  const auto takes = [&](const DenseOperand<double>& x, const DenseOperand<double>& y) {
+    return detail::gemm_blas(ctx, Write::assign, n, n, n, c.data(), n, x, y, 1.0, static_cast<const double*>(nullptr));
+  };
+  const DenseOperand<double> rows{a.get(), n, 1}, columns{a.get(), 1, n}, gaps{a.get(), 2 * n, 2}, same{a.get(), 0, 1};
+  CHECK(takes(rows, columns));
+  CHECK(takes(columns, rows));
+  CHECK_FALSE(takes(gaps, rows));
+  CHECK_FALSE(takes(rows, gaps));
+  CHECK_FALSE(takes(rows, same));  // one row again and again
+}
+#endif

@@ -3,6 +3,9 @@
 #pragma once
 #include <ftlib/ops/gemm.shared.hpp>  // check_gemm
 #include <ftlib/ops/gemv.cpu.hpp>     // gemv, and what it is made of
+#if FTLIB_WITH_BLAS
+#include <ftlib/ops/blas.cpu.hpp>  // blas_part
+#endif
 
 #include <algorithm>  // std::min, std::max
 #include <atomic>     // std::atomic
@@ -105,11 +108,12 @@ void multiply_block(int64_t rows, int64_t cols, int64_t steps, int64_t panels, c
   }
 }
 
+inline constexpr int64_t small_product = 1 << 18;  // multiplications; below it a second thread costs more than it saves
+
 template <class T, class B>
 void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K, T* c, int64_t c_row_stride,
                   const DenseOperand<T>& a, const B& b, T alpha, const T* bias) {
-  constexpr int64_t small = 1 << 18;  // multiplications; below it a second thread costs more than it saves
-  const int most = M * N * std::max<int64_t>(K, 1) < small ? 1 : ctx.threads();
+  const int most = M * N * std::max<int64_t>(K, 1) < small_product ? 1 : ctx.threads();
   const Blocking<T> block(M, N, K);
   const bool in_place = N <= Tile<T>::cols;  // A is read once: packing it would cost more than the product (LoRA's)
   // Each thread's block of A, and two of B for each group: one is packed while a slower thread still reads the other.
@@ -159,6 +163,26 @@ void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t 
   else ctx.pool().run(work);
 }
 
+#if FTLIB_WITH_BLAS
+/// The same by a BLAS, each thread its rows and columns of C. False where operands do not fit one.
+template <class T>
+bool gemm_blas(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K, T* c, int64_t c_row_stride,
+               const DenseOperand<T>& a, const DenseOperand<T>& b, T alpha, const T* bias) {
+  if (!fits_blas(a, M, K) || !fits_blas(b, K, N) || c_row_stride > std::numeric_limits<int>::max()) return false;
+  const auto work = [&](int thread, int threads) {
+    const Share s = share_of<T>(thread, threads, M, N);
+    if (s.rows == 0 || s.cols == 0) return;
+    one_blas_thread();
+    blas_part(write, s.rows, s.cols, K, c + s.row * c_row_stride + s.col, c_row_stride,
+              {a.data + s.row * a.row_stride, a.row_stride, a.col_stride},
+              {b.data + s.col * b.col_stride, b.row_stride, b.col_stride}, alpha, bias ? bias + s.col : nullptr);
+  };
+  if (M * N * std::max<int64_t>(K, 1) < small_product) work(0, 1);
+  else ctx.pool().run(work);
+  return true;
+}
+#endif
+
 template <class T> bool has_rows(const DenseOperand<T>& b) { return b.row_stride == 1; }
 template <class T> WeightRows rows_of(const DenseOperand<T>& b) {
   return {dtype_of<T>, reinterpret_cast<const std::byte*>(b.data), b.col_stride * int64_t{sizeof(T)}};
@@ -190,8 +214,12 @@ void gemm(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K,
       return gemm(ctx, write, M, N, K, c, c_row_stride, a, dense, alpha, bias);
     }
   if (M <= detail::gemv_max_rows && detail::has_rows(b))
-    detail::gemv(ctx, write, M, N, K, c, c_row_stride, a, detail::rows_of(b), alpha, bias);
-  else detail::gemm_blocked(ctx, write, M, N, K, c, c_row_stride, a, b, alpha, bias);
+    return detail::gemv(ctx, write, M, N, K, c, c_row_stride, a, detail::rows_of(b), alpha, bias);
+#if FTLIB_WITH_BLAS
+  if constexpr (std::same_as<B, DenseOperand<T>>)
+    if (detail::gemm_blas(ctx, write, M, N, K, c, c_row_stride, a, b, alpha, bias)) return;
+#endif
+  detail::gemm_blocked(ctx, write, M, N, K, c, c_row_stride, a, b, alpha, bias);
 }
 
 }  // namespace ft::inline FTLIB_ABI
