@@ -1,5 +1,6 @@
 // tests/fuzz/jinja.cpp: any bytes as a chat template, and after the first zero byte as what a message says: an Error,
 // or text in which whatever is not the template's own comes from the message or the variables.
+#include <ftlib/io/json.hpp>
 #include <ftlib/text/jinja.hpp>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {

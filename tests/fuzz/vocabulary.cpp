@@ -1,5 +1,7 @@
 // tests/fuzz/vocabulary.cpp: any bytes as a SentencePiece model, as tiktoken's ranks, as tekken.json and as a table of
 // normalisation rules, for a text. The first byte says how long the text is that follows; the file is the rest.
+#include <ftlib/io/json.hpp>
+#include <ftlib/text/pretokenize.hpp>
 #include <ftlib/text/tokenizer.hpp>
 
 namespace {
