@@ -62,14 +62,14 @@ template <class T> struct Blocking {
 };
 
 /// What one thread has to do: its rows and columns of C, and the group that shares its columns (and packs B together).
-struct Share {
+struct GemmShare {
   int64_t row, rows, col, cols;
   int group, member, members;
 };
 
 /// A grid of threads over C: rows first, because threads that share columns share the packed B; columns where there
 /// are too few rows.
-template <class T> Share share_of(int thread, int threads, int64_t M, int64_t N) {
+template <class T> GemmShare gemm_share(int thread, int threads, int64_t M, int64_t N) {
   int down = threads;
   while (down > 1 && (threads % down != 0 || M / down < 2 * Tile<T>::rows)) --down;
   const int across = threads / down, member = thread % down, group = thread / down;
@@ -125,7 +125,7 @@ void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t 
   std::vector<Barrier> barriers(static_cast<std::size_t>(most));
 
   const auto work = [&](int thread, int threads) {
-    const Share share = share_of<T>(thread, threads, M, N);
+    const GemmShare share = gemm_share<T>(thread, threads, M, N);
     T* const packed_a = packed + thread * a_size;
     T* const packed_b = packed + most * a_size + share.group * 2 * b_size;
     int64_t turn = 0;
@@ -170,7 +170,7 @@ bool gemm_blas(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K, 
                const DenseOperand<T>& a, const DenseOperand<T>& b, T alpha, const T* bias) {
   if (!fits_blas(a, M, K) || !fits_blas(b, K, N) || c_row_stride > std::numeric_limits<int>::max()) return false;
   const auto work = [&](int thread, int threads) {
-    const Share s = share_of<T>(thread, threads, M, N);
+    const GemmShare s = gemm_share<T>(thread, threads, M, N);
     if (s.rows == 0 || s.cols == 0) return;
     one_blas_thread();
     blas_part(write, s.rows, s.cols, K, c + s.row * c_row_stride + s.col, c_row_stride,
