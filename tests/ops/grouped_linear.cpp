@@ -97,7 +97,7 @@ struct GroupedLowRank {
         }
     return y;
   }
-  Tolerance16 tolerance16() const { return {1e-4}; }  // of a product that is rounded before the other
+  Tolerance16 tolerance16() const { return {.y = 1e-4, .dx = 1e-4, .sums = 1e-5}; }  // of x A^T, and dy B, rounded
   double flops() const { return 2.0 * static_cast<double>(starts.back() * rank * (in + rows)); }
   double bytes(double item) const { return item * static_cast<double>(starts.back() * (in + rows)); }
 };
