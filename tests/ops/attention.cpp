@@ -31,6 +31,9 @@ struct Attention {
         {1, 1, 128, {{0, 67, 0, 67}}},                                     // full and not,
         {1, 1, 256, {{0, 34, 0, 35}}},                                     // and up to 256,
         {1, 1, 136, {{0, 1, 0, 135}}},                                     // decoding as well
+        {3, 1, 512, {{0, 23, 0, 23}, {23, 24, 23, 24}}},                   // two blocks have a half of a head each,
+        {1, 1, 301, {{0, 34, 0, 40}}, near},                               // not full,
+        {2, 1, 512, {{0, 1, 0, 300}, {1, 2, 300, 316}}},                   // decoding
         {3, 1, 8, {{0, 1, 0, 300}, {1, 3, 300, 430}}},                     // decoding: chunks of keys
         {4, 1, 17, {{2, 4, 5, 210}}, near, 6},                             // decoding with a window; rows of no segment
         {5, 1, 4, {{0, 30, 2, 40}, {30, 50, 0, 25}}, all, 1},              // keys shared by two segments
@@ -95,7 +98,7 @@ struct AttentionWithSinks : Attention {
   static std::vector<AttentionWithSinks> shapes() {
     const auto all = Attention::shapes();
     std::vector<AttentionWithSinks> some;  // of one segment, packed, decoding, with rows of no segment, without tokens
-    for (const int i : {1, 2, 3, 12, 13, 16}) some.push_back({all[static_cast<std::size_t>(i)]});
+    for (const int i : {1, 2, 3, 12, 15, 16, 19}) some.push_back({all[static_cast<std::size_t>(i)]});
     return some;
   }
   std::vector<HostArray> inputs(Random& random) const {

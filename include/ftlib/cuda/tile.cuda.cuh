@@ -66,10 +66,11 @@ __device__ void multiply_rows(A (&c)[M][N][4], const T* a, const T* b) {
   }
 }
 
-/// c += p b. p (16 M, 8 K) are sums that the warp holds, rounded to T for tensor cores; b (8 K, C) is a tile.
-template <int C, class T, class A, int M, int K>
+/// c += p b. p (16 M, 8 K) are sums that the warp holds, rounded to T for tensor cores; b (8 K, C) is a tile, or C
+/// columns of one of `wide`.
+template <int C, int wide = C, class T, class A, int M, int K>
 __device__ void multiply_sums(A (&c)[M][C / 8][4], const A (&p)[M][K][4], const T* b) {
-  constexpr int step = row_step<T, C>;
+  constexpr int step = row_step<T, wide>;
   const int l = lane();
   if constexpr (TensorCore<T>) {
 #pragma unroll

@@ -3,7 +3,9 @@
 //
 // A row is one query of one head. The rows of all heads that share a key-value head follow one another, query by query,
 // so that a tile of rows is full although a segment is short or is one token, and so that each key that is loaded
-// serves all of them. Heads are padded with zeros to 32, 64, 128 or 256 in shared memory.
+// serves all of them. Heads are padded with zeros to 32, 64, 128, 256 or 512 in shared memory. Sums of more than 256
+// columns are more than a warp's registers hold: of heads up to 512 two blocks have a half each, and both compute all
+// scores, so that these cost half as much again.
 #pragma once
 #include <ftlib/ops/kinds.hpp>         // Mask, Segment, AttentionOptions
 #include <ftlib/ops/sink.cuda.cuh>     // sink_forward, sink_backward
@@ -67,6 +69,26 @@ template <class T> struct KeyRows {
   __device__ T* operator()(int j) const { return j < count ? begin + j * step : nullptr; }
 };
 
+/// Columns of a head that a block sums, and the first of them.
+template <int HD> inline constexpr int summed_columns = HD > 256 ? 256 : HD;
+template <int HD> __device__ int first_column() {
+  return summed_columns<HD> == HD ? 0 : static_cast<int>(blockIdx.y) * summed_columns<HD>;
+}
+template <int HD> dim3 over_columns(dim3 grid) {
+  grid.y = HD / summed_columns<HD>;
+  return grid;
+}
+/// Rows from a column on.
+template <class Rows> struct FromColumn {
+  Rows rows;
+  int column;
+  __device__ auto operator()(int row) const {
+    auto* const begin = rows(row);
+    return begin ? begin + column : begin;
+  }
+};
+template <class Rows> FromColumn(Rows, int) -> FromColumn<Rows>;
+
 /// How a block works: each of its warps has `tiles` times 16 rows of its own, past which go `passing` rows at a time.
 /// At least `blocks` of them run side by side where a multiprocessor has 164 KiB of shared memory (sm_80; sm_90 and
 /// sm_100 have more); where it has 100 KiB (sm_89, sm_120) at least one does, and of heads up to 64 at least two do.
@@ -82,11 +104,13 @@ constexpr bool fits(const Tiling& t, std::size_t bytes) {
 }
 
 constexpr Tiling forward_tiling_of(std::size_t size, int HD) {
+  if (HD == 512) return size == 2 ? Tiling{4, 1, 16, 1} : Tiling{2, 1, 8, 1};
   if (size == 2) return HD <= 64 ? Tiling{4, 2, 64, 2} : HD == 128 ? Tiling{4, 1, 64, 3} : Tiling{4, 1, 32, 2};
   if (size == 4) return HD <= 64 ? Tiling{4, 1, 32, 3} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 16, 2};
   return HD <= 64 ? Tiling{2, 1, 16, 2} : HD == 128 ? Tiling{2, 1, 16, 2} : Tiling{1, 1, 16, 1};
 }
 constexpr Tiling backward_tiling_of(std::size_t size, int HD) {
+  if (HD == 512) return size == 2 ? Tiling{2, 1, 16, 1} : Tiling{1, 1, 8, 1};
   if (size == 2) return HD <= 64 ? Tiling{4, 1, 32, 3} : HD == 128 ? Tiling{4, 1, 32, 2} : Tiling{2, 1, 16, 2};
   if (size == 4) return HD <= 64 ? Tiling{4, 1, 16, 3} : HD == 128 ? Tiling{2, 1, 16, 3} : Tiling{2, 1, 16, 1};
   return HD <= 64 ? Tiling{2, 1, 16, 2} : HD == 128 ? Tiling{1, 1, 16, 2} : Tiling{1, 1, 8, 1};
@@ -94,7 +118,8 @@ constexpr Tiling backward_tiling_of(std::size_t size, int HD) {
 /// split: one warp, which takes a part of the keys of at most 16 rows.
 inline constexpr int split_rows = 16;
 template <class T, int HD, bool split>
-inline constexpr Tiling forward_tiling = split ? Tiling{1, 1, forward_tiling_of(sizeof(T), HD).passing, 3}
+inline constexpr Tiling forward_tiling = split ? Tiling{1, 1, forward_tiling_of(sizeof(T), HD).passing,
+                                                        HD == 512 && sizeof(T) == 4 ? 2 : 3}
                                                : forward_tiling_of(sizeof(T), HD);
 template <class T, int HD> inline constexpr Tiling backward_tiling = backward_tiling_of(sizeof(T), HD);
 
@@ -130,25 +155,26 @@ template <class A> __device__ A row_max(A x) {
 // y and lse of a tile of rows: S = scale Q K^T, P = 2^(S - top), O = O 2^(old top - top) + P V. S and P stay in
 // registers. Values come while S is computed, the next keys while P V is. scale is times log2(e).
 // Moves Q and y once, and K and V once a tile of rows, mostly from L2; 4 hd FLOP a score: with 64 rows of a tile, and
-// 128 of 16 bits for heads up to 64, bound by arithmetic. Shared memory, of 16 bits: 36, 51 and 66 KiB for heads of 64,
-// 128 and 256; of float: 34, 66 and 65. Of 16 bits (128, 2), (128, 3), (128, 2): <= 168 registers for heads of 128,
-// else 255; 8, 12 and 8 of 64 warps. Split, a block is one warp, which has a part of the keys of at most 16 rows, and
-// O, top and the sum of P go to `parts`. It moves K and V once: bound by memory. 11 to 49 KiB, (32, 3): at least 3
-// blocks, each with a tile on its way.
+// 128 of 16 bits for heads up to 64, bound by arithmetic. Shared memory, of 16 bits: 36, 51, 66 and 90 KiB for heads of
+// 64, 128, 256 and 512; of float: 34, 66, 65 and 89. Of 16 bits (128, 2), (128, 3), (128, 2), (128, 1): <= 168
+// registers for heads of 128, else 255; 8, 12, 8 and 4 of 64 warps. Split, a block is one warp, which has a part of the
+// keys of at most 16 rows, and O, top and the sum of P go to `parts`. It moves K and V once: bound by memory. 11 to 57
+// KiB, (32, 3): at least 3 blocks (2 for heads of 512 floats), each with a tile on its way.
 template <class T, int HD, bool split>
 __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forward_tiling<T, HD, split>.blocks)
     attention_kernel(T* y, accumulate_t<T>* lse, accumulate_t<T>* parts, const T* q, const T* k, const T* v,
                      accumulate_t<T> scale, AttentionSizes sizes, const Segment* segments, const AttentionTile* tiles) {
   using A = accumulate_t<T>;
   constexpr Tiling tiling = forward_tiling<T, HD, split>;
-  constexpr int M = tiling.tiles, keys = tiling.passing, N = keys / 8, step = row_step<T, HD>;
+  constexpr int M = tiling.tiles, keys = tiling.passing, N = keys / 8, step = row_step<T, HD>, C = summed_columns<HD>;
   T *const qs = dynamic_shared<T>(), *const ks = qs + tiling.rows() * step, *const vs = ks + keys * step;
   const AttentionTile tile = tiles[blockIdx.x / static_cast<unsigned>(sizes.KV)];
   const int kv = static_cast<int>(blockIdx.x % static_cast<unsigned>(sizes.KV));
   const Segment s = segments[tile.segment];
   const QueryRows<const T> q_rows(q, sizes.q_step, sizes, s, kv);
   const KeyRows<const T> k_rows(k, sizes.k_step, sizes, s.k_begin, kv, tile.last);
-  const KeyRows<const T> v_rows(v, sizes.v_step, sizes, s.k_begin, kv, tile.last);
+  const int column = first_column<HD>(), hd = sizes.hd - column;  // of values and sums
+  const FromColumn v_rows{KeyRows<const T>(v, sizes.v_step, sizes, s.k_begin, kv, tile.last), column};
   const int own = static_cast<int>(threadIdx.x / 32) * 16 * M;  // the warp's first row of the tile
   T* const own_qs = qs + own * step;
 
@@ -156,7 +182,7 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
   const int first_row = tile.row + own, last_row = first_row + 16 * M - 1;
   const int all_from = sizes.first(s, sizes.query(last_row)), all_to = sizes.last(s, sizes.query(first_row));
   const int until = first_row < q_rows.count ? sizes.last(s, sizes.query(last_row)) : 0;
-  A top[M][2], total[M][2] = {}, o[M][HD / 8][4] = {};
+  A top[M][2], total[M][2] = {}, o[M][C / 8][4] = {};
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -166,7 +192,7 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
   load_rows<keys, tiling.threads(), HD>(ks, k_rows, tile.first, sizes.hd, sizes.packs);
   for (int key = tile.first; key < tile.last; key += keys) {
     meet_rows();  // keys are there, and nobody looks at values
-    load_rows<keys, tiling.threads(), HD>(vs, v_rows, key, sizes.hd, sizes.packs);
+    load_rows<keys, tiling.threads(), C>(vs, v_rows, key, hd, sizes.packs);
     A p[M][N][4] = {};
     if (key < until) multiply_rows<HD>(p, own_qs, ks);
     meet_rows();  // values are there, and nobody looks at keys
@@ -207,11 +233,11 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
           for (int e = 2 * h; e < 2 * h + 2; ++e) sum += p[m][n][e] = std::exp2(p[m][n][e] - offset);
         total[m][h] = total[m][h] * shrink + sum;
 #pragma unroll
-        for (int n = 0; n < HD / 8; ++n)
+        for (int n = 0; n < C / 8; ++n)
 #pragma unroll
           for (int e = 2 * h; e < 2 * h + 2; ++e) o[m][n][e] *= shrink;
       }
-    multiply_sums<HD>(o, p, vs);
+    multiply_sums<C>(o, p, vs);
   }
 
 #pragma unroll
@@ -224,9 +250,9 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
       if (fragment_row(2 * h) >= q_rows.count) continue;
       A* const part = parts + ((tile.part * int64_t{sizes.KV} + kv) * split_rows + fragment_row(2 * h)) * (HD + 2);
 #pragma unroll
-      for (int n = 0; n < HD / 8; ++n)
-        store(part + 8 * n + fragment_column(0), Pack<A, 2>{{o[0][n][2 * h], o[0][n][2 * h + 1]}});
-      if (lane() % 4 == 0) store(part + HD, Pack<A, 2>{{top[0][h], total[0][h]}});
+      for (int n = 0; n < C / 8; ++n)
+        store(part + column + 8 * n + fragment_column(0), Pack<A, 2>{{o[0][n][2 * h], o[0][n][2 * h + 1]}});
+      if (lane() % 4 == 0 && column == 0) store(part + HD, Pack<A, 2>{{top[0][h], total[0][h]}});
     }
   } else {
 #pragma unroll
@@ -234,12 +260,13 @@ __global__ void __launch_bounds__(forward_tiling<T, HD, split>.threads(), forwar
 #pragma unroll
       for (int h = 0; h < 2; ++h) {
         const int row = first_row + 16 * m + fragment_row(2 * h), i = sizes.query(row);
-        if (row < q_rows.count && lane() % 4 == 0)
+        if (row < q_rows.count && lane() % 4 == 0 && column == 0)
           lse[(kv * sizes.groups + row - i * sizes.groups) * sizes.queries + s.q_begin + i] =
               (top[m][h] + std::log2(total[m][h])) * static_cast<A>(1 / log2_e);
         total[m][h] = 1 / total[m][h];
       }
-    store_rows<HD>(o, total, own_qs, QueryRows<T>(y, sizes.y_step, sizes, s, kv), first_row, sizes.hd, sizes.packs);
+    store_rows<C>(o, total, own_qs, FromColumn{QueryRows<T>(y, sizes.y_step, sizes, s, kv), column}, first_row, hd,
+                  sizes.packs);
   }
 }
 
@@ -305,8 +332,8 @@ void attention_delta(Context<Cuda>& ctx, accumulate_t<T>* delta, const T* dy, co
 
 // dQ of a tile of rows: P = 2^(S - lse), dP = dY V^T, dS = P (dP - delta), dQ = scale dS K. Keys come while dP is
 // computed, the next values while the rest is. Moves Q, dY and dQ once, and K and V once a tile of rows; 6 hd FLOP a
-// score. Shared memory, of 16 bits: 28, 52 and 50 KiB for heads of 64, 128 and 256; of float: 43, 50 and 98. Of 16 bits
-// (128, 3), (128, 2), (64, 2): <= 168 registers for heads of 64, else 255; 12, 8 and 4 warps.
+// score. Shared memory, of 16 bits: 28, 52, 50 and 98 KiB for heads of 64, 128, 256 and 512; of float: 43, 50, 98, 97.
+// Of 16 bits (128, 3), (128, 2), (64, 2), (64, 1): <= 168 registers for heads of 64, else 255; 12, 8, 4 and 2 warps.
 template <class T, int HD>
 __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_tiling<T, HD>.blocks)
     attention_queries_kernel(T* dq, const T* dy, const T* q, const T* k, const T* v, const accumulate_t<T>* lse,
@@ -314,7 +341,7 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
                              const Segment* segments, const AttentionTile* tiles) {
   using A = accumulate_t<T>;
   constexpr Tiling tiling = backward_tiling<T, HD>;
-  constexpr int M = tiling.tiles, keys = tiling.passing, N = keys / 8, step = row_step<T, HD>;
+  constexpr int M = tiling.tiles, keys = tiling.passing, N = keys / 8, step = row_step<T, HD>, C = summed_columns<HD>;
   T *const qs = dynamic_shared<T>(), *const dys = qs + tiling.rows() * step, *const ks = dys + tiling.rows() * step,
            *const vs = ks + keys * step;
   const AttentionTile tile = tiles[blockIdx.x / static_cast<unsigned>(sizes.KV)];
@@ -323,10 +350,10 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
   const QueryRows<const T> q_rows(q, sizes.q_step, sizes, s, kv), dy_rows(dy, sizes.dy_step, sizes, s, kv);
   const KeyRows<const T> k_rows(k, sizes.k_step, sizes, s.k_begin, kv, tile.last);
   const KeyRows<const T> v_rows(v, sizes.v_step, sizes, s.k_begin, kv, tile.last);
-  const int own = static_cast<int>(threadIdx.x / 32) * 16 * M;
+  const int own = static_cast<int>(threadIdx.x / 32) * 16 * M, column = first_column<HD>();
 
   int from[M][2], to[M][2];
-  A log_sum[M][2], mean[M][2], factor[M][2], sums[M][HD / 8][4] = {};
+  A log_sum[M][2], mean[M][2], factor[M][2], sums[M][C / 8][4] = {};
 #pragma unroll
   for (int m = 0; m < M; ++m)
 #pragma unroll
@@ -371,16 +398,16 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
             }
         }
       }
-    multiply_sums<HD>(sums, ds, ks);
+    multiply_sums<C, HD>(sums, ds, ks + column);
   }
-  store_rows<HD>(sums, factor, qs + own * step, QueryRows<T>(dq, sizes.y_step, sizes, s, kv), tile.row + own, sizes.hd,
-                 sizes.packs);
+  store_rows<C>(sums, factor, qs + own * step, FromColumn{QueryRows<T>(dq, sizes.y_step, sizes, s, kv), column},
+                tile.row + own, sizes.hd - column, sizes.packs);
 }
 
 // dK and dV of a tile of keys, or one of them, over all rows that see them: dV = P^T dY, dK = scale dS^T Q. The sums
 // are transposed: a warp has keys for rows, and queries go past. Queries come while dP is computed, the next dY while
 // dK is. Moves K, V, dK and dV once, and Q and dY once a tile of keys; 8 hd FLOP a score, and 10 where a head of 256
-// needs two launches. Shared memory, registers and warps as for dQ.
+// needs two launches; 16 of 512, by halves. Shared memory, registers and warps as for dQ.
 template <class T, int HD, bool keys_too, bool values_too>
 __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_tiling<T, HD>.blocks)
     attention_keys_kernel(T* dk, T* dv, const T* dy, const T* q, const T* k, const T* v, const accumulate_t<T>* lse,
@@ -388,16 +415,16 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
                           const Segment* segments, const KeyTile* tiles, const int* lists) {
   using A = accumulate_t<T>;
   constexpr Tiling tiling = backward_tiling<T, HD>;
-  constexpr int M = tiling.tiles, rows = tiling.passing, N = rows / 8, step = row_step<T, HD>;
+  constexpr int M = tiling.tiles, rows = tiling.passing, N = rows / 8, step = row_step<T, HD>, C = summed_columns<HD>;
   T *const ks = dynamic_shared<T>(), *const vs = ks + tiling.rows() * step, *const qs = vs + tiling.rows() * step,
            *const dys = qs + rows * step;
   A *const log_sum = reinterpret_cast<A*>(dys + rows * step), *const mean = log_sum + rows;
   int* const to = reinterpret_cast<int*>(mean + rows);  // where the keys end that a row sees
   const KeyTile tile = tiles[blockIdx.x / static_cast<unsigned>(sizes.KV)];
   const int kv = static_cast<int>(blockIdx.x % static_cast<unsigned>(sizes.KV));
-  const int own = static_cast<int>(threadIdx.x / 32) * 16 * M;
+  const int own = static_cast<int>(threadIdx.x / 32) * 16 * M, column = first_column<HD>();
 
-  A dks[M][keys_too ? HD / 8 : 1][4] = {}, dvs[M][values_too ? HD / 8 : 1][4] = {};
+  A dks[M][keys_too ? C / 8 : 1][4] = {}, dvs[M][values_too ? C / 8 : 1][4] = {};
   load_rows<tiling.rows(), tiling.threads(), HD>(ks, KeyRows<const T>(k, sizes.k_step, sizes, tile.key, kv, tile.keys),
                                                  0, sizes.hd, sizes.packs);
   if (keys_too)
@@ -467,12 +494,12 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
               for (int h = 0; h < 2; ++h) ds[m][n][2 * h + e] = p[m][n][2 * h + e] * (ds[m][n][2 * h + e] - mean_of);
           }
       }
-      if constexpr (values_too) multiply_sums<HD>(dvs, p, dys);
+      if constexpr (values_too) multiply_sums<C, HD>(dvs, p, dys + column);
       if (first + rows < end) {  // in a branch, beyond which ptxas does not put off the product to gather its operands
         __syncthreads();         // nobody looks at dY
         load_rows<rows, tiling.threads(), HD>(dys, dy_rows, first + rows, sizes.hd, sizes.packs);
       }
-      if constexpr (keys_too) multiply_sums<HD>(dks, ds, qs);
+      if constexpr (keys_too) multiply_sums<C, HD>(dks, ds, qs + column);
     }
   }
 
@@ -488,17 +515,21 @@ __global__ void __launch_bounds__(backward_tiling<T, HD>.threads(), backward_til
   const int64_t dense = int64_t{sizes.KV} * sizes.hd;
   if constexpr (keys_too)
     if (dk)
-      store_rows<HD>(dks, factor, ks + own * step, KeyRows<T>(dk, dense, sizes, tile.key, kv, tile.keys), own, sizes.hd,
-                     sizes.packs);
+      store_rows<C>(dks, factor, ks + own * step,
+                    FromColumn{KeyRows<T>(dk, dense, sizes, tile.key, kv, tile.keys), column}, own, sizes.hd - column,
+                    sizes.packs);
   if constexpr (values_too)
     if (dv)
-      store_rows<HD>(dvs, one, vs + own * step, KeyRows<T>(dv, dense, sizes, tile.key, kv, tile.keys), own, sizes.hd,
-                     sizes.packs);
+      store_rows<C>(dvs, one, vs + own * step,
+                    FromColumn{KeyRows<T>(dv, dense, sizes, tile.key, kv, tile.keys), column}, own, sizes.hd - column,
+                    sizes.packs);
 }
 
 template <class T, int HD, bool split> constexpr std::size_t forward_bytes() {
   constexpr Tiling t = forward_tiling<T, HD, split>;
-  constexpr std::size_t bytes = static_cast<std::size_t>(t.rows() + 2 * t.passing) * row_step<T, HD> * sizeof(T);
+  constexpr std::size_t bytes = (static_cast<std::size_t>(t.rows() + t.passing) * row_step<T, HD> +
+                                 static_cast<std::size_t>(t.passing) * row_step<T, summed_columns<HD>>) *
+                                sizeof(T);
   static_assert(fits(t, bytes));
   return bytes;
 }
@@ -512,20 +543,24 @@ template <class T, int HD> constexpr std::size_t backward_bytes() {
 
 inline constexpr int longest_segment = 1 << 29, no_window = 0x7fff0000;  // sums of these stay within an int
 
+/// A tile of double that has more does not fit.
+template <class T> inline constexpr int largest_head = sizeof(T) <= 4 ? 512 : 256;
 /// f(std::integral_constant<int, HD>) with the least HD that hd fits into.
-template <class F> void with_head_size(int64_t hd, F f) {
+template <class T, class F> void with_head_size(int64_t hd, F f) {
   if (hd <= 32) f(std::integral_constant<int, 32>{});
   else if (hd <= 64) f(std::integral_constant<int, 64>{});
   else if (hd <= 128) f(std::integral_constant<int, 128>{});
-  else f(std::integral_constant<int, 256>{});
+  else if (hd <= 256 || largest_head<T> == 256) f(std::integral_constant<int, 256>{});
+  else f(std::integral_constant<int, largest_head<T>>{});
 }
 
 template <class T>
 AttentionSizes attention_sizes(const View<const T>& q, const View<const T>& k, const View<const T>& v,
                                const std::vector<Segment>& segments, const AttentionOptions& options) {
   const int64_t H = q.shape[1], KV = k.shape[1], hd = q.shape[2], groups = H / KV;
-  if (hd > 256)
-    throw Error(str("attention: a head of ", hd, " on the GPU"), "its kernels take heads of at most 256 so far.");
+  if (hd > largest_head<T>)
+    throw Error(str("attention: a head of ", hd, ' ', dtype_of<T>, " on the GPU"),
+                str("its kernels take heads of at most ", largest_head<T>, '.'));
   const int64_t most_rows = std::min(int64_t{1} << 31, (int64_t{1} << 32) / groups) - 1024;  // for query() to be right
   for (const Segment& s : segments)
     if ((s.q_end - s.q_begin) * groups > most_rows || s.k_end - s.k_begin > longest_segment)
@@ -633,10 +668,10 @@ void attention_forward(Context<Cuda>& ctx,
   }
   const auto segments_there = ctx.upload(segments);
 
-  with_head_size(sizes.hd, [&](auto HD) {
+  with_head_size<T>(sizes.hd, [&](auto HD) {
     const auto tiles = row_tiles(sizes, segments, forward_tiling<T, HD, false>.rows(), false);
     const auto tiles_there = ctx.upload(tiles);
-    launch(attention_kernel<T, HD, false>, grid_of(static_cast<int64_t>(tiles.size()) * sizes.KV),
+    launch(attention_kernel<T, HD, false>, over_columns<HD>(grid_of(static_cast<int64_t>(tiles.size()) * sizes.KV)),
            forward_tiling<T, HD, false>.threads(), forward_bytes<T, HD, false>(), ctx.stream(), y.data, lse.data,
            nullptr, q.data, k.data, v.data, scale, sizes, segments_there.get(), tiles_there.get());
 
@@ -657,7 +692,7 @@ void attention_forward(Context<Cuda>& ctx,
     const int64_t blocks = static_cast<int64_t>(parts.size()) * sizes.KV;
     const auto memory = ctx.allocate(static_cast<std::size_t>(blocks * split_rows * (HD + 2)) * sizeof(A));
     A* const sums = static_cast<A*>(memory.get());
-    launch(attention_kernel<T, HD, true>, grid_of(blocks), forward_tiling<T, HD, true>.threads(),
+    launch(attention_kernel<T, HD, true>, over_columns<HD>(grid_of(blocks)), forward_tiling<T, HD, true>.threads(),
            forward_bytes<T, HD, true>(), ctx.stream(), y.data, lse.data, sums, q.data, k.data, v.data, scale, sizes,
            segments_there.get(), parts_there.get());
     const int64_t rows = static_cast<int64_t>(merges.size()) * sizes.KV * split_rows;
@@ -691,13 +726,14 @@ void attention_backward(Context<Cuda>& ctx,
   A* const delta = static_cast<A*>(memory.get());
   attention_delta<T>(ctx, delta, dy.data, y.data, sizes, N);
 
-  with_head_size(sizes.hd, [&](auto HD) {
+  with_head_size<T>(sizes.hd, [&](auto HD) {
     constexpr Tiling tiling = backward_tiling<T, HD>;
     if (dq) {
       if (queries_of(segments) < N) fill(ctx, dq, T(0));
       const auto tiles = row_tiles(sizes, segments, tiling.rows(), true);
       const auto tiles_there = ctx.upload(tiles);
-      launch(attention_queries_kernel<T, HD>, grid_of(static_cast<int64_t>(tiles.size()) * sizes.KV), tiling.threads(),
+      launch(attention_queries_kernel<T, HD>,
+             over_columns<HD>(grid_of(static_cast<int64_t>(tiles.size()) * sizes.KV)), tiling.threads(),
              backward_bytes<T, HD>(), ctx.stream(), dq.data, dy.data, q.data, k.data, v.data, lse.data, delta, scale,
              sizes, segments_there.get(), tiles_there.get());
     }
@@ -709,9 +745,9 @@ void attention_backward(Context<Cuda>& ctx,
     for (const View<T>& d : {dk, dv})
       if (d && !covers(tiles, k.shape[0])) fill(ctx, d, T(0));
     const auto run = [&](auto kernel) {
-      launch(kernel, grid_of(static_cast<int64_t>(tiles.size()) * sizes.KV), tiling.threads(), backward_bytes<T, HD>(),
-             ctx.stream(), dk.data, dv.data, dy.data, q.data, k.data, v.data, lse.data, delta, scale, sizes,
-             segments_there.get(), tiles_there.get(), lists_there.get());
+      launch(kernel, over_columns<HD>(grid_of(static_cast<int64_t>(tiles.size()) * sizes.KV)), tiling.threads(),
+             backward_bytes<T, HD>(), ctx.stream(), dk.data, dv.data, dy.data, q.data, k.data, v.data, lse.data, delta,
+             scale, sizes, segments_there.get(), tiles_there.get(), lists_there.get());
     };
     if constexpr (HD <= 128) {
       run(attention_keys_kernel<T, HD, true, true>);
