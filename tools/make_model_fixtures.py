@@ -13,6 +13,8 @@ Hugging Face folders hold
     experts_initial, experts_trained, experts.json, experts.safetensors
                                      of a model with experts the same as adapter_*, training.lora and lora.logits, with
                                      peft's target_parameters beside attention's layers
+    balance.json                     of a model with experts: full training with the routers' load-balancing loss of all
+                                     layers and all sequences of a batch, and that loss (aux) before the first step
     expected.safetensors             logits.N (S, V) of sequence N; hidden.0 (embedding) .. hidden.L (after layer L),
                                      hidden.norm; grad.<parameter>; full.logits, lora.logits after ten steps
 GGUF models are NAME.gguf with NAME.expected.json and NAME.expected.safetensors beside them.
@@ -437,7 +439,7 @@ def generate(model, prompt, penalty):
     return out.sequences[0, len(prompt):].tolist(), min(float(b[0] - b[1]) for b in best)
 
 
-def train(model, batches, optimizer=OPTIMIZER):
+def train(model, batches, optimizer=OPTIMIZER, auxiliary=None):
     """The loop to be reproduced; sequences run one by one, so that no padding is involved."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     groups = [{"params": [p for _, p in named if p.dim() >= 2], "weight_decay": optimizer["weight_decay"]},
@@ -451,6 +453,10 @@ def train(model, batches, optimizer=OPTIMIZER):
         loss = 0.0
         for s in batch:
             part = chosen_nll(logits_of(model, s["tokens"]), s["tokens"], s["targets"]) / count
+            part.backward()
+            loss += float(part.detach())
+        if auxiliary:
+            part = auxiliary(batch)
             part.backward()
             loss += float(part.detach())
         losses.append(loss)
@@ -616,6 +622,7 @@ def make_folder(name, out):
     save_tensors(tensors, folder / "expected.safetensors")
     if dense is folder and getattr(model.config, "num_experts", 0):
         make_experts(folder, fresh, expected)
+        make_balance(folder, fresh, expected)
     return folder
 
 
@@ -632,6 +639,24 @@ def make_experts(folder, fresh, expected):
     with torch.no_grad():
         save_tensors({"trained.logits": logits_of(lora, expected["sequences"][-1]["tokens"])},
                      folder / "experts.safetensors")
+
+
+def make_balance(folder, fresh, expected, coefficient=0.5):
+    """As train(), with transformers' own function on the routers' logits of the batch, as if it were one padded tensor."""
+    from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
+    model = fresh()
+    experts = getattr(model.config, "num_experts")
+    aux = []
+
+    def auxiliary(batch):
+        parts = [model(input_ids=torch.tensor([s["tokens"]]), use_cache=False, output_router_logits=True).router_logits
+                 for s in batch]
+        aux.append(load_balancing_loss_func(tuple(torch.cat(layer) for layer in zip(*parts)), experts,
+                                            model.config.num_experts_per_tok))
+        return coefficient * aux[-1]
+    losses, norms = train(model, expected["training"]["batches"], auxiliary=auxiliary)
+    write_json(folder / "balance.json", {"made_by": made_by(), "router_aux_loss_coef": coefficient, "losses": losses,
+                                         "grad_norms": norms, "aux": [float(a.detach()) for a in aux]})
 
 
 def check_old_config(kind, folder, logits, tokens):

@@ -270,3 +270,52 @@ TEST_CASE("models: of experts, one alone, a router, dropout, DoRA and another pe
   CHECK(told[0].find("of 1 layers that target_modules names there are no tensors") != told[0].npos);
   CHECK(told[0].find(stack) != told[0].npos);
 }
+
+TEST_CASE("models: the loss that balances experts is transformers', in full training alone, recomputed or not") {
+  int models = 0;
+  for (const std::string& name : ft::test::model_folders()) {
+    const auto file = model_data / name / "balance.json";
+    if (!std::filesystem::exists(file)) continue;
+    CAPTURE(name);
+    ++models;
+    const Json theirs = read_json(file);
+    const auto coefficient = theirs["router_aux_loss_coef"].get<float>();
+    Case c(name);
+    const auto batch = Case::pack(c.expected["training"]["batches"][0]);
+    const auto n = static_cast<float>(batch.target_count());
+    const auto loss_of = [&](bool recompute) {
+      const Tape tape(c.ctx);
+      return c.model->nll_sum(c.ctx, batch, {.recompute = recompute}).item(c.ctx) / n;
+    };
+    c.train_all();
+    CHECK(c.model->router_loss() == 0);
+    const float plain = loss_of(false);
+    c.model->set_router_loss(coefficient);
+    const double aux = theirs["aux"][0].get<double>();
+    CHECK(static_cast<double>((loss_of(false) - plain) / coefficient) == doctest::Approx(aux).epsilon(1e-5));
+    CHECK(loss_of(true) == loss_of(false));
+    CHECK(c.model->nll_sum(c.ctx, batch).item(c.ctx) / n == doctest::Approx(plain).epsilon(1e-6));  // not trained on
+    std::vector<std::vector<float>> gradients;                                                      // of routers
+    for (const bool recompute : {false, true}) {
+      zero_grad(c.parameters);
+      Tape tape(c.ctx);
+      tape.backward(c.model->nll_sum(c.ctx, batch, {.recompute = recompute}));
+      for (auto* w : c.parameters)
+        if (w->kind == WeightKind::other && !w->part_of) gradients.push_back(w->grad.to_host(c.ctx));
+    }
+    REQUIRE(!gradients.empty());
+    for (std::size_t i = 0; i < gradients.size() / 2; ++i) CHECK(gradients[i] == gradients[i + gradients.size() / 2]);
+    zero_grad(c.parameters);
+    c.ten_steps(name, "balance", theirs);
+    CHECK_THROWS_WITH_AS(c.model->set_router_loss(-1), doctest::Contains("router_loss: a coefficient of -1"), Error);
+
+    Case frozen(name);  // an adapter leaves routers as they are, and so is the loss
+    frozen.take(model_data / name / "adapter_initial");
+    frozen.model->set_router_loss(coefficient);
+    const Tape tape(frozen.ctx);
+    CHECK(frozen.model->nll_sum(frozen.ctx, batch).item(frozen.ctx) / n == doctest::Approx(plain).epsilon(1e-6));
+  }
+  CHECK(models == 2);
+  Case dense("llama_tiny");
+  CHECK_THROWS_WITH_AS(dense.model->set_router_loss(0.1f), doctest::Contains("has no routers"), Error);
+}

@@ -31,9 +31,8 @@ struct GptOssConfig : TransformerConfig {
     f.number("swiglu_alpha", nullptr, alpha, 1.702f);
     f.expect("hidden_act", "silu");
     f.storage("mxfp4");
-    for (const char* said_elsewhere :
-         {"experts_per_token", "initial_context_length", "router_aux_loss_coef", "output_router_logits"})
-      f.pass_over(said_elsewhere);
+    router_fields(f);
+    for (const char* said_elsewhere : {"experts_per_token", "initial_context_length"}) f.pass_over(said_elsewhere);
     if (!bias || limit != 7.0f || std::abs(alpha - 1.702f) > 1e-6f || expert_size != intermediate_size)
       f.fail("attention without biases, another limit or gain of SwiGLU or experts of another width are not computed");
     if (num_experts_per_tok > num_local_experts)

@@ -20,7 +20,7 @@ struct Qwen3MoeConfig : Qwen3Config {
     f.size("decoder_sparse_step", nullptr, decoder_sparse_step, 1);
     f.flag("norm_topk_prob", nullptr, norm_topk_prob, f.is_gguf());  // llama.cpp has no other
     f.each_layer("mlp_only_layers", nullptr, mlp_only_layers, -1, {});
-    for (const char* of_training : {"router_aux_loss_coef", "output_router_logits"}) f.pass_over(of_training);
+    router_fields(f);
     if (num_experts_per_tok > num_experts)
       f.fail(str("num_experts_per_tok ", num_experts_per_tok, " of num_experts ", num_experts));
   }

@@ -2,8 +2,9 @@
 #pragma once
 #include <ftlib/nn/adapter.hpp>       // project, grouped_project
 #include <ftlib/nn/mlp.hpp>           // Activation, gated
-#include <ftlib/ops/elementwise.hpp>  // add, mul
-#include <ftlib/ops/rows.hpp>         // take_rows
+#include <ftlib/nn/router_load.hpp>   // RouterLoad
+#include <ftlib/ops/elementwise.hpp>  // add, mul, sum
+#include <ftlib/ops/rows.hpp>         // take_rows, mean_rows
 #include <ftlib/ops/shape.hpp>        // concat, reshape, slice
 #include <ftlib/ops/softmax.hpp>      // softmax
 
@@ -26,7 +27,8 @@ template <Scalar T, Device D> struct Experts {
   bool renormalise = false;   // p over the chosen ones alone
   Parameter<T, D> ones = {};  // (C, 1), constant: spreads a token's p over its width
 
-  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x) {
+  /// `load` gets what was asked for, where the router is trained.
+  Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, RouterLoad<T, D>* load = nullptr) {
     const int64_t N = x.rows(), E = router.shape()[0];
     const auto logits = project(ctx, x, router, router_bias ? &router_bias : nullptr);  // (N, E)
     // Pairs (token, expert), a token's k of them k N apart: row k N + n of what follows.
@@ -45,6 +47,9 @@ template <Scalar T, Device D> struct Experts {
     });
     std::vector<int64_t> starts(static_cast<std::size_t>(E) + 1, 0);
     for (const int32_t e : experts) ++starts[static_cast<std::size_t>(e) + 1];
+    if (load && in_use(ctx, router).trainable)
+      load->add(mean_rows(ctx, renormalise ? softmax(ctx, logits) : wanted, {0, N}), {starts.begin() + 1, starts.end()},
+                N);
     for (std::size_t e = 0; e < static_cast<std::size_t>(E); ++e) starts[e + 1] += starts[e];
     for (std::size_t i = 0; i < sorted.size(); ++i) back[static_cast<std::size_t>(sorted[i])] = static_cast<int32_t>(i);
 
@@ -87,5 +92,29 @@ template <Scalar T, Device D> struct Experts {
     return all;
   }
 };
+
+/// E sum over experts e of f_e P_e: f_e is how often a token chose e, P_e its mean probability, over the tokens of all
+/// layers; least where all are asked for alike. Only P has a gradient.      arXiv:2101.03961, (4) to (6); transformers'
+/// load_balancing_loss_func
+template <Scalar T, Device D>
+Tensor<accumulate_t<T>, D> load_balancing_loss(Context<D>& ctx, const RouterLoad<T, D>& load) {
+  const auto layers = static_cast<int64_t>(load.probabilities.size()), E = static_cast<int64_t>(load.chosen.size());
+  std::vector<T> weights;  // E f_e over the number of layers
+  for (int64_t i = 0; i < layers * E; ++i) {
+    const auto f = static_cast<double>(load.chosen[static_cast<std::size_t>(i % E)]) / static_cast<double>(load.tokens);
+    weights.push_back(
+        static_cast<T>(static_cast<accumulate_t<T>>(static_cast<double>(E) * f / static_cast<double>(layers))));
+  }
+  const auto loss = sum(ctx, mul(ctx, concat(ctx, load.probabilities), Tensor<T, D>(ctx, {layers, E}, weights)));
+  if constexpr (std::same_as<T, accumulate_t<T>>) {
+    return loss;
+  } else {
+    auto wide = convert<accumulate_t<T>>(ctx, loss);
+    record(ctx, "load_balancing_loss", wide, {loss}, [id = TensorId<T>(loss)](Gradients<accumulate_t<T>, D>& g) {
+      if (const View<T> d = g.assign(id)) copy(g.context(), d, g.incoming());
+    });
+    return wide;
+  }
+}
 
 }  // namespace ft::inline FTLIB_ABI

@@ -98,7 +98,10 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
     return loss_sum(micro_cast<PackedTokens>(micro), recompute);
   }
   void check(const DataLimits& data) override;
-  void describe(Description& d) const override { Adapted<T, D>::describe(d); }
+  void describe(Description& d) const override {
+    Adapted<T, D>::describe(d);
+    if (model_->router_loss() > 0) d.add("router_loss", model_->router_loss());
+  }
 
   /// How this session's model is asked: data, evaluation and generation go by it. What set_prompt() has said,
   /// save_adapter keeps and load_adapter takes up; else questions and answers, "Q: ...\nA: ...". Throws Error where

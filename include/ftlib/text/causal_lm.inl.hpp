@@ -211,12 +211,18 @@ template <Scalar T, Device D> [[gnu::cold]] ModelSummary CausalLM<T, D>::summary
   if (tokenizer_ && tokenizer_->vocab_size() > model_->info().vocab_size)
     s.notes.push_back(str("the tokenizer has ", tokenizer_->vocab_size(), " tokens, the model's embedding ",
                           model_->info().vocab_size, " rows: text that needs one of the others is refused"));
+  bool balanced = false;
   for (const Parameter<T, D>* w : this->parameters()) {
     s.parameters += w->count();
     s.trainable += w->trainable ? w->count() : 0;
     s.bytes += w->bytes();
     s.stored[w->value ? dtype_of<T> : w->stored.type] += w->count();
+    balanced |= w->part_of && w->trainable;
   }
+  if (model_->router_loss() > 0 && s.trainable > 0)
+    s.notes.push_back(balanced ? str("the load of experts is balanced: router_aux_loss_coef ", model_->router_loss())
+                               : "output_router_logits is set, but routers are not trained: the load of experts is not "
+                                 "balanced");
   return s;
 }
 

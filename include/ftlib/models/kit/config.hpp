@@ -88,6 +88,8 @@ struct TransformerConfig : ModelInfo {
   int64_t intermediate_size = 0, num_attention_heads = 0, num_key_value_heads = 0, head_dim = 0;
   float rms_norm_eps = 1e-6f;
   bool tie_word_embeddings = false;
+  bool output_router_logits = false;    // whether training balances the load of experts,
+  float router_aux_loss_coef = 0.001f;  // and how much that counts
   Json others =
       Json::object();  // keys of config.json that are no matter of computing (ids of tokens, the class's name)
 
@@ -127,6 +129,11 @@ struct TransformerConfig : ModelInfo {
     if (num_attention_heads % num_key_value_heads)
       f.fail(str("num_key_value_heads ", num_key_value_heads, " does not divide num_attention_heads ",
                  num_attention_heads));
+  }
+  /// What is said of training routers; no word in GGUF.
+  void router_fields(ConfigFields& f) {
+    f.flag("output_router_logits", nullptr, output_router_logits, false);
+    f.number("router_aux_loss_coef", nullptr, router_aux_loss_coef, 0.001f);
   }
   static int64_t long_from_of(const RopeOptions& rope) {
     return rope.longrope ? rope.longrope->original_max_position_embeddings : 0;

@@ -14,8 +14,9 @@
 
 #include <algorithm>  // std::max_element
 #include <cmath>      // std::sqrt
+#include <memory>     // std::make_shared
 #include <string>     // std::string
-#include <utility>    // std::move
+#include <utility>    // std::exchange, std::move
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -69,9 +70,9 @@ template <Scalar T, Device D> struct PerLayerEmbeddings {
 
 /// Embedding, blocks, last norm and head. Transformer (models/kit/transformer.hpp) fills them by a table of traits;
 /// whoever has blocks of another kind derives. A Block is called with (ctx, x, placement, cache or null, its part of
-/// the per-layer embeddings or empty, keys and values), and has visit(f), kept(), the shape of its keys and values, and
-/// reads_kv_of(): -1, and it leaves its keys and values in the last argument, or the earlier block whose it finds
-/// there.
+/// the per-layer embeddings or empty, keys and values, its experts' load or null), and has visit(f), kept(), the shape
+/// of its keys and values, and reads_kv_of(): -1, and it leaves its keys and values in that argument, or the earlier
+/// block whose it finds there.
 template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<T, D> {
  public:
   Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) final {
@@ -103,24 +104,28 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
           in.push_back(kv.k);
           in.push_back(kv.v);
         }
+        const auto load = options.load ? std::make_shared<RouterLoad<T, D>>() : nullptr;
         const auto out = recompute(
             ctx, in,
-            [&ctx, &b, at, of, lending, with_e = static_cast<bool>(e)](const std::vector<Tensor<T, D>>& given) {
+            [&ctx, &b, at, of, lending, with_e = static_cast<bool>(e), load](const std::vector<Tensor<T, D>>& given) {
               KeysValues<T, D> shared;
               if (of >= 0) shared = {given[given.size() - 2], given.back()};
               std::vector<Tensor<T, D>> made;
-              made.reserve(3);
-              made.push_back(b(ctx, given[0], at, nullptr, with_e ? given[1] : Tensor<T, D>{}, shared));
+              made.reserve(4);
+              if (load) *load = {};  // it was filled by the first run
+              made.push_back(b(ctx, given[0], at, nullptr, with_e ? given[1] : Tensor<T, D>{}, shared, load.get()));
               if (lending) {
                 made.push_back(shared.k);
                 made.push_back(shared.v);
               }
+              if (load && load->tokens) made.push_back(std::exchange(load->probabilities, {}).front());
               return made;
             });
+        if (load && load->tokens) options.load->add(out.back(), load->chosen, load->tokens);
         x = out[0];
         if (lending) own = {out[1], out[2]};
       } else {
-        x = b(ctx, x, at, options.cache ? &options.cache->layer(of < 0 ? i : of) : nullptr, e, kv);
+        x = b(ctx, x, at, options.cache ? &options.cache->layer(of < 0 ? i : of) : nullptr, e, kv, options.load);
       }
       if (lending) lent[static_cast<std::size_t>(i)] = own;
       tap(options, i + 1, x);
@@ -150,13 +155,23 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
     return config_->folder_place(w.name, w.shape());
   }
   int64_t long_from() const final { return config_->long_from(); }
+  float router_loss() const final { return router_loss_; }
+  [[gnu::cold]] void set_router_loss(float coefficient) final {
+    bool any = coefficient == 0;
+    for (int64_t i = 0; !any && i < config_->num_hidden_layers; ++i) any = config_->layer(i).experts > 0;
+    if (!any || !(coefficient >= 0))
+      throw Error(any ? str("router_loss: a coefficient of ", coefficient)
+                      : str("router_loss: a model of kind '", config_->model_type, "' has no routers to be balanced"));
+    router_loss_ = coefficient;
+  }
   const ModelInfo& info() const final { return *config_; }
   Json config() const final { return config_.to_json(); }
   GgufDescription gguf() const final { return config_.to_gguf(); }
 
  protected:
   /// Takes the embedding, and the head where it is not tied; the last norm and the blocks are the architecture's.
-  [[gnu::cold]] Decoder(Context<D>& ctx, AnyConfig config, Weights& weights) : config_(std::move(config)) {
+  [[gnu::cold]] Decoder(Context<D>& ctx, AnyConfig config, Weights& weights)
+      : config_(std::move(config)), router_loss_(config_->output_router_logits ? config_->router_aux_loss_coef : 0) {
     const Shape shape{config_->vocab_size, config_->hidden_size};
     embed_tokens_.weight =
         weights.template matrix<T>(ctx, str(config_->decoder().embedding, ".weight"), shape, WeightKind::embedding);
@@ -168,6 +183,7 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
   }
 
   AnyConfig config_;
+  float router_loss_ = 0;
   Embedding<T, D> embed_tokens_;
   Embedding<T, D> positions_;           // learned ones (P, C), or empty
   PerLayerEmbeddings<T, D> per_layer_;  // or empty

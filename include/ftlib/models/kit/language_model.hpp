@@ -4,6 +4,7 @@
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 #include <ftlib/io/json_fwd.hpp>         // Json
 #include <ftlib/nn/kv_cache.hpp>         // KvCache, Placement
+#include <ftlib/nn/router_load.hpp>      // RouterLoad
 #include <ftlib/ops/cross_entropy.hpp>   // ignored_target, logits_chunk_bytes
 
 #include <algorithm>   // std::max
@@ -61,10 +62,11 @@ template <Scalar T, Device D> struct Taps {
 };
 
 template <Scalar T, Device D> struct ForwardOptions {
-  KvCache<T, D>* cache = nullptr;   // sequence i is read on from slot slots[i] (or i)
-  std::vector<int64_t> slots = {};  // which slot of the cache each sequence has; empty: 0, 1, 2 ...
-  bool recompute = false;           // keep only each block's input, and run blocks again in backward
-  Taps<T, D>* taps = nullptr;       // nothing is computed behind the last of them: ask LanguageModel::hidden_after
+  KvCache<T, D>* cache = nullptr;    // sequence i is read on from slot slots[i] (or i)
+  std::vector<int64_t> slots = {};   // which slot of the cache each sequence has; empty: 0, 1, 2 ...
+  bool recompute = false;            // keep only each block's input, and run blocks again in backward
+  Taps<T, D>* taps = nullptr;        // nothing is computed behind the last of them: ask LanguageModel::hidden_after
+  RouterLoad<T, D>* load = nullptr;  // gets what experts were asked for
 };
 
 /// Lays out a packed batch; with a cache, makes room in it. Positions of sequences longer than `long_from` begin there
@@ -123,13 +125,20 @@ template <Scalar T, Device D> class LanguageModel {
   /// A text that grows beyond so many tokens has other positions from the first on (longrope), so that what a cache
   /// holds of it must be read again; 0: none.
   virtual int64_t long_from() const { return 0; }
+  /// Where routers of experts are trained, nll_sum() adds so many times load_balancing_loss() (nn/experts.hpp) for each
+  /// target: config.json's router_aux_loss_coef where that says output_router_logits, as in transformers; else 0.
+  virtual float router_loss() const { return 0; }
+  /// Another coefficient. Throws Error for a negative one, and where the model has no routers.
+  [[gnu::cold]] virtual void set_router_loss(float coefficient) {
+    if (coefficient != 0) throw Error(str("router_loss: a model of kind '", info().model_type, "' has no routers"));
+  }
   /// The hidden states after so many blocks each (0: the embedding), before the last norm: (N, C) each. Blocks behind
   /// the last of them are not run. Throws Error for a number that the model has not.
   std::vector<Tensor<T, D>> hidden_after(Context<D>& ctx, const PackedTokens& batch, const std::vector<int64_t>& blocks,
                                          const ForwardOptions<T, D>& options = {});
   /// (N, V). Large: for losses use nll_sum, for generation ask the rows that are needed.
   Tensor<T, D> logits(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options = {});
-  /// The sum over targets of -log p(target): a scalar.
+  /// The sum over targets of -log p(target): a scalar. While a tape records, with router_loss() where that is on.
   Tensor<accumulate_t<T>, D> nll_sum(Context<D>& ctx, const PackedTokens& batch,
                                      const ForwardOptions<T, D>& options = {});
   /// The same of each sequence by itself: (B).

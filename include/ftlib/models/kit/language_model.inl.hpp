@@ -4,8 +4,9 @@
 #include <ftlib/models/kit/gguf_description.hpp>  // GgufDescription
 #include <ftlib/models/kit/language_model.hpp>
 #include <ftlib/nn/adapter.hpp>       // project, in_use, adapted
+#include <ftlib/nn/experts.hpp>       // load_balancing_loss
 #include <ftlib/ops/divergence.hpp>   // linear_divergence, divergence
-#include <ftlib/ops/elementwise.hpp>  // add
+#include <ftlib/ops/elementwise.hpp>  // add, add_scaled
 #include <ftlib/ops/rows.hpp>         // take_rows
 #include <ftlib/ops/shape.hpp>        // slice
 
@@ -161,7 +162,14 @@ Tensor<T, D> LanguageModel<T, D>::logits(Context<D>& ctx, const PackedTokens& ba
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_sum(Context<D>& ctx, const PackedTokens& batch,
                                                         const ForwardOptions<T, D>& options) {
-  return head_loss(ctx, hidden(ctx, batch, options), head(), batch.targets, logits_chunk_bytes, logits_cap());
+  RouterLoad<T, D> load;
+  ForwardOptions<T, D> counted = options;
+  if (router_loss() > 0 && ctx.tape()) counted.load = &load;
+  const auto loss =
+      head_loss(ctx, hidden(ctx, batch, counted), head(), batch.targets, logits_chunk_bytes, logits_cap());
+  if (load.probabilities.empty()) return loss;
+  return add_scaled(ctx, loss, load_balancing_loss(ctx, load),
+                    router_loss() * static_cast<float>(batch.target_count()));
 }
 template <Scalar T, Device D>
 Tensor<accumulate_t<T>, D> LanguageModel<T, D>::nll_by_sequence(Context<D>& ctx, const PackedTokens& batch,

@@ -36,8 +36,8 @@ template <Scalar T, Device D> struct TransformerBlock {
   int64_t kv_of = -1;                                           // the layer whose keys and values it reads; -1: its own
 
   Tensor<T, D> operator()(Context<D>& ctx, const Tensor<T, D>& x, const Placement<D>& at,
-                          typename KvCache<T, D>::Layer* cache, const Tensor<T, D>& per_layer,
-                          KeysValues<T, D>& shared) {
+                          typename KvCache<T, D>::Layer* cache, const Tensor<T, D>& per_layer, KeysValues<T, D>& shared,
+                          RouterLoad<T, D>* load) {
     const auto in = input_norm(ctx, x);
     auto a = conv    ? conv(ctx, in, at, cache)
              : delta ? delta(ctx, in, at, cache)
@@ -50,7 +50,7 @@ template <Scalar T, Device D> struct TransformerBlock {
       y = add_scaled(ctx, x, a, residual_scale);
       h = mlp_norm(ctx, y);
     }
-    auto m = experts ? experts(ctx, h) : mlp(ctx, h);
+    auto m = experts ? experts(ctx, h, load) : mlp(ctx, h);
     if (after_mlp) m = after_mlp(ctx, m);
     y = add_scaled(ctx, y, m, residual_scale);
     if (per_layer_gate.weight) {
