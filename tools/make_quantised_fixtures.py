@@ -6,6 +6,11 @@
 <type>.blocks  random bytes as blocks, the scales' exponents kept finite
 <type>.f32     their values by gguf.quants.dequantize
 values.f32     numbers to quantise; values.<type> is what llama.cpp's ggml_quantize_chunk makes of them
+nf4.code, nf4.f32, values.nf4
+               bitsandbytes' 16 levels; and of values.f32 its numbers of the levels, two a byte, the first one high, and
+               what it makes of them with magnitudes of eight bits (double quantisation)
+
+    python tools/make_quantised_fixtures.py tests/data/quantised --nf4    those alone; needs torch and bitsandbytes 0.50.2
 """
 import ctypes
 import pathlib
@@ -31,6 +36,16 @@ def ggml_quantize_chunk():
                       ctypes.c_int64, ctypes.POINTER(ctypes.c_float)]
     chunk.restype = ctypes.c_size_t
     return chunk
+
+
+def nf4(folder: pathlib.Path) -> None:
+    import torch
+    from bitsandbytes import functional
+    values = torch.from_numpy(np.fromfile(folder / "values.f32", "<f4"))
+    bits, state = functional.quantize_4bit(values, blocksize=64, quant_type="nf4", compress_statistics=True)
+    (folder / "nf4.code").write_bytes(state.code.numpy().astype("<f4").tobytes())
+    (folder / "values.nf4").write_bytes(bits.numpy().tobytes())
+    (folder / "nf4.f32").write_bytes(functional.dequantize_4bit(bits, state).numpy().astype("<f4").tobytes())
 
 
 def main(folder: pathlib.Path) -> None:
@@ -68,4 +83,4 @@ def main(folder: pathlib.Path) -> None:
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    (nf4 if "--nf4" in sys.argv else main)(pathlib.Path(sys.argv[1]))

@@ -37,8 +37,8 @@ inline uint64_t content_of(const std::filesystem::path& model) {
   return hash.value();
 }
 
-/// The model as a GGUF of `type` ("q8_0", "q4_0", "q4_k"), beside it under the hash of its content: made where it is
-/// not there. What was made, and from what, is said.
+/// The model as a GGUF of `type` ("q8_0", "q4_0", "q4_k", "nf4"), beside it under the hash of its content: made where
+/// it is not there. What was made, and from what, is said.
 inline std::string quantised_base(const std::string& model, const std::string& type, int threads) {
   std::filesystem::path from = model;
   if (!from.has_filename()) from = from.parent_path();  // "folder/"

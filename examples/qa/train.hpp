@@ -518,9 +518,10 @@ inline void add_train(CLI::App& app) {
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   c->add_flag("--loss-on-everything", a->everything, "learn the questions too (default: the answers alone)");
-  c->add_option("--quantise-base", a->quantise_base,
-                "learn over the model as q8_0, q4_0 or q4_k, made once and kept beside it (default: as it is stored)")
-      ->check(CLI::IsMember({"q8_0", "q4_0", "q4_k"}));
+  c->add_option(
+       "--quantise-base", a->quantise_base,
+       "learn over the model as q8_0, q4_0, q4_k or nf4, made once and kept beside it (default: as it is stored)")
+      ->check(CLI::IsMember({"q8_0", "q4_0", "q4_k", "nf4"}));
   c->add_flag("--recompute", a->recompute, "less memory for a third more time (default: off)");
   c->add_flag("--cuda-graph", a->cuda_graph, "on cuda, launch each step as one CUDA graph (default: off)");
   c->add_option("--samples", a->samples, "held-out questions answered at each evaluation")

@@ -681,6 +681,7 @@ def quantised_base():
     said = run("ask", "--model", dense, "--adapter", scratch / "over8/adapter", "--threads", 1, "--max-new-tokens", 4, "What?")
     assert "warning" not in said, said
     says(learn("q4_0", "over4"), "tensors Q4_0")
+    says(learn("nf4", "overn"), "base: quantised once", "rows that are no whole number of blocks, and fall back")
     tensors, metadata = read_tensors(dense / "model.safetensors")
     shape, values = tensors["model.norm.weight"]
     write_tensors(dense / "model.safetensors", tensors | {"model.norm.weight": (shape, array.array("f", [2 * v for v in values]))}, metadata)

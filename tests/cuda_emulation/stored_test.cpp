@@ -11,8 +11,8 @@ using namespace ft;
 using namespace ft::test;
 
 namespace {
-constexpr DType types[] = {DType::f32,  DType::f64,  DType::f16,  DType::bf16, DType::q8_0, DType::q4_0, DType::q4_1,
-                           DType::q5_0, DType::q5_1, DType::q4_k, DType::q5_k, DType::q6_k, DType::mxfp4};
+constexpr DType types[] = {DType::f32,  DType::f64,  DType::f16,  DType::bf16, DType::q8_0, DType::q4_0,  DType::q4_1,
+                           DType::q5_0, DType::q5_1, DType::q4_k, DType::q5_k, DType::q6_k, DType::mxfp4, DType::nf4};
 
 /// Random bytes, with scales that are finite: every 16 bits of a block have a bit of half's exponent cleared.
 std::vector<std::byte> some_bytes(DType type, int64_t count, Random& random) {

@@ -41,7 +41,11 @@ Exact<std::byte> blocks(Random& random, DType type, int64_t count) {
   for (int64_t i = 0; i < size; i += info(type).bytes) {
     const auto scale = [&](double unit) { return half(static_cast<float>(unit * random.normal())); };
     if (type == DType::q6_k) put(i + 208, scale(1e-3));
-    else put(i, scale(type == DType::q8_0 ? 0.01 : type == DType::q4_k || type == DType::q5_k ? 2e-3 : 0.1));
+    else
+      put(i, scale(type == DType::nf4                           ? 1
+                   : type == DType::q8_0                        ? 0.01
+                   : type == DType::q4_k || type == DType::q5_k ? 2e-3
+                                                                : 0.1));
     if (type == DType::q4_1 || type == DType::q5_1) put(i + 2, scale(1));
     if (type == DType::q4_k || type == DType::q5_k) put(i + 2, scale(0.02));
   }
@@ -132,8 +136,9 @@ template <class T> void check_stored(Context<Cpu>& ctx, DType type, const Case& 
   });
 }
 
-constexpr DType all_types[] = {DType::f32,  DType::f64,  DType::f16,  DType::bf16, DType::q8_0, DType::q4_0,
-                               DType::q4_1, DType::q5_0, DType::q5_1, DType::q4_k, DType::q5_k, DType::q6_k};
+constexpr DType all_types[] = {DType::f32,  DType::f64,  DType::f16,  DType::bf16, DType::q8_0,
+                               DType::q4_0, DType::q4_1, DType::q5_0, DType::q5_1, DType::q4_k,
+                               DType::q5_k, DType::q6_k, DType::nf4};
 }  // namespace
 
 TEST_CASE("ops/gemm: dense operands in any order, odd sizes, one and two threads") {

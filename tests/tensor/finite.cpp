@@ -17,7 +17,7 @@ TEST_CASE("tensor/finite: one bad number in any type is found where it is; large
                        {DType::f16, 0xfc00, 0},     {DType::bf16, 0x7f80, 0},    {DType::q8_0, 0x7e00, 0},
                        {DType::q4_0, 0x7c00, 0},    {DType::q4_1, 0x7c00, 2},    {DType::q5_0, 0x7c00, 0},
                        {DType::q5_1, 0x7e00, 2},    {DType::q4_k, 0x7c00, 2},    {DType::q5_k, 0x7c00, 0},
-                       {DType::q6_k, 0x7e00, 208},  {DType::mxfp4, 253, 0}};
+                       {DType::q6_k, 0x7e00, 208},  {DType::mxfp4, 253, 0},      {DType::nf4, 0x7c00, 0}};
   for (const Bad& bad : cases) {
     const int64_t block = info(bad.type).block, bytes = info(bad.type).bytes;
     INFO(info(bad.type).name);

@@ -113,8 +113,39 @@ TEST_CASE("tensor/quantised: weights of the columns lower the error that they we
   }
 }
 
+TEST_CASE("tensor/quantised: NF4's levels, and which are chosen, are bitsandbytes'; it loses no more than that does") {
+  const auto levels = floats("nf4.code"), values = floats("values.f32"), theirs = floats("nf4.f32");
+  REQUIRE(levels.size() == 16);
+  for (std::size_t i = 0; i < 16; ++i) {
+    CHECK(same_bits(levels[i], ft::detail::nf4_levels.of[i]));
+    CHECK(same_bits(levels[i], ft::detail::nf4_level(static_cast<int>(i))));
+  }
+  const auto row = quantised(DType::nf4, values), codes = bytes("values.nf4");
+  std::vector<float> got(values.size());
+  dequantise_row(DType::nf4, row.data(), 0, static_cast<int64_t>(got.size()), got.data());
+  double ours = 0, its = 0;
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    BlockNF4 block;
+    std::memcpy(&block, row.data() + i / 256 * sizeof block, sizeof block);
+    const auto at = i % 256;
+    const int code = ft::detail::nibble(block.q + at / 32 * 16, static_cast<int>(at % 32));
+    float absmax = 0;
+    for (std::size_t j = i / 64 * 64; j < i / 64 * 64 + 64; ++j) absmax = std::max(absmax, std::abs(values[j]));
+    if (absmax > 0) CHECK(code == (static_cast<int>(codes[i / 2]) >> (i % 2 ? 0 : 4) & 15));
+    // The magnitude is one of 256 steps of its square root below the largest of four, which is rounded to a half.
+    CHECK(std::abs(got[i] - absmax * levels[static_cast<std::size_t>(code)]) <=
+          std::abs(got[i]) * 2e-3f + absmax * (1.1f / 255) * std::sqrt(static_cast<float>(block.d) / absmax));
+    ours += std::pow(double{got[i]} - double{values[i]}, 2);
+    its += std::pow(double{theirs[i]} - double{values[i]}, 2);
+  }
+  INFO("squared error ", ours, ", bitsandbytes' ", its);
+  CHECK(ours <= its);
+}
+
 TEST_CASE("tensor/quantised: zeros, one value alone, the smallest and the largest") {
-  for (const DType type : all_quantised) {
+  std::vector<DType> types(std::begin(all_quantised), std::end(all_quantised));
+  types.push_back(DType::nf4);
+  for (const DType type : types) {
     INFO(info(type).name);
     std::vector<float> values(512, 0.0f), out(512);
     values[300] = -2.0f;

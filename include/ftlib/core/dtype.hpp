@@ -61,8 +61,9 @@ struct half {
   }
 };
 
-/// How the elements of a stored array lie in memory. Quantised types are ggml's blocks (tensor/quantised.hpp).
-enum class DType : uint8_t { f32, f64, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4 };
+/// How the elements of a stored array lie in memory. Quantised types are ggml's blocks, and one of ftlib's own, NF4
+/// (tensor/quantised.hpp).
+enum class DType : uint8_t { f32, f64, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, q5_k, q6_k, mxfp4, nf4 };
 
 /// Facts about a DType: `block` elements take `bytes` bytes.
 struct DTypeInfo {
@@ -71,7 +72,7 @@ struct DTypeInfo {
   int64_t bytes;
 };
 
-inline constexpr std::array<DTypeInfo, 13> dtype_table{{{"float32", 1, 4},
+inline constexpr std::array<DTypeInfo, 14> dtype_table{{{"float32", 1, 4},
                                                         {"float64", 1, 8},
                                                         {"float16", 1, 2},
                                                         {"bfloat16", 1, 2},
@@ -83,7 +84,8 @@ inline constexpr std::array<DTypeInfo, 13> dtype_table{{{"float32", 1, 4},
                                                         {"Q4_K", 256, 144},
                                                         {"Q5_K", 256, 176},
                                                         {"Q6_K", 256, 210},
-                                                        {"MXFP4", 32, 17}}};
+                                                        {"MXFP4", 32, 17},
+                                                        {"NF4", 256, 134}}};
 
 constexpr const DTypeInfo& info(DType type) { return dtype_table[static_cast<std::size_t>(type)]; }
 constexpr bool is_quantised(DType type) { return info(type).block > 1; }

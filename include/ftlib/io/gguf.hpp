@@ -309,13 +309,15 @@ inline const GgmlType* ggml_type(uint32_t number) {
                                        {35, "TQ2_0", 256, 66, {}},
                                        {39, "MXFP4", 32, 17, DType::mxfp4},
                                        {40, "NVFP4", 64, 36, {}},
-                                       {41, "Q1_0", 128, 18, {}}};
+                                       {41, "Q1_0", 128, 18, {}},
+                                       // ftlib's own, of which no other program knows
+                                       {0x4654, "NF4", 256, 134, DType::nf4}};
   for (const GgmlType& type : table)
     if (type.number == number) return &type;
   return nullptr;
 }
 inline uint32_t ggml_number(DType type) {
-  static constexpr uint32_t numbers[] = {0, 28, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14, 39};  // in DType's order
+  static constexpr uint32_t numbers[] = {0, 28, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14, 39, 0x4654};  // in DType's order
   return numbers[static_cast<std::size_t>(type)];
 }
 

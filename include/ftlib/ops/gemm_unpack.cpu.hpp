@@ -68,6 +68,27 @@ inline float read_half(const void* p) {
 #endif
 }
 
+/// out = d level for 16 codes of NF4's, into half a chunk.
+[[gnu::always_inline]] inline void scale_nf4(const Bytes& q, float d, Simd<float>::Vec* out) {
+  using V [[maybe_unused]] = Simd<float>::Vec;
+#if defined(__AVX512F__)
+  const __m512i codes = _mm512_cvtepu8_epi32(reinterpret_cast<__m128i>(q));
+  out[0] = reinterpret_cast<V>(_mm512_permutexvar_ps(codes, _mm512_loadu_ps(nf4_levels.of))) * d;
+#elif defined(__AVX2__) && defined(__FMA__)
+  const auto x = reinterpret_cast<__m128i>(q);
+  const __m256 low = _mm256_loadu_ps(nf4_levels.of), high = _mm256_loadu_ps(nf4_levels.of + 8);
+  const auto levels = [&](__m128i eight) __attribute__((always_inline)) {
+    const __m256i codes = _mm256_cvtepu8_epi32(eight);  // the fourth bit chooses the table
+    return _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, codes), _mm256_permutevar8x32_ps(high, codes),
+                            _mm256_castsi256_ps(_mm256_slli_epi32(codes, 28)));
+  };
+  out[0] = reinterpret_cast<V>(levels(x)) * d;
+  out[1] = reinterpret_cast<V>(levels(_mm_unpackhi_epi64(x, x))) * d;
+#else
+  for (int i = 0; i < 16; ++i) out[i / Simd<float>::lanes][i % Simd<float>::lanes] = d * nf4_levels.of[q[i]];
+#endif
+}
+
 /// Element 32 chunk of a row of type D, and the 31 behind it, all of which must lie in the row.
 template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* row, int64_t chunk, Chunk& out) {
   using V = Simd<float>::Vec;
@@ -141,7 +162,12 @@ template <DType D> [[gnu::always_inline]] inline void unpack(const std::byte* ro
     const auto nibbles = [](const std::byte* at, int shift) __attribute__((always_inline)) {
       return reinterpret_cast<Bytes>(load<Words>(at) >> static_cast<uint16_t>(shift)) & 15;
     };
-    if constexpr (D == DType::q6_k) {
+    if constexpr (D == DType::nf4) {
+      const Bytes q = load<Bytes>(p + 6 + 16 * j);
+      const float d = nf4_scale(read_half(p), load<uint8_t>(p + 2 + j / 2));
+      scale_nf4(q & 15, d, first);
+      scale_nf4(q >> 4, d, second);
+    } else if constexpr (D == DType::q6_k) {
       const std::byte* low = p + j / 4 * 64 + j % 2 * 32;
       const std::byte* high = p + 128 + j / 4 * 32;
       const int low_shift = j % 4 / 2 * 4, high_shift = j % 4 * 2;

@@ -346,6 +346,23 @@ inline void quantise(const float* x, const float* w, BlockMXFP4& b) {
   }
 }
 
+/// The nearest level of each value over its 64's largest magnitude, before that is rounded itself: bitsandbytes'
+/// choice.
+inline void quantise(const float* x, const float*, BlockNF4& b) {
+  std::array<float, 4> largest{};
+  for (std::size_t i = 0; i < 256; ++i) largest[i / 64] = std::max(largest[i / 64], std::abs(x[i]));
+  b.d = scale_of(*std::max_element(largest.begin(), largest.end()));
+  const float inverse = inverse_of(static_cast<float>(b.d));
+  for (std::size_t j = 0; j < 4; ++j)
+    b.absmax[j] = static_cast<uint8_t>(std::min(255.0f, std::nearbyint(255 * std::sqrt(largest[j] * inverse))));
+  for (std::size_t i = 0; i < 256; ++i) {
+    const float unit = inverse_of(largest[i / 64]), value = x[i] * unit;
+    int level = unit > 0 ? 0 : 7;
+    while (unit > 0 && level < 15 && value - nf4_levels.of[level] > nf4_levels.of[level + 1] - value) ++level;
+    put_level(b.q + i / 32 * 16, nullptr, static_cast<int>(i % 32), level);
+  }
+}
+
 }  // namespace detail
 
 FTLIB_INLINE void quantise_row(DType type, const float* x, int64_t count, std::byte* row, const float* importance) {

@@ -1,4 +1,4 @@
-// tensor/quantised.hpp: ggml's quantised blocks: how they lie in memory and what they stand for.
+// tensor/quantised.hpp: quantised blocks, ggml's and NF4: how they lie in memory and what they stand for.
 #pragma once
 #include <ftlib/core/dtype.hpp>  // DType, half, bfloat16
 
@@ -57,9 +57,18 @@ struct BlockQ6_K {  // d scale (q - 32), a scale for each 16 elements
 struct BlockMXFP4 {  // 2^(e - 128) times twice the value of the four bits of an E2M1 number    OCP Microscaling 1.0
   uint8_t e, q[16];
 };
+// Level times the largest magnitude of its 64, d (absmax / 255)^2, d being the largest of all: 4.19 bits an element.
+// The levels, and which is chosen, are QLoRA's (arXiv:2305.14314) and bitsandbytes'; there 256 magnitudes share a mean
+// and a float, here four a half, so that a row is whole blocks. Low nibble of q[16 j + i]: element 32 j + i, high: 32 j
+// + 16 + i.
+struct BlockNF4 {
+  half d;
+  uint8_t absmax[4], q[128];
+};
 static_assert(sizeof(BlockQ8_0) == 34 && sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 &&
               sizeof(BlockQ5_0) == 22 && sizeof(BlockQ5_1) == 24 && sizeof(BlockQ4_K) == 144 &&
-              sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210 && sizeof(BlockMXFP4) == 17);
+              sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210 && sizeof(BlockMXFP4) == 17 &&
+              sizeof(BlockNF4) == 134);
 
 namespace detail {
 template <DType type> struct BlockOf;
@@ -72,6 +81,7 @@ template <> struct BlockOf<DType::q4_k> { using Block = BlockQ4_K; };
 template <> struct BlockOf<DType::q5_k> { using Block = BlockQ5_K; };
 template <> struct BlockOf<DType::q6_k> { using Block = BlockQ6_K; };
 template <> struct BlockOf<DType::mxfp4> { using Block = BlockMXFP4; };
+template <> struct BlockOf<DType::nf4> { using Block = BlockNF4; };
 template <> struct BlockOf<DType::f32> { using Block = float; };
 template <> struct BlockOf<DType::f64> { using Block = double; };
 template <> struct BlockOf<DType::f16> { using Block = half; };
@@ -95,6 +105,38 @@ FTLIB_HD inline float half_power(uint8_t e) {
 FTLIB_HD inline int twice_e2m1(int bits) {
   const int magnitude = static_cast<int>(uint64_t{0x0c08060403020100} >> (8 * (bits & 7)) & 255);
   return bits & 8 ? -magnitude : magnitude;
+}
+/// NF4's levels: quantiles of a normal distribution, with a zero, over their largest.          arXiv:2305.14314, E
+struct Nf4Levels {
+  float of[16] = {-1.0f,
+                  -0.6961928009986877f,
+                  -0.5250730514526367f,
+                  -0.39491748809814453f,
+                  -0.28444138169288635f,
+                  -0.18477343022823334f,
+                  -0.09105003625154495f,
+                  0.0f,
+                  0.07958029955625534f,
+                  0.16093020141124725f,
+                  0.24611230194568634f,
+                  0.33791524171829224f,
+                  0.44070982933044434f,
+                  0.5626170039176941f,
+                  0.7229568362236023f,
+                  1.0f};
+};
+inline constexpr Nf4Levels nf4_levels;
+/// What they are times. Rounds twice, everywhere in this order.
+FTLIB_HD inline float nf4_scale(float d, int absmax) {
+  return d * (static_cast<float>(absmax * absmax) * (1.0f / (255 * 255)));
+}
+/// A level without a table, for device code, which reads none of the host's.
+FTLIB_HD inline float nf4_level(int bits) {
+  const auto one_of = [bits](int k, float a, float b) { return bits >> k & 1 ? b : a; };
+  const auto two = [&](float a, float b, float c, float d) { return one_of(1, one_of(0, a, b), one_of(0, c, d)); };
+  constexpr Nf4Levels l;
+  return one_of(3, one_of(2, two(l.of[0], l.of[1], l.of[2], l.of[3]), two(l.of[4], l.of[5], l.of[6], l.of[7])),
+                one_of(2, two(l.of[8], l.of[9], l.of[10], l.of[11]), two(l.of[12], l.of[13], l.of[14], l.of[15])));
 }
 }  // namespace detail
 
@@ -136,6 +178,10 @@ FTLIB_HD inline float dequantise(const BlockQ6_K& b, int i) {
 FTLIB_HD inline float dequantise(const BlockMXFP4& b, int i) {
   return detail::half_power(b.e) * static_cast<float>(detail::twice_e2m1(detail::nibble(b.q, i)));
 }
+FTLIB_HD inline float dequantise(const BlockNF4& b, int i) {
+  return detail::nf4_scale(static_cast<float>(b.d), b.absmax[i / 64]) *
+         detail::nf4_level(detail::nibble(b.q + i / 32 * 16, i % 32));
+}
 FTLIB_HD inline float dequantise(float b, int) { return b; }
 FTLIB_HD inline double dequantise(double b, int) { return b; }
 FTLIB_HD inline float dequantise(half b, int) { return static_cast<float>(b); }
@@ -171,6 +217,8 @@ template <class F> decltype(auto) with_dtype(DType type, F&& f) {
       return f.template operator()<DType::q6_k>();
     case DType::mxfp4:
       return f.template operator()<DType::mxfp4>();
+    case DType::nf4:
+      return f.template operator()<DType::nf4>();
   }
   throw Error(str("dtype: no such type ", static_cast<int>(type)));
 }

@@ -11,8 +11,9 @@ namespace ft::inline FTLIB_ABI {
 
 namespace detail {
 
-/// Eight neighbouring elements of a block: element k is scale (byte k of q - centre) + offset. The product is exact in
-/// float, so this rounds as dequantise(block, i) does. No offset is -0: x + -0 is x, be x -0 itself.
+/// Eight neighbouring elements of a block: element k is scale (byte k of q - centre) + offset, of NF4 scale times the
+/// level that the byte names. The product is exact in float (NF4's is alone and rounds), so this rounds as
+/// dequantise(block, i) does. No offset is -0: x + -0 is x, be x -0 itself.
 struct Eight {
   uint64_t q;
   float centre, scale, offset = -0.0f;
@@ -79,6 +80,9 @@ __device__ inline Eight eight_of(const BlockMXFP4& b, int i) {
     q |= static_cast<uint64_t>(12 + twice_e2m1(static_cast<int>(bits >> (8 * k) & 15))) << (8 * k);
   return {q, 12, half_power(b.e)};
 }
+__device__ inline Eight eight_of(const BlockNF4& b, int i) {
+  return {eight_nibbles<uint16_t>(b.q + i / 32 * 16, i % 32), 0, nf4_scale(widen(b.d), b.absmax[i / 64])};
+}
 /// What the first block's address must be a multiple of: the largest power of two in a block's size, so that the
 /// others' are as well.
 template <class Block>
@@ -99,7 +103,8 @@ __global__ void __launch_bounds__(block_size)
   const Eight eight = eight_of(w[from / size], static_cast<int>(from % size));
   Pack<T, 8> out;
   for (int k = 0; k < 8; ++k) {
-    const auto q = static_cast<float>((eight.q >> (8 * k)) & 255u) - eight.centre;
+    const auto byte = static_cast<int>((eight.q >> (8 * k)) & 255u);
+    const float q = type == DType::nf4 ? nf4_level(byte) : static_cast<float>(byte) - eight.centre;
     out.v[k] = narrow<T>(scale * static_cast<A>(eight.scale * q + eight.offset));
   }
   if (aligned) store(to + i, out);

@@ -13,8 +13,8 @@
 namespace ft::inline FTLIB_ABI {
 
 struct SaveGgufOptions {
-  /// f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k_m, q4_k_s, q5_k_m, q5_k_s, q6_k: llama.cpp's mixtures;
-  /// "stored": each tensor in the type in which the model's files have it.
+  /// f32, f16, bf16, q8_0, q4_0, q4_1, q5_0, q5_1, q4_k_m, q4_k_s, q5_k_m, q5_k_s, q6_k: llama.cpp's mixtures; nf4,
+  /// which ftlib alone reads; "stored": each tensor in the type in which the model's files have it.
   std::string type = "stored";
   std::string name = {};  ///< general.name; empty: what the model's folder or file is called
   std::function<void(int64_t done, int64_t of)> progress = {};  ///< bytes of the file

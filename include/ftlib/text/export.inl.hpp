@@ -163,6 +163,10 @@ template <Scalar T, Device D>
     report.types[tensor.type].parameters += tensor.shape.count();
   }
 
+  if (const auto own = report.types.find(DType::nf4); own != report.types.end())
+    report.notes.push_back(
+        str(own->second.tensors, " tensors are NF4, which ftlib alone reads: llama.cpp opens no such file"));
+
   const Tokenizer& tokenizer = lm.tokenizer();
   int32_t end_of_turn = -1;
   if (!tokenizer.chat_template().empty()) try {

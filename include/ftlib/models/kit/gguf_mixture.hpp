@@ -10,13 +10,14 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// A mixture: what most of its tensors are, and its number in general.file_type (llama.h, enum llama_ftype).
+/// A mixture: what most of its tensors are, and its number in general.file_type (llama.h, enum llama_ftype; 1024 says
+/// nothing). NF4 is for ftlib alone.
 struct GgufMixture {
   std::string_view name;
   DType type;
   uint32_t number;
 };
-inline constexpr std::array<GgufMixture, 13> gguf_mixtures{{{"f32", DType::f32, 0},
+inline constexpr std::array<GgufMixture, 14> gguf_mixtures{{{"f32", DType::f32, 0},
                                                             {"f16", DType::f16, 1},
                                                             {"bf16", DType::bf16, 32},
                                                             {"q8_0", DType::q8_0, 7},
@@ -28,7 +29,8 @@ inline constexpr std::array<GgufMixture, 13> gguf_mixtures{{{"f32", DType::f32, 
                                                             {"q4_k_s", DType::q4_k, 14},
                                                             {"q5_k_m", DType::q5_k, 17},
                                                             {"q5_k_s", DType::q5_k, 16},
-                                                            {"q6_k", DType::q6_k, 18}}};
+                                                            {"q6_k", DType::q6_k, 18},
+                                                            {"nf4", DType::nf4, 1024}}};
 
 /// The mixture of a name, in small or capital letters. Throws Error that says which there are.
 [[gnu::cold]] inline const GgufMixture& gguf_mixture(std::string_view name) {
@@ -53,9 +55,10 @@ inline bool gguf_stays_f32(const TensorMap::Part& part) {
 }
 
 /// The types of all tensors, in their order, and how many rows' lengths are no whole number of the mixture's blocks, so
-/// that another type stands in: Q5_0, Q5_1 and Q8_0 in the place of Q4_K, Q5_K and Q6_K, and F16 where 32 does not
-/// divide them either. As llama.cpp's llama-quant.cpp chooses without an importance matrix: the head, or the embedding
-/// that is one and per-layer embeddings with it, in Q6_K; of Q4_K_M and Q5_K_M a half of attn_v and ffn_down in Q6_K.
+/// that another type stands in: Q5_0, Q5_1 and Q8_0 in the place of Q4_K (and NF4), Q5_K and Q6_K, and F16 where 32
+/// does not divide them either. As llama.cpp's llama-quant.cpp chooses without an importance matrix: the head, or the
+/// embedding that is one and per-layer embeddings with it, in Q6_K; of Q4_K_M and Q5_K_M a half of attn_v and ffn_down
+/// in Q6_K.
 struct GgufTypes {
   std::vector<DType> types;
   int64_t fallbacks = 0;
@@ -111,7 +114,7 @@ struct GgufTypes {
     }
     if (!fits(type, part)) {
       ++out.fallbacks;
-      if (type == DType::q4_k) type = DType::q5_0;
+      if (type == DType::q4_k || type == DType::nf4) type = DType::q5_0;
       else if (type == DType::q5_k) type = DType::q5_1;
       else if (type == DType::q6_k) type = DType::q8_0;
       if (!fits(type, part)) type = DType::f16;
