@@ -6,7 +6,7 @@
 namespace qa {
 
 struct ExportArguments : ModelArguments {
-  std::string adapter, to, type, out, name, unrelated;
+  std::string adapter, to, type, out, name, unrelated, calibrate;
 };
 
 /// The perplexity of a text that has nothing to do with what was trained.
@@ -37,7 +37,15 @@ template <class Lm> void export_model(const ExportArguments& a, Lm lm) {
   say_notes(lm);
   const double before = a.unrelated.empty() ? 0 : unrelated_perplexity(a.unrelated, lm);
   if (a.to == "gguf") {
-    std::cout << ft::save_gguf(lm, a.out, {.type = a.type.empty() ? "stored" : a.type, .name = a.name});
+    ft::SaveGgufOptions options{.type = a.type.empty() ? "stored" : a.type, .name = a.name};
+    ft::Importance importance;
+    if (!a.calibrate.empty()) {
+      importance = ft::calibrate(lm, read_unrelated(a.calibrate));
+      options.importance = &importance;
+      std::cout << ft::printed("calibration: %s, perplexity %.3f, %d matrices\n", a.calibrate.c_str(),
+                               importance.perplexity, static_cast<int>(importance.squares.size()));
+    }
+    std::cout << ft::save_gguf(lm, a.out, options);
   } else if (a.to == "gguf-lora") {
     std::cout << ft::save_gguf_adapter(lm, a.out, {.type = a.type.empty() ? "f32" : a.type, .name = a.name});
   } else {
@@ -76,6 +84,10 @@ inline void add_export(CLI::App& app) {
   c->add_option("--unrelated", a->unrelated, "text whose perplexity is measured before and after (default: none)")
       ->check(examples::not_empty)
       ->type_name("TEXT");
+  c->add_option("--calibrate", a->calibrate,
+                "text by which quantisers learn which channels matter; without, all do alike (default: none)")
+      ->check(examples::not_empty)
+      ->type_name("TEXT");
   c->footer(
       "Example:\n  qa export --model SmolLM2-135M-Instruct.Q4_1.gguf --adapter run/adapter --to gguf --type q4_k_m "
       "--out "
@@ -87,10 +99,13 @@ inline void add_export(CLI::App& app) {
       throw ft::Error("--unrelated: an adapter alone has no perplexity", "leave it out, or write --to gguf.");
     if (a->to == "hf" && !a->type.empty() && a->type != "f32" && a->type != "f16" && a->type != "bf16")
       throw ft::Error("--type " + a->type + ": a folder holds f32, f16 or bf16", "give one of them.");
+    if (!a->calibrate.empty() && (a->to != "gguf" || a->type.empty() || a->type == "stored"))
+      throw ft::Error("--calibrate: nothing is quantised", "give --to gguf and a --type such as q4_k_m.");
     if (a->to == "hf") check_folder("--out", a->out);
     else check_output("--out", a->out);
-    check_apart("--out", a->out, {a->model, a->adapter, a->unrelated});
-    if (!a->unrelated.empty()) read_unrelated(a->unrelated);
+    check_apart("--out", a->out, {a->model, a->adapter, a->unrelated, a->calibrate});
+    for (const std::string& text : {a->unrelated, a->calibrate})
+      if (!text.empty()) read_unrelated(text);
     if (!a->adapter.empty()) a->check_adapter(a->adapter);
     a->with_model([&](auto lm) { export_model(*a, std::move(lm)); });
   });

@@ -24,6 +24,7 @@
 #include <ftlib/ops/sampling.hpp>
 #include <ftlib/ops/shape.hpp>
 #include <ftlib/ops/softmax.hpp>
+#include <ftlib/text/calibrate.hpp>
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/dataset.hpp>
 #include <ftlib/text/evaluate.hpp>

@@ -395,6 +395,123 @@ TEST_CASE("save_gguf_adapter: laid over the base's GGUF as llama.cpp does it, it
   }
 }
 
+TEST_CASE("calibrate: squares of channels are those of what is multiplied, an adapter's and an expert's too") {
+  const Scratch dir;
+  auto lm = ExportLm::from_pretrained(folder_of(dir, "gpt_oss_tiny", Json::object()), {.threads = 1});
+  const std::string text = "A quantiser is told which channels matter. It reads a text, and looks what comes by.";
+  const double before = perplexity(lm, text);
+  const Importance plain = calibrate(lm, text);
+  CHECK(plain.perplexity == doctest::Approx(before).epsilon(1e-6));
+  CHECK(perplexity(lm, text) == before);  // nothing hangs there any longer
+
+  // The first layer's q reads the normed embedding.
+  const auto ids = lm.tokenizer().encode(text, {.special = Special::as_text});
+  auto tokens = lm.prompt().beginning();
+  tokens.insert(tokens.end(), ids.begin(), ids.end());
+  std::map<std::string, Parameter<float, Cpu>*> by_name;
+  for (auto* w : lm.parameters()) by_name[w->name] = w;
+  const auto table = dense(lm.context(), *by_name.at("model.embed_tokens.weight")).to_host(lm.context()),
+             norm = by_name.at("model.layers.0.input_layernorm.weight")->value.to_host(lm.context());
+  const std::size_t C = norm.size();
+  std::vector<double> squares(C);
+  for (const int32_t id : tokens) {
+    double sum = 0;
+    for (std::size_t c = 0; c < C; ++c) sum += std::pow(double{table[static_cast<std::size_t>(id) * C + c]}, 2);
+    for (std::size_t c = 0; c < C; ++c)
+      squares[c] += std::pow(double{table[static_cast<std::size_t>(id) * C + c]} * double{norm[c]}, 2) /
+                    (sum / static_cast<double>(C) + 1e-5) / static_cast<double>(tokens.size());
+  }
+  for (const char* name : {"q_proj", "k_proj", "v_proj"}) {
+    const auto& found = plain.squares.at(str("model.layers.0.self_attn.", name, ".weight"));
+    REQUIRE(found.size() == C);
+    for (std::size_t c = 0; c < C; ++c)
+      CHECK(static_cast<double>(found[c]) == doctest::Approx(squares[c]).epsilon(1e-4));
+  }
+  // Over an expert's tokens; gate and up see the same. The router sees them all.
+  const auto& router = plain.squares.at("model.layers.1.mlp.router.weight");
+  int64_t experts = 0;
+  for (int e = 0; e < 4; ++e) {
+    const auto gate = plain.squares.find(str("model.layers.1.mlp.experts.", e, ".gate_proj.weight"));
+    if (gate == plain.squares.end()) continue;
+    ++experts;
+    CHECK(gate->second == plain.squares.at(str("model.layers.1.mlp.experts.", e, ".up_proj.weight")));
+    CHECK(gate->second.size() == router.size());
+    CHECK(plain.squares.contains(str("model.layers.1.mlp.experts.", e, ".down_proj.weight")));
+  }
+  CHECK(experts >= 2);
+  CHECK(plain.squares.contains("lm_head.weight"));
+
+  // With an adapter, on experts too, it is the merged model that is watched.
+  lm.load_adapter(ft::test::model_data / "gpt_oss_tiny" / "experts_trained");
+  const Importance adapted = calibrate(lm, text);
+  lm.merge();
+  const Importance merged = calibrate(lm, text);
+  CHECK(adapted.perplexity == doctest::Approx(merged.perplexity).epsilon(1e-5));
+  CHECK(adapted.perplexity != doctest::Approx(before).epsilon(1e-4));
+  REQUIRE(adapted.squares.size() == merged.squares.size());
+  for (const auto& one : adapted.squares) {
+    CAPTURE(one.first);
+    const std::vector<float>& of_merged = merged.squares.at(one.first);
+    for (std::size_t c = 0; c < one.second.size(); ++c)
+      CHECK(one.second[c] == doctest::Approx(double{of_merged.at(c)}).epsilon(1e-3));
+  }
+}
+
+TEST_CASE(
+    "save_gguf: importance lowers the error that it weighs, in every tensor; experts that no token chose are told") {
+  for (const std::string name : {"llama_untied", "gpt_oss_tiny"})
+    for (const std::string type : {"q4_0", "q5_1"}) {
+      CAPTURE(name);
+      CAPTURE(type);
+      const Scratch dir;
+      auto lm = ExportLm::from_pretrained(folder_of(dir, name, Json::object()), {.threads = 2});
+      Importance importance =
+          calibrate(lm, "Some channels of a model carry more than others, and some hardly anything.");
+      if (name == "gpt_oss_tiny")
+        for (const char* part : {"gate", "up", "down"})
+          importance.squares.erase(str("model.layers.1.mlp.experts.2.", part, "_proj.weight"));
+      save_gguf(lm, dir / "dense.gguf", {.type = "f32"});
+      save_gguf(lm, dir / "plain.gguf", {.type = type});
+      const auto report = save_gguf(lm, dir / "weighed.gguf", {.type = type, .importance = &importance});
+      CHECK(report.weighed > 0);
+      CHECK((report.unweighed >= 3) == (name == "gpt_oss_tiny"));
+      const auto dense = GgufFile::open(dir / "dense.gguf"), plain = GgufFile::open(dir / "plain.gguf"),
+                 weighed = GgufFile::open(dir / "weighed.gguf");
+      const TensorMap map = lm.model().gguf().map;
+      double all_plain = 0, all_weighed = 0;
+      for (const std::string& tensor : dense.names()) {
+        const DType made = plain.tensor(tensor).type;
+        if (!is_quantised(made) || made == DType::q8_0) continue;
+        CAPTURE(tensor);
+        const auto values = [&](const GgufFile& file) {
+          const auto w = file.tensor(tensor);
+          std::vector<float> v(static_cast<std::size_t>(w.shape.count()));
+          dequantise_row(w.type, w.data, 0, w.shape.count(), v.data());
+          return v;
+        };
+        const Shape shape = dense.info(tensor).shape;
+        std::vector<std::string> names;  // of experts each
+        map.to_hf(
+            {tensor}, [&](const std::string& of) { return dense.tensor(of); },
+            [&](const std::string& hf, const Stored<Cpu>&) { names.push_back(hf); }, "dense");
+        const auto x = values(dense), a = values(plain), b = values(weighed);
+        const auto cols = static_cast<std::size_t>(shape.back()), share = x.size() / names.size();
+        double of_plain = 0, of_weighed = 0;
+        for (std::size_t i = 0; i < x.size(); ++i) {
+          const auto found = importance.squares.find(names[i / share]);
+          const double w = found == importance.squares.end() ? 1 : double{found->second.at(i % cols)};
+          of_plain += w * std::pow(double{a[i]} - double{x[i]}, 2);
+          of_weighed += w * std::pow(double{b[i]} - double{x[i]}, 2);
+        }
+        CHECK(of_weighed <= of_plain * 1.0001);
+        all_plain += of_plain;
+        all_weighed += of_weighed;
+      }
+      INFO(all_weighed, " of ", all_plain);
+      CHECK(all_weighed <= 0.98 * all_plain);
+    }
+}
+
 TEST_CASE("read_gguf_adapter: pairs of a weight's parts become one, with a rank and a scale of their own") {
   const Scratch dir;
   auto lm = ExportLm::from_pretrained(folder_of(dir, "granite4_tiny", Json::object()), {.threads = 1});

@@ -1,5 +1,6 @@
 // text/export.hpp: a model with its tokenizer and what a session has in use, as one GGUF file for llama.cpp.
 #pragma once
+#include <ftlib/text/calibrate.hpp>  // Importance
 #include <ftlib/text/causal_lm.hpp>  // CausalLM
 
 #include <cstdint>     // std::int64_t
@@ -18,6 +19,7 @@ struct SaveGgufOptions {
   std::string type = "stored";
   std::string name = {};  ///< general.name; empty: what the model's folder or file is called
   std::function<void(int64_t done, int64_t of)> progress = {};  ///< bytes of the file
+  const Importance* importance = nullptr;  ///< calibrate()'s: quantisers that look for scales weigh errors by it
 };
 
 /// What was written; operator<< prints it.
@@ -32,6 +34,8 @@ struct GgufReport {
   int64_t copied = 0;       ///< tensors whose quantised blocks are those of the model's files
   int64_t requantised = 0;  ///< tensors that were quantised in the files already, and are so again: they lose twice
   int64_t adapted = 0;      ///< weights that the adapter in the file is for
+  int64_t weighed = 0;      ///< tensors whose errors were weighed by importance,
+  int64_t unweighed = 0;    ///< and experts among them that no token of the calibration chose: weighed alike
   int64_t fallbacks = 0;    ///< tensors of another type than the mixture's, because of their rows' length
   std::vector<std::string> notes = {};  ///< what GGUF does not hold, a sentence each
 

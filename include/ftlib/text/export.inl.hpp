@@ -13,7 +13,7 @@
 #include <ftlib/text/export.hpp>
 #include <ftlib/text/tokenizer_gguf.hpp>  // gguf_tokenizer
 
-#include <algorithm>  // std::max_element
+#include <algorithm>  // std::count_if, std::max_element
 #include <memory>     // std::make_unique
 #include <ostream>    // std::ostream
 #include <set>        // std::set
@@ -36,6 +36,11 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const GgufReport& r) {
   if (r.requantised)
     out << "quantised again: " << r.requantised
         << " tensors whose files held them quantised already: they lose twice\n";
+  if (r.weighed) {
+    out << "importance: " << r.weighed << " tensors are quantised by what their channels carry";
+    if (r.unweighed) out << "; " << r.unweighed << " experts that no token chose, by all channels alike";
+    out << '\n';
+  }
   if (r.fallbacks)
     out << "other types: " << r.fallbacks << " tensors have rows that are no whole number of blocks, and fall back\n";
   for (const std::string& note : r.notes) out << "note: " << note << '\n';
@@ -49,7 +54,8 @@ class GgufEncoder {
  public:
   GgufEncoder(Executor& pool, GgufWriter& file) : pool_(pool), file_(file) {}
 
-  [[gnu::cold]] void put(const Stored<Cpu>& w, DType type) {
+  /// `importance`: of the columns of each of as many equal shares of rows, or null; none: of all alike.
+  [[gnu::cold]] void put(const Stored<Cpu>& w, DType type, const std::vector<const float*>& importance = {}) {
     const int64_t cols = w.shape.back(), rows = cols ? w.shape.count() / cols : 0, to_bytes = storage_bytes(type, cols);
     const int64_t step = std::max<int64_t>(1, (int64_t{4} << 20) / std::max<int64_t>(1, cols));
     for (int64_t begin = 0; begin < rows; begin += step) {
@@ -66,7 +72,9 @@ class GgufEncoder {
         for (int64_t i = first; i < last; ++i) {
           float* const row = values_.data() + i * cols;
           dequantise_row(w.type, w.row(begin + i), 0, cols, row);
-          quantise_row(type, row, cols, encoded_.data() + i * to_bytes);
+          const auto share = static_cast<std::size_t>((begin + i) * static_cast<int64_t>(importance.size()) / rows);
+          quantise_row(type, row, cols, encoded_.data() + i * to_bytes,
+                       importance.empty() ? nullptr : importance[share]);
         }
       });
       file_.put(encoded_);
@@ -212,8 +220,19 @@ template <Scalar T, Device D>
       return detail::weight_in_use(lm, w, merged);
     };
     const DType type = types.types[i];
+    std::vector<const float*> importance;
+    if (options.importance && is_quantised(type) && type != DType::q8_0 && type != DType::nf4)
+      for (const std::string& of : parts[i].from) {
+        const auto found = options.importance->squares.find(of);
+        const bool fits = found != options.importance->squares.end() &&
+                          static_cast<int64_t>(found->second.size()) == parts[i].shape.back();
+        importance.push_back(fits ? found->second.data() : nullptr);
+      }
+    const auto known = std::count_if(importance.begin(), importance.end(), [](const float* one) { return one; });
+    report.weighed += known > 0;
+    if (known > 0) report.unweighed += static_cast<int64_t>(importance.size()) - known;
     try {
-      encoder.put(model.map.gguf_tensor(parts[i], weight), type);
+      encoder.put(model.map.gguf_tensor(parts[i], weight), type, importance);
     } catch (const Error& e) {
       throw Error(str(path.string(), ": tensor ", quote(parts[i].name), ": ", e.message()), e.hint(), e.kind());
     }
