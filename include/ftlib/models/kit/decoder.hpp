@@ -2,7 +2,7 @@
 // which fills the blocks of nn/ from a checkpoint.
 #pragma once
 #include <ftlib/autograd/recompute.hpp>         // recompute
-#include <ftlib/models/kit/config.hpp>          // AnyConfig
+#include <ftlib/models/kit/any_config.hpp>      // AnyConfig
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/models/kit/weights.hpp>         // Weights
 #include <ftlib/nn/attention.hpp>               // KeysValues

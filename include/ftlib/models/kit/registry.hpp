@@ -5,7 +5,7 @@
 #include <ftlib/core/stop.hpp>                  // StopToken
 #include <ftlib/io/gguf.hpp>                    // GgufFile
 #include <ftlib/io/json.hpp>                    // Json
-#include <ftlib/models/kit/config.hpp>          // AnyConfig, JsonConfig, GgufConfig
+#include <ftlib/models/kit/any_config.hpp>      // AnyConfig, JsonConfig, GgufConfig
 #include <ftlib/models/kit/language_model.hpp>  // LanguageModel
 #include <ftlib/models/kit/weights.hpp>         // Weights
 
