@@ -31,7 +31,7 @@ struct TrainArguments {
   double lr = 2e-3;
   float ema = 0.999f;
   ft::FlowOptions flow;
-  std::int64_t steps = 0, batch = 16;
+  std::int64_t steps = 0, batch = 16, micro_batch = 0;
   std::size_t samples = 8;
   int threads = 0;
 
@@ -42,6 +42,9 @@ struct TrainArguments {
         ->capture_default_str();
     c.add_option("--steps", steps, "batches to learn from")->check(CLI::PositiveNumber)->capture_default_str();
     c.add_option("--batch", batch, "pictures a step")->check(CLI::PositiveNumber)->capture_default_str();
+    c.add_option("--micro-batch", micro_batch, "pictures a forward pass, for less memory; 0: all at once")
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str();
     c.add_option("--lr", lr, "learning rate")->check(CLI::PositiveNumber)->capture_default_str();
     run.add_to(c);
     c.add_option("--ema", ema, "decay of the average of weights that is kept; 0: the last weights")
@@ -98,6 +101,8 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
   run.epochs = (a.steps + epoch_steps - 1) / epoch_steps;
   run.max_steps = a.steps;
   run.batch_tokens = a.batch;
+  run.micro_batch_tokens =
+      examples::micro_batch_of_ranks(a.batch, a.micro_batch, !a.run.no_exact, "pictures", "--micro-batch");
   run.ema_decay = a.ema;
   ft::Trainer trainer(model, run);
   const auto plan = trainer.plan(train);
@@ -111,7 +116,7 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
   });
   trainer.on_evaluation([&](std::int64_t step, double loss) {
     progress.message(ft::str("step ", step, ": held-out loss ", loss));
-    if (shown.empty()) return;
+    if (shown.empty() || !examples::first_rank()) return;
     std::vector<Cell> cells;
     auto drawn = painter.draw(shown, drawing);
     for (std::size_t i = 0; i < shown.size(); ++i) cells.push_back({std::move(drawn[i]), shown[i]});
@@ -123,6 +128,7 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
   });
   const auto report = examples::fit_or_keep(
       model, progress, steps, out / "unfinished", [&] { return trainer.fit(train, &valid); }, save);
+  if (!examples::first_rank()) return false;
   if (report.finished) examples::write_or_save_elsewhere(result, save);  // first what took longest to come by
   settings.update({{"data", a.data}, {"lr", a.lr}, {"batch", a.batch}, {"ema", a.ema}, {"seed", a.run.seed}});
   return examples::report_run(out, plan, report, std::move(settings));
@@ -179,8 +185,10 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
 inline void pretrain(const PretrainArguments& a) {
   examples::check_apart("--out", a.out, {a.data, a.from, a.text_model}, /*replaced=*/false);
   const auto data = Data::open(a.data);
-  auto painter =
-      a.from.empty() ? unlearned(a, data) : open_painter(a.from, a.text_model, a.threads, a.run.seed, a.flow);
+  auto painter = examples::first_rank_first([&] {
+    return a.from.empty() ? unlearned(a, data) : open_painter(a.from, a.text_model, a.threads, a.run.seed, a.flow);
+  });
+  examples::begin_ranks(painter.model().context(), a.run.rank_timeout);
   painter.model().train_all();
   std::int64_t parameters = 0;
   for (const auto* w : painter.model().parameters()) parameters += w->count();
@@ -307,7 +315,9 @@ inline void train(const TuneArguments& a) {
   auto lora = a.lora;
   lora.named["picture"] = painter.info().picture_layers;
   lora.apply(painter.model(), a.run.seed);
-  auto [learned, held_out] = examples_in(data, a.data, style, words, painter, a.run.patience > 0);
+  examples::begin_ranks(painter.model().context(), a.run.rank_timeout);
+  auto [learned, held_out] =
+      examples::first_rank_first([&] { return examples_in(data, a.data, style, words, painter, a.run.patience > 0); });
   if (!learn(painter, painter.model(), a, std::move(learned.flow), std::move(held_out),
              {{"base", a.base}, {"style", style}, {"words", words}}, result, [&](const auto& folder) {
                if (a.lora.full) painter.save(folder, words);
@@ -352,7 +362,9 @@ inline void finish(const FinishArguments& a) {
   auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed);
   load_adapter(painter, a.adapter, 1, /*finished=*/false);
   const auto style = a.style.empty() ? painter.style() : a.style;
-  auto [learned, held_out] = examples_in(data, a.data, style, painter.words(), painter, a.run.patience > 0);
+  examples::begin_ranks(painter.model().context(), a.run.rank_timeout);
+  auto [learned, held_out] = examples::first_rank_first(
+      [&] { return examples_in(data, a.data, style, painter.words(), painter, a.run.patience > 0); });
   const auto wordless = std::make_shared<const std::vector<float>>();
   for (auto* some : {&learned, &held_out})
     for (auto& example : some->flow) example.caption = wordless;

@@ -2,7 +2,9 @@
 """build/examples/image_style/image_style from pictures to a drawing, on a tiny model: prepare, pretrain, train,
 finish, draw, what a killed run comes to, and what wrong input is told.
 
-    tests/examples/image_style.py IMAGE_STYLE SOURCE_FOLDER
+    tests/examples/image_style.py IMAGE_STYLE SOURCE_FOLDER [MPIRUN]
+
+With the launcher of the MPI that it was built with, two ranks of MPI train too, and end with the bytes of one.
 """
 import json
 import os
@@ -16,7 +18,7 @@ import tempfile
 import time
 import zlib
 
-PROGRAM, SOURCE = sys.argv[1], pathlib.Path(sys.argv[2])
+PROGRAM, SOURCE, MPIRUN = sys.argv[1], pathlib.Path(sys.argv[2]), sys.argv[3] if len(sys.argv) > 3 else None
 COLOURS = {"red": (220, 30, 30), "green": (30, 180, 60), "blue": (40, 60, 220), "black": (20, 20, 20)}
 
 
@@ -103,6 +105,21 @@ def full_disk(scratch, train):
         subprocess.run(["umount", disk], check=True)
 
 
+def ranks(scratch, train):
+    """One rank and two end with the same bytes: of a style, and of all weights with their average."""
+    env = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
+    for name, result in (("--full", "model/model.safetensors"), ("--lora-dropout=0.1", "adapter/pytorch_lora_weights.safetensors")):
+        ended = []
+        for n in (1, 2):
+            out = scratch / f"ranks{name}{n}"
+            done = subprocess.run([MPIRUN, "-n", str(n), PROGRAM, *map(str, train), name, "--steps", "8", "--batch", "7", "--micro-batch", "2",
+                                   "--evaluate-every", "4", "--samples", "1", "--out", str(out)], env=env, capture_output=True, text=True)
+            assert done.returncode == 0 and ("ranks: 2" in done.stdout) == (n == 2), done.stdout + done.stderr
+            assert (out / "samples/step-8.png").exists()
+            ended.append((out / result).read_bytes())
+        assert ended[0] == ended[1], f"{name}: two ranks end with other bytes than one"
+
+
 def main():
     scratch = pathlib.Path(tempfile.mkdtemp())
     data, base, text = scratch / "data", scratch / "base", scratch / "text"
@@ -152,6 +169,9 @@ def main():
     assert any("img_qkv" in n for n in names) and not any("txt" in n or "pooled" in n for n in names), names
     run(*train, "--out", scratch / "full", "--full", "--steps", 4)
     assert (scratch / "full/model/model.safetensors").exists()
+
+    if MPIRUN:
+        ranks(scratch, train)
 
     draw = ["draw", "--base", base, "--text-model", text, "--threads", 1, "--steps", 3, "red square"]
     adapter = ["--adapter", scratch / "whole/adapter"]
