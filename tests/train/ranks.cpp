@@ -6,9 +6,12 @@
 #include <ftlib/distributed/thread_group.hpp>
 #include <ftlib/finetune.hpp>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstring>
+#include <thread>
 
 using namespace ft;
 using ft::test::Scratch;
@@ -98,37 +101,40 @@ TEST_CASE("ranks: shares are whole blocks, about equal, and all of every array")
   const std::vector<int64_t> counts{3, 9000, 1, 4096, 40000, 7, 8192};
   const int64_t block = 4096;
   for (const int ranks : {1, 2, 3, 4, 8})
-    run_thread_group(ranks, [&](Communicator& world) {
-      if (world.rank() > 0) return;
-      const Shares shares(&world, counts, block);
-      std::vector<int64_t> of_rank(static_cast<std::size_t>(ranks)), of_array(counts.size());
-      for (std::size_t i = 0; i < counts.size(); ++i)
-        for (int r = 0; r < ranks; ++r) {
-          const Share share = shares.of(i, r);
-          CHECK((share.begin >= 0 && share.begin <= share.end && share.end <= counts[i]));
-          if (share.count() > 0)
-            CHECK((share.begin % block == 0 && (share.end % block == 0 || share.end == counts[i])));
-          of_rank[static_cast<std::size_t>(r)] += share.count();
-          of_array[i] += share.count();
-        }
-      CHECK(of_array == counts);
-      for (const int64_t n : of_rank) CHECK(std::abs(n - 61299 / ranks) <= block);
-      const std::vector<bool> some{true, true, false, false, true, true, true};
-      const auto bounds = shares.bounds(some), blocks = shares.bounds(some, block);
-      CHECK((bounds.front() == 0 && bounds.back() == 61299 - 4097));
-      CHECK(blocks.back() == 1 + 3 + 10 + 1 + 2);
-      for (int r = 0; r < ranks; ++r) {
-        std::size_t elements = 0, whole = 0;
+    for (const int64_t group : {1, 10000, 1 << 30})
+      run_thread_group(ranks, [&](Communicator& world) {
+        if (world.rank() > 0) return;
+        const Shares shares(&world, counts, block, group);
+        CHECK(shares.groups().size() == (group == 1 ? 7u : group == 10000 ? 3u : 1u));
+        std::vector<int64_t> of_rank(static_cast<std::size_t>(ranks)), of_array(counts.size());
         for (std::size_t i = 0; i < counts.size(); ++i)
-          if (some[i]) {
-            elements += static_cast<std::size_t>(shares.of(i, r).count());
-            whole += static_cast<std::size_t>((shares.of(i, r).count() + block - 1) / block);
+          for (int r = 0; r < ranks; ++r) {
+            const Share share = shares.of(i, r);
+            CHECK((share.begin >= 0 && share.begin <= share.end && share.end <= counts[i]));
+            if (share.count() > 0)
+              CHECK((share.begin % block == 0 && (share.end % block == 0 || share.end == counts[i])));
+            of_rank[static_cast<std::size_t>(r)] += share.count();
+            of_array[i] += share.count();
           }
-        const std::size_t at = part_of(r, ranks);
-        CHECK(bounds[at + 1] - bounds[at] == elements);
-        CHECK(blocks[at + 1] - blocks[at] == whole);
-      }
-    });
+        CHECK(of_array == counts);
+        if (shares.groups().size() == 1)
+          for (const int64_t n : of_rank) CHECK(std::abs(n - 61299 / ranks) <= block);
+        const std::vector<bool> some{true, true, false, false, true, true, true};
+        std::vector<int> seen(61299);  // elements, each once, in blocks that do not overlap
+        std::size_t end = 0;
+        const auto bounds =
+            shares.pieces(some, [&](std::size_t part, std::size_t i, const Share& share, std::size_t at) {
+              CHECK(at == end);
+              CHECK((some[i] && part < static_cast<std::size_t>(ranks)));
+              end += static_cast<std::size_t>(share.count());
+              int64_t first = 0;
+              for (std::size_t k = 0; k < i; ++k) first += counts[k];
+              for (int64_t k = share.begin; k < share.end; ++k) ++seen[static_cast<std::size_t>(first + k)];
+            });
+        CHECK((bounds.front() == 0 && bounds.back() == end && end == 61299 - 4097));
+        CHECK(std::count(seen.begin(), seen.end(), 1) == 61299 - 4097);
+        CHECK(shares.bounds(some, block).back() == 1 + 3 + 10 + 1 + 2);
+      });
 }
 
 TEST_CASE("ranks: each has its share of optimizer states and averages, and no more") {
@@ -223,7 +229,9 @@ TEST_CASE("ranks: 1, 2, 4 and 8 end with the same bits: dropout, clipping, accum
     if (full) config.optimizer = AdamW8bit{.lr = 1e-3f};
     config.ema_decay = full ? 0.9f : 0;
     config.patience = full ? 0 : 3;
+    config.recompute = full;
     const auto one = train_on(1, config, full);
+    config.exchange_bytes = 16 << 10;  // many groups, which leave while backward goes on
     REQUIRE(one[0].report.steps >= 4);
     CHECK(one[0].report.train_loss.back().y < one[0].report.train_loss.front().y);
     for (const int ranks : {2, 4, 8}) {
@@ -237,6 +245,120 @@ TEST_CASE("ranks: 1, 2, 4 and 8 end with the same bits: dropout, clipping, accum
       }
     }
   }
+}
+
+namespace {
+/// A chain of layers y = x w, whose backward rules sleep; one of them is used twice in some micro-batches.
+struct SleepyMicro {
+  static constexpr const char* kind = "sleepy";
+  int64_t again = -1;  // the layer whose weight is used once more, in front of all
+  int64_t tokens() const { return 1; }
+};
+struct Sleepy final : Trainable<float, Cpu> {
+  static constexpr int64_t size = 8192;  // two blocks: each of two ranks has one
+  Context<Cpu> ctx{{.threads = 1}};
+  std::vector<Parameter<float, Cpu>> layers;
+  std::chrono::milliseconds sleep;
+
+  Sleepy(int count, std::chrono::milliseconds s) : sleep(s) {
+    Random random(3);
+    for (int i = 0; i < count; ++i) {
+      std::vector<float> values(size);
+      for (float& v : values) v = 1 + 0.1f * static_cast<float>(random.normal());
+      layers.emplace_back(str("layer.", i), Tensor<float, Cpu>(ctx, {size}, values));
+    }
+  }
+  Context<Cpu>& context() override { return ctx; }
+  std::vector<Parameter<float, Cpu>*> parameters() override {
+    std::vector<Parameter<float, Cpu>*> all;
+    for (auto& w : layers) all.push_back(&w);
+    return all;
+  }
+  Tensor<float, Cpu> times(const Tensor<float, Cpu>& x, Parameter<float, Cpu>& w) {
+    Tensor<float, Cpu> y(ctx, x.shape());
+    for (int64_t i = 0; i < y.count(); ++i) y.data()[i] = x.data()[i] * w.value.data()[i];
+    record(ctx, "times", y, {x, w}, [this, x, &w](Gradients<float, Cpu>& g) {
+      std::this_thread::sleep_for(sleep);
+      const auto dw = g.add(w), dx = g.assign(x);
+      for (int64_t i = 0; i < x.count(); ++i) {
+        if (dx.data) dx.data[i] = g.incoming().data[i] * w.value.data()[i];
+        dw.data[i] += g.incoming().data[i] * x.data()[i];
+      }
+    });
+    return y;
+  }
+  Loss<float, Cpu> loss_sum(const MicroBatch& micro, bool) override {
+    const int64_t again = micro_cast<SleepyMicro>(micro).again;
+    Tensor<float, Cpu> x(ctx, {size}, std::vector<float>(size, 0.5f));
+    if (again >= 0) x = times(x, layers[static_cast<std::size_t>(again)]);
+    for (auto& w : layers) x = times(x, w);
+    return mean(ctx, x);
+  }
+};
+Batch sleepy_batch(const std::vector<int64_t>& again) {
+  Batch batch;
+  for (const int64_t layer : again) batch.add(SleepyMicro{layer}, 1);
+  return batch;
+}
+/// A network on which each swap takes a while.
+struct SlowRank final : Communicator {
+  Communicator& other;
+  explicit SlowRank(Communicator& o) : other(o) {}
+  int rank() const override { return other.rank(); }
+  int size() const override { return other.size(); }
+  void swap(int with, std::span<const std::byte> out, std::span<std::byte> in) override {
+    if (out.size() > 4096) std::this_thread::sleep_for(std::chrono::milliseconds(out.size() / 1024));
+    other.swap(with, out, in);
+  }
+  std::vector<std::string> gather(std::string_view mine) override { return other.gather(mine); }
+  void cancel() override { other.cancel(); }
+};
+}  // namespace
+
+TEST_CASE("ranks: an exchange is hidden behind a backward pass") {
+  // Ten layers of 20 ms, whose gradients take 16 ms each on the network: 160 ms, of which the last ones are seen.
+  const auto seconds = [](int64_t exchange_bytes) {
+    std::atomic<int64_t> best{int64_t{1} << 40};
+    run_thread_group(2, [&](Communicator& world) {
+      SlowRank slow(world);
+      Sleepy model(10, std::chrono::milliseconds(20));
+      Trainer trainer(model, {.world = &slow, .exchange_bytes = exchange_bytes});
+      for (int step = 0; step < 4; ++step) {  // the first one learns what comes when
+        const auto begin = std::chrono::steady_clock::now();
+        trainer.step(sleepy_batch({-1, -1}), 1e-3f);
+        const auto took = std::chrono::steady_clock::now() - begin;
+        if (step > 0)
+          best = std::min<int64_t>(best, std::chrono::duration_cast<std::chrono::milliseconds>(took).count());
+      }
+    });
+    return best.load();
+  };
+  const int64_t at_once = seconds(1 << 30), in_groups = seconds(4 * Sleepy::size);
+  CAPTURE(at_once);
+  CAPTURE(in_groups);
+  CHECK(at_once - in_groups >= 80);
+}
+
+TEST_CASE("ranks: a gradient that changes after its group has left is sent again; an error leaves nobody waiting") {
+  const auto ended = [](int ranks, bool fails) {
+    std::vector<std::vector<float>> weights(static_cast<std::size_t>(ranks));
+    run_thread_group(ranks, [&](Communicator& world) {
+      Sleepy model(6, std::chrono::milliseconds(0));
+      Trainer trainer(model, {.world = &world, .exchange_bytes = 4 * Sleepy::size});
+      for (const auto& batch :
+           {std::vector<int64_t>{-1, -1, -1, -1}, {-1, -1, -1, -1}, {5, -1, -1, 5}, {-1, 2, 3, -1}, {4, 4, 4, 4}}) {
+        if (fails && world.rank() == 1 && batch[0] == 5) throw Error("one is ill");
+        trainer.step(sleepy_batch(batch), 1e-3f);
+      }
+      for (auto& w : model.layers)
+        for (const float v : w.value.to_host(model.ctx)) weights[static_cast<std::size_t>(world.rank())].push_back(v);
+    });
+    return weights;
+  };
+  const auto one = ended(1, false);
+  for (const int ranks : {2, 4})
+    for (const auto& rank : ended(ranks, false)) CHECK(same_bits(rank, one[0]));
+  CHECK_THROWS_WITH_AS(ended(4, true), doctest::Contains("one is ill"), Error);
 }
 
 TEST_CASE("ranks: beside the path without ranks only the order of sums differs") {

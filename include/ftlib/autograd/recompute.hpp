@@ -56,7 +56,7 @@ auto recompute(Context<D>& ctx, const std::vector<Tensor<T, D>>& xs, F f) -> dec
   ctx.tape()->push(results, [xs, f = std::move(f), then](Gradients<Y, D>& g) mutable {
     Context<D>& context = g.context();
     const detail::SessionAsOf as_then(context, then);
-    Tape<D> tape(context);
+    Tape<D> tape(context, g.listener());
     std::vector<Tensor<T, D>> inner;
     for (const Tensor<T, D>& x : xs) {
       inner.push_back(x.detached());

@@ -38,6 +38,17 @@ struct TapeInput {
   template <Scalar T, Device D> TapeInput(const Parameter<T, D>* w) : parameter(w && w->trainable) {}
 };
 
+/// Hears which parameters' gradients a backward pass adds to, from tapes inside rules (recompute) too. What it throws
+/// ends the pass.
+class GradientListener {
+ public:
+  virtual ~GradientListener() = default;
+  /// A rule is going to add to this parameter's gradient.
+  virtual void touched(const void* parameter) = 0;
+  /// A rule has run: what it has touched is added.
+  virtual void rule_done() = 0;
+};
+
 /// Records ops from its construction to its end, and differentiates what they computed:
 ///
 ///     Tape tape(ctx);
@@ -48,9 +59,13 @@ struct TapeInput {
 /// A tape holds its context for the thread that made it: what another one begins or records meanwhile is an Error.
 template <Device D> class Tape {
  public:
-  /// Throws Error where another thread uses the context.
-  explicit Tape(Context<D>& ctx)
-      : ctx_(ctx), guard_(ctx), serial_(detail::next_tape_serial()), outer_(ctx.exchange_tape(this)) {}
+  /// `listener` may be null, and hears of backward(). Throws Error where another thread uses the context.
+  explicit Tape(Context<D>& ctx, GradientListener* listener = nullptr)
+      : ctx_(ctx),
+        guard_(ctx),
+        serial_(detail::next_tape_serial()),
+        outer_(ctx.exchange_tape(this)),
+        listener_(listener) {}
   ~Tape() { ctx_.exchange_tape(outer_); }
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
@@ -101,6 +116,7 @@ template <Device D> class Tape {
         if (reached) {
           entry.rule(*this, entry.outputs);
           flush();
+          if (listener_) listener_->rule_done();
         }
         for (const std::size_t out : entry.outputs)
           if (!slots_[out].keep) slots_[out].gradient.clear();
@@ -212,6 +228,7 @@ template <Device D> class Tape {
   ContextGuard<D> guard_;
   uint64_t serial_;
   Tape* outer_;
+  GradientListener* listener_;
   bool ran_ = false;
   std::vector<Slot> slots_;
   std::vector<Entry> entries_;
@@ -226,6 +243,8 @@ template <Scalar T, Device D> class Gradients {
       : tape_(tape), outputs_(outputs), shapes_(shapes) {}
 
   Context<D>& context() { return tape_.ctx_; }
+  /// For a tape inside a rule.
+  GradientListener* listener() const { return tape_.listener_; }
 
   /// The gradient of the op's result number i; zeros where nothing used that result.
   Tensor<T, D> incoming_tensor(int i = 0) {
@@ -276,6 +295,7 @@ template <Scalar T, Device D> class Gradients {
   /// Where to add the gradient of parameter w; an empty view where it is frozen.
   template <Scalar U> View<accumulate_t<U>> add(Parameter<U, D>& w) {
     if (!w.trainable) return {};
+    if (listener()) listener()->touched(&w);
     if (!w.grad) w.grad = Tensor<accumulate_t<U>, D>::zeros(tape_.ctx_, w.shape());
     return w.grad.view();
   }
@@ -284,6 +304,7 @@ template <Scalar T, Device D> class Gradients {
   /// As add, for a kernel that can also assign: Write::assign where nothing has been added yet.
   template <Scalar U> std::pair<View<accumulate_t<U>>, Write> write(Parameter<U, D>& w) {
     if (!w.trainable) return {};
+    if (listener()) listener()->touched(&w);
     const Write write = w.grad ? Write::add : Write::assign;
     if (!w.grad) w.grad = Tensor<accumulate_t<U>, D>(tape_.ctx_, w.shape());
     return {w.grad.view(), write};

@@ -18,7 +18,7 @@
 
 namespace ft::inline FTLIB_ABI {
 
-/// One rank's end of a group of size() ranks, which all make the same calls in the same order, each from one thread.
+/// One rank's end of a group of size() ranks, which all make the same calls in the same order, one at a time.
 ///
 /// To add an engine, derive: two ranks that swap bytes, and a gather of small things, are all that is asked.
 /// distributed/thread_group.hpp has ranks as threads, distributed/mpi.hpp has MPI's.
@@ -34,6 +34,11 @@ class Communicator {
   virtual std::vector<std::string> gather(std::string_view mine) = 0;
   /// For messages: "rank 3 of 8", and what an engine knows beside.
   virtual std::string name() const { return str("rank ", rank(), " of ", size()); }
+
+  /// Makes a call that waits in another thread throw Error, and all later ones: before a rank that has failed leaves.
+  virtual void cancel() = 0;
+  /// Whether calls may come from any thread, one at a time.
+  virtual bool any_thread() const { return true; }
 
   /// What is exchanged from here on, for the message of a rank that waits too long: "step 17, gradients".
   void announce(std::string what) { announced_ = std::move(what); }

@@ -7,6 +7,7 @@
 
 #include <algorithm>   // std::min
 #include <array>       // std::array
+#include <atomic>      // std::atomic
 #include <chrono>      // std::chrono
 #include <cstdlib>     // std::getenv, std::atoi
 #include <functional>  // std::function
@@ -24,6 +25,7 @@ class MpiCommunicator final : public Communicator {
     check(MPI_Comm_rank(world_, &rank_), "MPI_Comm_rank");
     check(MPI_Comm_size(world_, &size_), "MPI_Comm_size");
     check(MPI_Comm_dup(world_, &alarm_), "MPI_Comm_dup");
+    check(MPI_Query_thread(&threads_), "MPI_Query_thread");
     char node[MPI_MAX_PROCESSOR_NAME];
     int length = 0;
     check(MPI_Get_processor_name(node, &length), "MPI_Get_processor_name");
@@ -34,6 +36,8 @@ class MpiCommunicator final : public Communicator {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
   std::string name() const override { return name_of(rank_); }
+  void cancel() override { cancelled_ = true; }
+  bool any_thread() const override { return threads_ >= MPI_THREAD_SERIALIZED; }
   const std::string& node() const { return nodes_[static_cast<std::size_t>(rank_)]; }
 
   void swap(int other, std::span<const std::byte> out, std::span<std::byte> in) override {
@@ -79,6 +83,7 @@ class MpiCommunicator final : public Communicator {
       int done = 0;
       check(MPI_Testall(static_cast<int>(requests.size()), requests.data(), &done, MPI_STATUSES_IGNORE), call);
       if (done) return;
+      if (cancelled_) throw Error(str(name(), ": cancelled, for this rank has failed"), {}, ErrorKind::cancelled);
       if (turns < 100) continue;
       const auto now = Clock::now();
       if (now - begin < std::chrono::milliseconds(1)) std::this_thread::yield();
@@ -143,7 +148,8 @@ class MpiCommunicator final : public Communicator {
   }
 
   MPI_Comm world_, alarm_ = MPI_COMM_NULL;  // alarm_: of ranks whose time is up; MPI_Finalize frees it
-  int rank_ = 0, size_ = 1;
+  int rank_ = 0, size_ = 1, threads_ = MPI_THREAD_SINGLE;
+  std::atomic<bool> cancelled_ = false;
   std::vector<std::string> nodes_;
 };
 
@@ -165,7 +171,7 @@ inline bool started_as_rank() {
 [[gnu::cold]] inline int run_ranks(int& argc, char**& argv, const std::function<int(Communicator*)>& work) {
   if (!started_as_rank()) return work(nullptr);
   int given = 0, size = 0;
-  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_FUNNELED, &given) != MPI_SUCCESS) {
+  if (MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &given) != MPI_SUCCESS) {
     std::cerr
         << "MPI_Init_thread failed (hint: start the program with the mpirun of the MPI that it was built with.)\n";
     return 2;

@@ -46,6 +46,11 @@ class ThreadRank final : public Communicator {
     shared_.changed.notify_all();
     wait(lock, str("rank ", other), [&] { return !shared_.waits[there]; });  // `out` is the caller's again
   }
+  void cancel() override {
+    const std::lock_guard lock(shared_.mutex);
+    if (shared_.failed < 0) shared_.failed = rank_;
+    shared_.changed.notify_all();
+  }
   std::vector<std::string> gather(std::string_view mine) override {
     std::unique_lock lock(shared_.mutex);
     const int64_t round = shared_.rounds;
@@ -88,7 +93,7 @@ class ThreadRank final : public Communicator {
         work(communicator);
       } catch (...) {
         const std::lock_guard lock(shared.mutex);
-        if (shared.failed < 0) {
+        if (shared.failed < 0 || (shared.failed == rank && !shared.error)) {
           shared.failed = rank;
           shared.error = std::current_exception();
         }

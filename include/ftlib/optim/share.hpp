@@ -17,25 +17,16 @@ void gather_shares(Context<D>& ctx, const Shares& shares, const std::vector<Tens
   if (shares.ranks() == 1) return;
   std::vector<bool> there;
   for (const auto& x : xs) there.push_back(static_cast<bool>(x));
-  const auto bounds = shares.bounds(there);
-  std::vector<T> flat(bounds.back());
-  const auto each = [&](auto f) {  // (tensor, its place in `flat`, share)
-    std::size_t begin = 0;
-    for (std::size_t i = 0; i < xs.size(); ++i) {
-      if (!there[i]) continue;
-      Tensor<T, D> x = xs[i];
-      f(x.data(), flat.data() + begin, shares.mine(i), x.count());
-      begin += static_cast<std::size_t>(x.count());
-    }
-  };
-  const auto bytes = [](int64_t count) { return static_cast<std::size_t>(count) * sizeof(T); };
-  each([&](T* x, T* host, const Share& mine, int64_t) {
-    ctx.copy_to_host(host + mine.begin, x + mine.begin, bytes(mine.count()));
+  std::vector<T> flat(shares.bounds(there).back());
+  const auto bytes = [](const Share& share) { return static_cast<std::size_t>(share.count()) * sizeof(T); };
+  const auto bounds = shares.pieces(there, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
+    if (part == shares.my_part()) ctx.copy_to_host(flat.data() + place, xs[i].data() + share.begin, bytes(share));
   });
   all_gather(*shares.world(), std::span(flat), bounds);
-  each([&](T* x, T* host, const Share& mine, int64_t count) {
-    ctx.copy_from_host(x, host, bytes(mine.begin));
-    ctx.copy_from_host(x + mine.end, host + mine.end, bytes(count - mine.end));
+  shares.pieces(there, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
+    if (part == shares.my_part()) return;
+    Tensor<T, D> x = xs[i];
+    ctx.copy_from_host(x.data() + share.begin, flat.data() + place, bytes(share));
   });
 }
 

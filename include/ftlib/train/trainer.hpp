@@ -43,7 +43,8 @@ struct TrainerConfig {
   bool signals = false;             // SIGINT, SIGTERM and SIGUSR1 stop the run in order, see StopOnSignal
   StopToken stop{};                 // another thread's request to stop
   Communicator* world = nullptr;    // ranks that share each step's micro-batches; null: none, see GradientExchange
-  bool exact = true;                // any number of ranks, a power of two, ends with the same bits; takes more memory
+  int64_t exchange_bytes = 0;  // of gradients that leave at once, see GradientExchange::share_out; 0: by their size
+  bool exact = true;           // any number of ranks, a power of two, ends with the same bits; takes more memory
 };
 
 /// Trains `model` on data.

@@ -28,7 +28,7 @@ Trainer<T, D>::Trainer(Trainable<T, D>& model, TrainerConfig config)
     if (w->trainable) params_.push_back(w);
   if (params_.empty())
     throw Error("trainer: the model has nothing to train", "attach an adapter, or call train_all().");
-  ranks_.share_out(params_);
+  ranks_.share_out(params_, config_.exchange_bytes);
   std::map<std::string, Share> shares;
   for (std::size_t i = 0; i < params_.size(); ++i)
     if (!ranks_.shares().all_mine(i)) shares[params_[i]->name] = ranks_.shares().mine(i);
@@ -146,6 +146,7 @@ FTLIB_INLINE void detail::check_config(const TrainerConfig& c) {
   at_least("patience", c.patience, 0);
   at_least("save_every", c.save_every, 0);
   at_least("max_bad_steps", c.max_bad_steps, 1);
+  at_least("exchange_bytes", c.exchange_bytes, 0);
   if (c.world && c.cuda_graph)
     throw Error("trainer: cuda_graph and world", "ranks speak in the middle of a step, which no graph holds.");
 }
