@@ -64,6 +64,10 @@ struct Attention {
     return attention(ctx, a.x[0], a.x[1], a.x[2], segments, options);
   }
   HostArray reference(const std::vector<HostArray>& in) const {
+    return reference(in, [](int64_t, int64_t) { return 0.0; });
+  }
+  /// bias(h, distance) is added to each score.
+  template <class F> HostArray reference(const std::vector<HostArray>& in, F bias) const {
     HostArray y({queries(), H, hd});
     const double scale = options.scale != 0 ? double{options.scale} : 1 / std::sqrt(static_cast<double>(hd));
     for (const Segment& s : segments)
@@ -77,7 +81,7 @@ struct Attention {
             for (int64_t d = 0; d < hd; ++d) score += in[0][(i * H + h) * hd + d] * in[1][(j * KV + kv) * hd + d];
             const bool seen =
                 options.mask == Mask::none || (j <= own && (options.window == 0 || j > own - options.window));
-            weight.push_back(seen ? std::exp(score * scale) : 0);
+            weight.push_back(seen ? std::exp(score * scale + bias(h, j - own)) : 0);
             total += weight.back();
           }
           for (int64_t j = s.k_begin; j < s.k_end; ++j)
@@ -112,6 +116,35 @@ struct AttentionWithSinks : Attention {
   Tolerance16 tolerance16() const { return {.y = nmse16, .dx = nmse16, .sums = nmse16}; }  // of y, which is rounded
 };
 
+struct AttentionWithBias : Attention {
+  int64_t reach = 4;
+  static constexpr const char* name = "attention with a relative bias";
+  static std::vector<AttentionWithBias> shapes() {
+    const auto base = Attention::shapes();
+    std::vector<AttentionWithBias> some;  // odd heads, packed, a cache, cross, windows, decoding in chunks, many keys
+    for (const int i : {1, 2, 3, 4, 5, 6, 7, 12, 13, 20, 21}) some.push_back({base[static_cast<std::size_t>(i)]});
+    some[1].reach = 40;  // beyond all
+    some[2].options.scale = 1;
+    some[3].reach = 0;
+    return some;
+  }
+  /// The bias of a head at a distance; a constant, so no input.
+  double bias(int64_t h, int64_t distance) const {
+    const int64_t d = std::clamp(distance, -reach, reach);
+    return static_cast<double>(static_cast<float>(std::sin(1.0 + 3 * static_cast<double>(h) + static_cast<double>(d))));
+  }
+  HostArray reference(const std::vector<HostArray>& in) const {
+    return Attention::reference(in, [this](int64_t h, int64_t distance) { return bias(h, distance); });
+  }
+  template <class T, class D> Tensor<T, D> run(Context<D>& ctx, Args<T, D>& a) const {
+    std::vector<float> values;
+    for (int64_t h = 0; h < H; ++h)
+      for (int64_t d = -reach; d <= reach; ++d) values.push_back(static_cast<float>(bias(h, d)));
+    return attention(ctx, a.x[0], a.x[1], a.x[2], segments, options, static_cast<Parameter<T, D>*>(nullptr),
+                     Tensor<float, D>(ctx, {H, 2 * reach + 1}, values));
+  }
+};
+
 /// q, k and v of one projection, (N, (H + 2 KV) hd), as slices without a copy.
 template <class T> std::vector<Tensor<T, Cpu>> slices(const Tensor<T, Cpu>& qkv, int64_t H, int64_t KV, int64_t hd) {
   const int64_t N = qkv.size(0), C = qkv.size(1);
@@ -123,6 +156,9 @@ template <class T> std::vector<Tensor<T, Cpu>> slices(const Tensor<T, Cpu>& qkv,
 
 TEST_CASE("ops/attention: attention") { test_op<Attention>(); }
 TEST_CASE("ops/attention: attention with sinks") { test_op<AttentionWithSinks>(); }
+#if !FTLIB_WITH_CUDA
+TEST_CASE("ops/attention: attention with a relative bias") { test_op<AttentionWithBias>(); }
+#endif
 
 TEST_CASE("ops/attention: slices of a fused projection give what copies give, bit by bit") {
   Context<Cpu> ctx({.threads = 2});

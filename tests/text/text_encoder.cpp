@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <ftlib/io/safetensors.hpp>
+#include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/text_encoder.hpp>
 
 #include <cmath>

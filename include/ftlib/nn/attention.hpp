@@ -27,8 +27,9 @@ template <Scalar T, Device D> Tensor<T, D> merge_heads(Context<D>& ctx, const Te
 template <Scalar T, Device D>
 Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tensor<T, D>& k, const Tensor<T, D>& v,
                               const Placement<D>& at, const AttentionOptions& options,
-                              typename KvCache<T, D>::Layer* cache, Parameter<T, D>* sinks = nullptr) {
-  if (!cache) return attention(ctx, q, k, v, at.segments, options, sinks);
+                              typename KvCache<T, D>::Layer* cache, Parameter<T, D>* sinks = nullptr,
+                              const Tensor<float, D>& bias = {}) {
+  if (!cache) return attention(ctx, q, k, v, at.segments, options, sinks, bias);
   no_backward(ctx, "attention with a KV cache", {q, k, v});
   const auto rows = [](const Tensor<T, D>& x, T* data) { return View<T>(data, {x.size(0), x.size(1) * x.size(2)}); };
   const Tensor<T, D> new_k = contiguous(ctx, k), new_v = contiguous(ctx, v);
@@ -36,7 +37,7 @@ Tensor<T, D> cached_attention(Context<D>& ctx, const Tensor<T, D>& q, const Tens
                at.cache_rows.view());
   scatter_rows(ctx, rows(cache->v, cache->v.data()), View<const T>(new_v.data(), {v.size(0), v.size(1) * v.size(2)}),
                at.cache_rows.view());
-  return attention(ctx, q, cache->k, cache->v, at.segments, options, sinks);
+  return attention(ctx, q, cache->k, cache->v, at.segments, options, sinks, bias);
 }
 
 /// Keys and values that one layer computes and others read too, (N, KV, hd) each, behind norms and positions.
@@ -58,7 +59,8 @@ template <Scalar T, Device D> struct Attention {
   Parameter<T, D> sinks = {};                             // (H), or empty
   int64_t heads = 0, kv_heads = 0, head_dim = 0;          // H, KV, hd
   std::shared_ptr<Rotary<T, D>> rotary = {};  // shared by layers whose frequencies are alike; null: no positions
-  AttentionOptions options = {};              // window, scale
+  AttentionOptions options = {};              // mask, window, scale
+  Tensor<float, D> bias = {};                 // (H, 2 R + 1), of scores by distance; or empty
 
   /// Leaves its keys and values in `shared`, or where it has none reads those that are there, or in the other layer's
   /// cache.
@@ -69,7 +71,7 @@ template <Scalar T, Device D> struct Attention {
     if (reads_another()) {
       q = placed(ctx, split_heads(ctx, q_proj(ctx, x), head_dim), q_norm, at);
       const Tensor<T, D>&keys = cache ? cache->k : shared.k, &values = cache ? cache->v : shared.v;
-      return o_proj(ctx, merge_heads(ctx, attention(ctx, q, keys, values, at.segments, options, sink)));
+      return o_proj(ctx, merge_heads(ctx, attention(ctx, q, keys, values, at.segments, options, sink, bias)));
     }
     if (qkv_proj.weight) {
       const auto all = split_heads(ctx, qkv_proj(ctx, x), head_dim);
@@ -89,7 +91,7 @@ template <Scalar T, Device D> struct Attention {
     k = placed(ctx, k, k_norm, at);
     if (v_norm) v = v_norm(ctx, v);
     shared = {k, v};
-    const auto y = merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache, sink));
+    const auto y = merge_heads(ctx, cached_attention(ctx, q, k, v, at, options, cache, sink, bias));
     return o_proj(ctx, gate ? glu(ctx, gate, y) : y);
   }
   bool reads_another() const { return !k_proj.weight && !qkv_proj.weight; }

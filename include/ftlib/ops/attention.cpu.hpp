@@ -58,6 +58,12 @@ template <Scalar T> struct AttentionCall {
   int64_t first(const Segment& s, int64_t i) const {
     return options.window > 0 ? std::max<int64_t>(0, last(s, i) - options.window) : 0;
   }
+  /// Adds the relative bias to a row's products, by key, before the scale: the last query is at the last key.
+  void add_bias(T* row, const Segment& s, int64_t i, int64_t h, int64_t lo, int64_t hi) const {
+    const int64_t own = s.k_end - s.k_begin - (s.q_end - s.q_begin) + i, R = options.reach;
+    const float* const bias = options.bias + h * (2 * R + 1) + R;
+    for (int64_t j = lo; j < hi; ++j) row[j] += static_cast<T>(bias[std::clamp(j - own, -R, R)]) / scale;
+  }
 };
 
 /// Queries [begin, end) of a segment under one key-value head; or, where few queries stream, its keys [begin, end).
@@ -207,6 +213,7 @@ void attention_block(const AttentionCall<T>& call, const Segment& s, const Atten
       std::fill(row + from, row + std::max(from, std::min(lo, to)), T(0));
       std::fill(row + std::max(from, hi), row + to, T(0));
       if (lo >= hi) continue;
+      if (call.options.bias) call.add_bias(row, s, query(r0 + r), head(r0 + r), lo, hi);
       T &largest = space.largest[r0 + r], &total = space.total[r0 + r];
       const T peak = std::max(largest, call.scale * largest_of(row + lo, hi - lo));
       if (peak > largest) {  // what was summed up so far was relative to the old peak
@@ -293,6 +300,9 @@ void attention_stream(const AttentionCall<T>& call, const Segment& s, const Atte
       *largest = -std::numeric_limits<T>::infinity();
       *total = 0;
       if (lo == hi) continue;
+      if (call.options.bias)
+        call.add_bias(row - chunk.begin, s, i, chunk.kv * call.groups + (r0 + r) % call.groups, lo + chunk.begin,
+                      hi + chunk.begin);
       *largest = call.scale * largest_of(row + lo, hi - lo);
       *total = sum_of_exponentials(row + lo, row + lo, hi - lo, call.scale, *largest);
     }
@@ -376,6 +386,7 @@ void attention_block_backward(const AttentionCall<T>& call, const Segment& s, co
         std::fill(row + hi, row + tile_end, T(0));
       }
       T *const p = space.p + r * step - tile, *const d = space.ds + r * step - tile;
+      if (call.options.bias) call.add_bias(p, s, query(r), head(r), lo, hi);
       const T scale = call.scale, lse_r = space.lse[r], delta = space.delta[r];
       for_vectors<T>(lo, hi, [&](auto at) {
         const Vec<T> probability = exponential<T>(at(p) * scale - lse_r);

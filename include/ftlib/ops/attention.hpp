@@ -14,6 +14,7 @@
 #endif
 
 #include <algorithm>  // std::sort
+#include <concepts>   // std::same_as
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -59,12 +60,24 @@ namespace detail {
 /// in no segment give zeros. Memory is linear in the segments' lengths. With `sinks` (H) each head's softmax has one
 /// more score, the sink, whose value is zero: what a query pays it, it pays to no key. Throws Error where shapes or
 /// segments do not fit.                          arXiv:1706.03762, 1911.02150, 2305.13245, 2205.14135; sinks:
-/// 2309.17453
+/// 2309.17453. With a relative `bias` (H, 2 R + 1) a query at position i pays a key at j bias[h][R + clamp(j - i, -R,
+/// R)] more; it is a constant, which gets no gradient (T5: arXiv:1910.10683), and on the CPU alone so far.
 template <Scalar T, Device D>
 Tensor<T, D> attention(Context<D>& ctx, const Tensor<T, D>& q_, const Tensor<T, D>& k_, const Tensor<T, D>& v_,
-                       const std::vector<Segment>& segments, const AttentionOptions& options = {},
-                       Parameter<T, D>* sinks = nullptr) {
+                       const std::vector<Segment>& segments, const AttentionOptions& options_ = {},
+                       Parameter<T, D>* sinks = nullptr, const Tensor<float, D>& bias = {}) {
+  AttentionOptions options = options_;
+  options.bias = nullptr;
   detail::check_attention(q_.shape(), k_.shape(), v_.shape(), segments, options);
+  if (bias) {
+    if (bias.shape().rank() != 2 || bias.size(0) != q_.size(1) || bias.size(1) % 2 == 0)
+      throw Error(str("attention: a bias ", bias.shape(), " does not fit q ", q_.shape()),
+                  "it is (heads, 2 R + 1), of the distances -R to R.");
+    if constexpr (!std::same_as<D, Cpu>)
+      throw Error("attention: a relative bias on the GPU", "its kernels take none so far; read texts on the CPU.");
+    options.bias = bias.data();
+    options.reach = bias.size(1) / 2;
+  }
   if (sinks && (!sinks->value || sinks->shape() != Shape{q_.shape()[1]}))
     throw Error(str("attention: sinks ", sinks->shape(), " '", sinks->name, "' do not fit q ", q_.shape()),
                 "there is one for each head, in the compute type.");
@@ -76,7 +89,7 @@ Tensor<T, D> attention(Context<D>& ctx, const Tensor<T, D>& q_, const Tensor<T, 
   if (sinks) sink_forward(ctx, y.view(), lse.view(), sinks->value.view());
   // With P = softmax, the sink's column left out: dV = P^T dY, dS = P (dY V^T - rowsum(dY y)), dQ = scale dS K,
   // dK = scale dS^T Q. That column's own value is zero, so its score's gradient is -P_sink rowsum(dY y).
-  const auto rule = [q, k, v, y, lse, segments, options, sinks](Gradients<T, D>& g) {
+  const auto rule = [q, k, v, y, lse, segments, options, sinks, bias](Gradients<T, D>& g) {
     if (sinks)
       if (const auto dsinks = g.add(*sinks); dsinks)
         sink_backward(g.context(), dsinks, g.incoming(), y.view(), lse.view(), sinks->value.view());

@@ -25,6 +25,9 @@ struct AttentionOptions {
   Mask mask = Mask::causal;
   std::int64_t window = 0;  // with Mask::causal, a query sees the last so many keys, its own included; 0: all
   float scale = 0;          // of the scores; 0: 1 / sqrt(head size)
+  // Set by attention() from the bias that it is given: (H, 2 reach + 1), on the device.
+  const float* bias = nullptr;
+  std::int64_t reach = 0;
 };
 
 namespace detail {

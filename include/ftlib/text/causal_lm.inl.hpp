@@ -7,11 +7,11 @@
 #include <ftlib/io/pages.hpp>                 // release_pages
 #include <ftlib/io/safetensors.hpp>           // write_safetensors_sharded
 #include <ftlib/models/kit/gguf_adapter.hpp>  // read_gguf_adapter
-#include <ftlib/models/kit/registry.hpp>      // Checkpoint, make_language_model
 #include <ftlib/ops/shape.hpp>                // transpose
 #include <ftlib/tensor/quantise.hpp>          // quantise_row
 #include <ftlib/text/causal_lm.hpp>
 #include <ftlib/text/generate.hpp>          // TokenGenerator
+#include <ftlib/text/opened.hpp>            // opened
 #include <ftlib/text/tokenizer_json.hpp>    // tokenizer_json
 #include <ftlib/train/screen/progress.hpp>  // pretty_bytes, pretty_count
 
@@ -41,16 +41,6 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(LanguageM
   model.visit([&](Parameter<T, D>& w) { all.push_back(&w); });
   return all;
 }
-/// Throws Error where the model has no row for a token that every text needs.
-[[gnu::cold]] FTLIB_INLINE void check_rows(const Tokenizer& tokenizer, int64_t rows, const std::string& file) {
-  for (const auto& [id, what] :
-       {std::pair{tokenizer.eos(), "ends"}, std::pair{tokenizer.add_bos() ? tokenizer.bos() : -1, "begins"}})
-    if (id >= rows)
-      throw Error(str(file, ": the tokenizer ", what, " a text with token ", id, ", ", quote(tokenizer.token(id)),
-                      ", the model's embedding has ", rows, " rows"),
-                  "the tokenizer is another model's, or the embedding was not enlarged for tokens that were added.",
-                  ErrorKind::bad_file);
-}
 /// The weight that is embedding and head at once; null where there are two.
 template <Scalar T, Device D> const Parameter<T, D>* tied_weight(LanguageModel<T, D>& model) {
   return model.head().kind == WeightKind::embedding ? &model.head() : nullptr;
@@ -77,20 +67,12 @@ template <Scalar T, Device D>
 [[gnu::cold]] CausalLM<T, D> CausalLM<T, D>::from_pretrained(const std::filesystem::path& path, const Options& options,
                                                              const StopToken& stop) {
   auto ctx = std::make_unique<Context<D>>(options);
-  return reading_file([&]() -> CausalLM {
-    Checkpoint checkpoint = Checkpoint::open(path);
-    checkpoint.stop = stop;
-    std::shared_ptr<LanguageModel<T, D>> model = make_language_model<T>(*ctx, checkpoint);
-    if (stop.stop_requested()) throw Interrupted(path.string() + ": opening it was stopped by the host");
-    std::shared_ptr<const Tokenizer> tokenizer;
-    if (checkpoint.gguf) {
-      tokenizer = std::make_shared<Tokenizer>(Tokenizer::from_gguf(*checkpoint.gguf));
-    } else if (auto spec = tokenizer_spec_from_folder(path)) {
-      tokenizer = std::make_shared<Tokenizer>(*std::move(spec));
-    }
-    if (tokenizer) detail::check_rows(*tokenizer, model->info().vocab_size, path.string());
-    return {std::move(ctx), std::move(model), std::move(tokenizer), path};
-  });
+  auto [model, tokenizer] = detail::opened<T>(*ctx, path, stop);
+  if (model->info().encoder)
+    throw Error(
+        str(path.string(), ": is an encoder (", model->info().model_type, "), which reads texts and writes none"),
+        "TextEncoder opens it, for the captions of pictures.", ErrorKind::bad_file);
+  return {std::move(ctx), std::move(model), std::move(tokenizer), path};
 }
 
 template <Scalar T, Device D>

@@ -1,13 +1,15 @@
-// text/text_encoder.hpp: a frozen language model as a reader of short texts: their hidden states after some block,
-// computed once and kept on disk.
+// text/text_encoder.hpp: a frozen language model, or an encoder, as a reader of short texts: their hidden states after
+// some block, computed once and kept on disk.
 #pragma once
-#include <ftlib/io/json_fwd.hpp>     // Json
-#include <ftlib/text/causal_lm.hpp>  // CausalLM
+#include <ftlib/io/json_fwd.hpp>                // Json
+#include <ftlib/models/kit/language_model.hpp>  // LanguageModel
+#include <ftlib/tensor/tensor.hpp>              // Context
+#include <ftlib/text/tokenizer.hpp>             // Tokenizer
 
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
 #include <map>         // std::map
-#include <memory>      // std::shared_ptr
+#include <memory>      // std::shared_ptr, std::unique_ptr
 #include <span>        // std::span
 #include <string>      // std::string
 #include <vector>      // std::vector
@@ -16,10 +18,12 @@ namespace ft::inline FTLIB_ABI {
 
 /// How texts are read; whoever was trained on the states must be given them in the same way.
 struct TextEncoding {
-  int64_t layer = 14;                        // states after so many blocks, without the model's last norm
+  int64_t layer = 14;                        // states after so many blocks, without the model's last norm; 0: after all
+                                             // of them, with it
   std::string before = "Emoji:";             // read in front of each text, whose states alone are given
   std::vector<float> mean = {}, scale = {};  // (C) each: states go as (h - mean) scale; empty: as they are
-  float limit = 6;                           // and cut to [-limit, limit]
+  float limit = 6;                           // and cut to [-limit, limit]; 0: not cut
+  int64_t longest = 0;                       // tokens of a text, those behind them are left out; 0: any
 
   Json to_json() const;
   /// Throws Error, naming `file`, where a field is missing or makes no sense.
@@ -29,21 +33,25 @@ struct TextEncoding {
 /// A 64-bit FNV-1a hash over words of eight bytes and the rest: tells files apart, does not resist forgery.
 uint64_t fingerprint(std::span<const std::byte> bytes);
 
-/// Texts to hidden states (rows, C), a row a token of the text. Rows of a causal model do not know what follows them.
+/// Texts to hidden states (rows, C), a row a token of the text. Rows of a causal model do not know what follows them;
+/// those of an encoder (T5) do, and the token that ends a text is one of them.
 template <Scalar T, Device D> class TextEncoder {
  public:
   using States = std::shared_ptr<const std::vector<float>>;
-  using Options = typename CausalLM<T, D>::Options;
+  using Options = typename Context<D>::Options;
 
-  /// Opens what CausalLM opens. Throws Error where the encoding does not fit the model.
+  /// Opens what CausalLM opens, or an encoder. Throws Error where the encoding does not fit the model.
   static TextEncoder open(const std::filesystem::path& path, TextEncoding encoding, const Options& options = {});
   /// Another one on the same weights, for another thread.
   TextEncoder session(const Options& options = {});
 
-  int64_t width() { return lm_.model().info().hidden_size; }
+  int64_t width() const { return model_->info().hidden_size; }
   const TextEncoding& encoding() const { return encoding_; }
   /// Of the language model.
-  const std::filesystem::path& path() const { return lm_.path(); }
+  const std::filesystem::path& path() const { return path_; }
+  LanguageModel<T, D>& model() { return *model_; }
+  /// Tokens that were left out of texts longer than the encoding's longest, of all that were computed.
+  int64_t left_out() const { return left_out_; }
 
   /// States of `texts` in their order; equal texts share theirs. With a `cache`, a folder, those that are in it are
   /// read, and the others are added to its file for this model, layer and `before`. Throws Error for an empty text.
@@ -57,8 +65,9 @@ template <Scalar T, Device D> class TextEncoder {
  private:
   static constexpr std::size_t texts_at_once = 128;
 
-  TextEncoder(CausalLM<T, D> lm, TextEncoding encoding) : lm_(std::move(lm)), encoding_(std::move(encoding)) {}
-
+  TextEncoder() = default;
+  /// A text as the model reads it.
+  std::vector<int32_t> tokens(const std::string& text);
   void compute(std::span<const std::string> texts, std::map<std::string, std::vector<float>>& raw);
 
   std::vector<float> standardised(std::vector<float> states) const;
@@ -70,9 +79,13 @@ template <Scalar T, Device D> class TextEncoder {
                   std::map<std::string, std::vector<float>>& raw);
   void write_cache(const std::filesystem::path& path, const std::map<std::string, std::vector<float>>& raw);
 
-  CausalLM<T, D> lm_;
+  std::filesystem::path path_;
+  std::unique_ptr<Context<D>> ctx_;
+  std::shared_ptr<LanguageModel<T, D>> model_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   TextEncoding encoding_;
   std::vector<int32_t> before_;
+  int64_t left_out_ = 0;
   std::string cache_name_;
 };
 

@@ -2,25 +2,33 @@
 #pragma once
 #include <ftlib/io/mapped_file.hpp>  // MappedFile
 #include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
+#include <ftlib/text/opened.hpp>     // opened
+#include <ftlib/text/prompt.hpp>     // Prompt
 #include <ftlib/text/text_encoder.hpp>
 
 #include <algorithm>  // std::clamp
 #include <cmath>      // std::sqrt
 #include <cstring>    // std::memcpy
+#include <tuple>      // std::tie
 
 namespace ft::inline FTLIB_ABI {
 
 FTLIB_INLINE Json TextEncoding::to_json() const {
-  return {{"layer", layer}, {"before", before}, {"mean", mean}, {"scale", scale}, {"limit", limit}};
+  Json json{{"layer", layer}, {"before", before}, {"mean", mean}, {"scale", scale}, {"limit", limit}};
+  if (longest) json["longest"] = longest;
+  return json;
 }
 
 FTLIB_INLINE TextEncoding TextEncoding::from_json(const Json& json, const std::string& file) {
-  TextEncoding e{at<int64_t>(json, "layer", file), at<std::string>(json, "before", file),
-                 at<std::vector<float>>(json, "mean", file), at<std::vector<float>>(json, "scale", file),
-                 at<float>(json, "limit", file)};
-  if (e.layer < 1 || e.mean.size() != e.scale.size() || !(e.limit > 0))
-    throw Error(str(file, ": layer ", e.layer, ", mean of ", e.mean.size(), ", scale of ", e.scale.size(),
-                    " and limit ", e.limit, " make no sense"));
+  TextEncoding e{at<int64_t>(json, "layer", file),
+                 at<std::string>(json, "before", file),
+                 at<std::vector<float>>(json, "mean", file),
+                 at<std::vector<float>>(json, "scale", file),
+                 at<float>(json, "limit", file),
+                 value_or<int64_t>(json, "longest", 0, file)};
+  if (e.layer < 0 || e.mean.size() != e.scale.size() || !(e.limit >= 0) || e.longest < 0)
+    throw Error(str(file, ": layer ", e.layer, ", mean of ", e.mean.size(), ", scale of ", e.scale.size(), ", limit ",
+                    e.limit, " and longest ", e.longest, " make no sense"));
   return e;
 }
 
@@ -39,20 +47,34 @@ FTLIB_INLINE uint64_t fingerprint(std::span<const std::byte> bytes) {
 template <Scalar T, Device D>
 TextEncoder<T, D> TextEncoder<T, D>::open(const std::filesystem::path& path, TextEncoding encoding,
                                           const Options& options) {
-  TextEncoder encoder{CausalLM<T, D>::from_pretrained(path, options), std::move(encoding)};
+  TextEncoder encoder;
+  encoder.path_ = path;
+  encoder.encoding_ = std::move(encoding);
+  encoder.ctx_ = std::make_unique<Context<D>>(options);
+  std::tie(encoder.model_, encoder.tokenizer_) = detail::opened<T>(*encoder.ctx_, path);
+  if (!encoder.tokenizer_) throw Error(path.string() + ": has no tokenizer.json", "copy it beside config.json.");
   const auto width = static_cast<std::size_t>(encoder.width());
   const auto& e = encoder.encoding_;
-  const auto layers = encoder.lm_.model().info().num_hidden_layers;
+  const auto layers = encoder.model_->info().num_hidden_layers;
   if (e.layer > layers || (!e.mean.empty() && e.mean.size() != width))
     throw Error(str(path.string(), ": has ", layers, " layers and width ", width, ", layer ", e.layer, " and width ",
                     e.mean.size(), " are asked for"),
                 "give the language model that the captions were read with.");
-  encoder.before_ = encoder.lm_.encode(e.before);
+  if (!encoder.model_->info().encoder) encoder.before_ = text::Prompt(*encoder.tokenizer_, {}).plain(e.before);
+  else if (!e.before.empty())
+    throw Error(str(path.string(), ": is an encoder, which reads texts alone, and ", quote(e.before),
+                    " is to be read before them"),
+                "leave it empty (image_style pretrain: --before \"\").");
   return encoder;
 }
 
 template <Scalar T, Device D> TextEncoder<T, D> TextEncoder<T, D>::session(const Options& options) {
-  TextEncoder other{lm_.session(options), encoding_};
+  TextEncoder other;
+  other.path_ = path_;
+  other.ctx_ = std::make_unique<Context<D>>(options);
+  other.model_ = model_;
+  other.tokenizer_ = tokenizer_;
+  other.encoding_ = encoding_;
   other.before_ = before_;
   other.cache_name_ = cache_name_;
   return other;
@@ -109,21 +131,30 @@ void TextEncoder<T, D>::standardise(const std::vector<std::string>& texts, const
   }
 }
 
+template <Scalar T, Device D> std::vector<int32_t> TextEncoder<T, D>::tokens(const std::string& text) {
+  const bool whole = model_->info().encoder;  // else it goes on behind `before`
+  auto own = tokenizer_->encode(whole ? text : " " + text, {.special = Special::as_text, .add_special_tokens = whole});
+  if (text.empty() || own.empty()) throw Error("text encoder: a text is empty", "give each picture a caption.");
+  if (const auto most = static_cast<std::size_t>(encoding_.longest); most && own.size() > most) {
+    left_out_ += static_cast<int64_t>(own.size() - most);
+    const auto last = own.back();
+    own.resize(most);
+    if (whole && tokenizer_->add_eos()) own.back() = last;  // the end is still said
+  }
+  own.insert(own.begin(), before_.begin(), before_.end());
+  return own;
+}
+
 template <Scalar T, Device D>
 void TextEncoder<T, D>::compute(std::span<const std::string> texts, std::map<std::string, std::vector<float>>& raw) {
-  const NoGrad off(lm_.context());
+  const NoGrad off(*ctx_);
   PackedTokens batch;
-  for (const std::string& text : texts) {
-    const auto own = lm_.tokenizer().encode(" " + text, {.special = Special::as_text});
-    if (text.empty() || own.empty()) throw Error("text encoder: a text is empty", "give each picture a caption.");
-    auto ids = before_;
-    ids.insert(ids.end(), own.begin(), own.end());
-    batch.add(ids);
-  }
+  for (const std::string& text : texts) batch.add(tokens(text));
   batch.targets.clear();
   const auto states =
-      convert<float>(lm_.context(), lm_.model().hidden_after(lm_.context(), batch, {encoding_.layer}).front())
-          .to_host(lm_.context());
+      convert<float>(*ctx_, encoding_.layer == 0 ? model_->hidden(*ctx_, batch, {})
+                                                 : model_->hidden_after(*ctx_, batch, {encoding_.layer}).front())
+          .to_host(*ctx_);
   const auto C = static_cast<std::size_t>(width()), skip = before_.size();
   for (std::size_t i = 0; i < texts.size(); ++i) {
     const auto begin = static_cast<std::size_t>(batch.starts[i]) + skip,
@@ -137,7 +168,7 @@ template <Scalar T, Device D> std::vector<float> TextEncoder<T, D>::standardised
   const std::size_t width = encoding_.mean.size();
   for (std::size_t i = 0; i < states.size(); ++i) {
     if (width) states[i] = (states[i] - encoding_.mean[i % width]) * encoding_.scale[i % width];
-    states[i] = std::clamp(states[i], -encoding_.limit, encoding_.limit);
+    if (encoding_.limit > 0) states[i] = std::clamp(states[i], -encoding_.limit, encoding_.limit);
   }
   return states;
 }
@@ -145,13 +176,14 @@ template <Scalar T, Device D> std::vector<float> TextEncoder<T, D>::standardised
 template <Scalar T, Device D> std::string TextEncoder<T, D>::cache_name() {
   if (cache_name_.empty()) {
     uint64_t hash = fingerprint(std::as_bytes(std::span(encoding_.before)));
-    std::vector<std::filesystem::path> files{lm_.path()};
-    if (is_folder(lm_.path())) {
-      files = files_in(lm_.path());
+    std::vector<std::filesystem::path> files{path_};
+    if (is_folder(path_)) {
+      files = files_in(path_);
       std::erase_if(files, [](const auto& f) { return f.extension() != ".safetensors" && f.extension() != ".json"; });
     }
     for (const auto& file : files) hash = 31 * hash + fingerprint(MappedFile::open(file)->bytes());
     char text[64];
+    if (encoding_.longest) hash = 31 * hash + static_cast<uint64_t>(encoding_.longest);
     std::snprintf(text, sizeof text, "text-states-%016llx-%lld.safetensors", static_cast<unsigned long long>(hash),
                   static_cast<long long>(encoding_.layer));
     cache_name_ = text;

@@ -46,6 +46,8 @@ inline bool harmless_gguf(std::string_view key, const GgufValue& value, std::str
                                                "add_eos_token",
                                                "add_sep_token",
                                                "add_space_prefix",
+                                               "remove_extra_whitespaces",
+                                               "precompiled_charsmap",
                                                "prefix_token_id",
                                                "suffix_token_id",
                                                "middle_token_id",

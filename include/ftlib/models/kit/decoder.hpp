@@ -77,6 +77,9 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
  public:
   Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) final {
     const ContextGuard guard(ctx);
+    if (options.cache && config_->encoder)
+      throw Error(str(config_->model_type, ": an encoder writes nothing, so that there is nothing to cache"),
+                  "read whole texts with it.");
     const Placement<D> at = place(ctx, batch, options, long_from());
     int64_t last = config_->num_hidden_layers;
     std::vector<bool> lends(blocks_.size());  // blocks whose keys and values a later one reads
@@ -141,6 +144,7 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
     if (positions_.weight) f(positions_.weight);
     per_layer_.visit(f);
     for (Block& b : blocks_) b.visit(f);
+    if (relative_bias_) f(relative_bias_);
     norm_.visit(f);
     if (lm_head_) f(lm_head_);
   }
@@ -188,8 +192,9 @@ template <Scalar T, Device D, class Block> class Decoder : public LanguageModel<
   Embedding<T, D> positions_;           // learned ones (P, C), or empty
   PerLayerEmbeddings<T, D> per_layer_;  // or empty
   NormLayer<T, D> norm_;
-  float output_scale_ = 1;   // of what the head reads
-  Parameter<T, D> lm_head_;  // empty where it is tied
+  Parameter<T, D> relative_bias_;  // (buckets, H), or empty
+  float output_scale_ = 1;         // of what the head reads
+  Parameter<T, D> lm_head_;        // empty where it is tied
   std::vector<Block> blocks_;
 
  private:

@@ -15,6 +15,7 @@
 #include <ftlib/models/qwen3_5.hpp>
 #include <ftlib/models/qwen3_moe.hpp>
 #include <ftlib/models/smollm3.hpp>
+#include <ftlib/models/t5.hpp>
 
 namespace ft::inline FTLIB_ABI::detail {
 
@@ -22,6 +23,6 @@ template <class... Config> struct ConfigList {};
 /// Of several with one name in GGUF, the first reads such files.
 using KnownConfigs = ConfigList<LlamaConfig, Qwen2Config, Qwen3Config, Gemma3Config, Gemma4Config, MistralConfig,
                                 SmolLM3Config, GraniteConfig, GraniteHybridConfig, Phi3Config, Gpt2Config, Lfm2Config,
-                                Qwen3MoeConfig, GptOssConfig, Qwen3_5Config>;
+                                Qwen3MoeConfig, GptOssConfig, Qwen3_5Config, T5Config>;
 
 }  // namespace ft::inline FTLIB_ABI::detail

@@ -38,6 +38,7 @@ struct ModelInfo {
   std::string model_type = {};
   int64_t vocab_size = 0, hidden_size = 0, num_hidden_layers = 0;
   int64_t max_position_embeddings = 0;  // the longest sequence the model was made for, in tokens
+  bool encoder = false;                 // reads texts in both directions and writes none: it has no head
   std::vector<std::string> notes = {};  // what its files hold that is passed over, a sentence each
 };
 
@@ -97,15 +98,15 @@ template <Scalar T, Device D> class LanguageModel;
 template <Scalar T, Device D>
 [[gnu::cold]] Error not_finite(Context<D>& ctx, LanguageModel<T, D>& model, const std::string& what);
 
-/// A causal language model of any architecture.
+/// A language model of any architecture: a causal one, or an encoder.
 template <Scalar T, Device D> class LanguageModel {
  public:
   virtual ~LanguageModel() = default;
 
   /// The hidden states that the LM head reads, after the last norm: N tokens -> (N, C).
   virtual Tensor<T, D> hidden(Context<D>& ctx, const PackedTokens& batch, const ForwardOptions<T, D>& options) = 0;
-  /// The LM head's matrix (V, C); the embedding's where they are tied. Read it through project() and
-  /// soft_cap(), or head_loss().
+  /// The LM head's matrix (V, C); the embedding's where they are tied, and of an encoder. Read it through project()
+  /// and soft_cap(), or head_loss().
   virtual Parameter<T, D>& head() = 0;
   /// What soft_cap() takes of the head's products; 0: logits are those products.
   virtual float logits_cap() const { return 0; }

@@ -42,6 +42,7 @@ struct LayerTraits {
   bool qkv_bias = false, o_bias = false, mlp_bias = false;  // the last of router and experts too
   const RopeOptions* rope = nullptr;  // null: no positions. Layers that point at the same options share a table
   int64_t window = 0;                 // how many keys a token sees, its own included; 0: all
+  bool causal = true;                 // no: a token sees those behind it too
   float attention_scale = 0;          // of the scores; 0: 1 / sqrt(head size)
   float residual_scale = 1;           // s
   Activation activation = Activation::silu;
@@ -62,6 +63,9 @@ struct DecoderTraits {
   int64_t per_layer_size = 0;
   NormKind norm_kind = NormKind::rms;  // of all norms
   float norm_offset = 0;               // 1 where weights are kept about zero
+  // A learned bias of scores by distance, (buckets, heads), which all layers share (nn/relative_bias.hpp).
+  const char* relative_bias = nullptr;
+  int64_t relative_buckets = 0, relative_distance = 0;
 };
 
 }  // namespace ft::inline FTLIB_ABI

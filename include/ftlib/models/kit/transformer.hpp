@@ -6,6 +6,7 @@
 #include <ftlib/nn/experts.hpp>          // Experts
 #include <ftlib/nn/gated_delta_net.hpp>  // GatedDeltaNet
 #include <ftlib/nn/mlp.hpp>              // Mlp
+#include <ftlib/nn/relative_bias.hpp>    // relative_bias
 #include <ftlib/nn/short_conv.hpp>       // ShortConv
 #include <ftlib/ops/elementwise.hpp>     // add, add_scaled, scale
 
@@ -164,7 +165,7 @@ template <Scalar T, Device D> class BlockReader {
     a.heads = c_.num_attention_heads;
     a.kv_heads = KV;
     a.head_dim = hd;
-    a.options = {.window = t.window, .scale = t.attention_scale};
+    a.options = {.mask = t.causal ? Mask::causal : Mask::none, .window = t.window, .scale = t.attention_scale};
     if (t.rope) {
       auto& shared = rotary_[t.rope];
       if (!shared) shared = std::make_shared<Rotary<T, D>>(*t.rope);
@@ -249,6 +250,14 @@ template <Scalar T, Device D> class Transformer final : public Decoder<T, D, Tra
     }
     for (int64_t i = 0; i < this->config_->num_hidden_layers; ++i) this->blocks_.push_back(read.block(i));
     this->norm_ = read.norm(whole.norm, this->config_->hidden_size);
+    if (whole.relative_bias) {
+      const int64_t H = this->config_->num_attention_heads;
+      this->relative_bias_ = weights.template dense<T>(ctx, str(whole.relative_bias, ".weight"),
+                                                       {whole.relative_buckets, H}, WeightKind::constant);
+      const auto bias =
+          relative_bias(ctx, convert<float>(ctx, this->relative_bias_.value).to_host(ctx), H, whole.relative_distance);
+      for (auto& b : this->blocks_) b.attention.bias = bias;
+    }
   }
 };
 
