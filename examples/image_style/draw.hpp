@@ -12,6 +12,7 @@
 #include <filesystem>  // std::filesystem::path
 #include <iostream>    // std::cout
 #include <memory>      // std::shared_ptr
+#include <optional>    // std::optional
 #include <string>      // std::string
 #include <vector>      // std::vector
 
@@ -19,9 +20,11 @@ namespace image_style {
 
 struct DrawArguments {
   std::string base, adapter, text_model = default_text_model, style, prompt, out;
-  float scale = 1, guidance = default_drawing.guidance;
+  float scale = 1;
   std::uint64_t seed = 42;
-  std::int64_t steps = default_drawing.steps, count = 1;
+  std::optional<float> guidance;      // none: the model's own
+  std::optional<std::int64_t> steps;  // likewise
+  std::int64_t count = 1;
   int threads = 0, enlarge = 1;
 };
 
@@ -39,8 +42,8 @@ inline void draw(const DrawArguments& a) {
   auto options = default_drawing;
   for (std::int64_t i = 0; i < a.count; ++i) options.seeds.push_back(a.seed + static_cast<std::uint64_t>(i));
   const auto& seeds = options.seeds;
-  options.steps = a.steps;
-  options.guidance = a.guidance;
+  options.steps = a.steps.value_or(painter.info().steps);
+  options.guidance = a.guidance.value_or(painter.info().guidance);
   const auto started = std::chrono::steady_clock::now();
   const auto drawn = painter.draw(std::vector<std::string>(seeds.size(), prompt), options);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
@@ -48,8 +51,8 @@ inline void draw(const DrawArguments& a) {
     auto path = out;
     if (drawn.size() > 1) path.replace_filename(ft::str(out.stem().string(), '-', seeds[i], out.extension().string()));
     write_png(path, magnified(drawn[i], a.enlarge),
-              {{"parameters", ft::str("prompt: ", prompt, "; seed: ", seeds[i], "; steps: ", a.steps,
-                                      "; guidance: ", a.guidance, "; base: ", a.base,
+              {{"parameters", ft::str("prompt: ", prompt, "; seed: ", seeds[i], "; steps: ", *options.steps,
+                                      "; guidance: ", *options.guidance, "; base: ", a.base,
                                       "; adapter: ", a.adapter.empty() ? "none" : a.adapter, "; scale: ", a.scale)},
                {"Software", "ftlib image_style " FTLIB_VERSION}});
     std::cout << "wrote " << path.string() << '\n';
@@ -75,10 +78,10 @@ inline void add_draw(CLI::App& app) {
       ->check(CLI::Range(0.0, 4.0))
       ->capture_default_str();
   c->add_option("--seed", a->seed, "of the noise it begins with")->capture_default_str();
-  c->add_option("--steps", a->steps, "from noise to picture")->check(CLI::Range(1, 1000))->capture_default_str();
-  c->add_option("--guidance", a->guidance, "how much more than usual the words count; 1: as usual, in half the time")
-      ->check(CLI::Range(0.0, 20.0))
-      ->capture_default_str();
+  c->add_option("--steps", a->steps, "from noise to picture (default: the model's own)")->check(CLI::Range(1, 1000));
+  c->add_option("--guidance", a->guidance,
+                "how much more than usual the words count; 1: as usual, in half the time (default: the model's own)")
+      ->check(CLI::Range(0.0, 20.0));
   c->add_option("--count", a->count, "pictures, with one seed after the other")
       ->check(CLI::Range(1, 10000))
       ->capture_default_str();

@@ -219,8 +219,8 @@ inline ft::Json evaluate(const EvaluateOptions& options, std::ostream& out) {
       {"style", style},
       {"base_style", painter.base_style()},
       {"seed", options.seed},
-      {"steps", options.drawing.steps},
-      {"guidance", options.drawing.guidance},
+      {"steps", options.drawing.steps.value_or(painter.info().steps)},
+      {"guidance", options.drawing.guidance.value_or(painter.info().guidance)},
       {"n", subjects.size()},
       {"held_out", yardstick.held_out()},
       {"trained", yardstick.trained()},
@@ -284,13 +284,11 @@ inline void add_evaluate(CLI::App& app) {
   c->add_option("--sheet", a->sheet, "also write a picture of the drawings there")->type_name("SHEET.png");
   c->add_option("--seed", a->options.seed, "of the first subject's noise; the next has the next")
       ->capture_default_str();
-  c->add_option("--steps", a->options.drawing.steps, "from noise to picture")
-      ->check(CLI::Range(1, 1000))
-      ->capture_default_str();
+  c->add_option("--steps", a->options.drawing.steps, "from noise to picture (default: the model's own)")
+      ->check(CLI::Range(1, 1000));
   c->add_option("--guidance", a->options.drawing.guidance,
-                "how much more than usual the words count; 1: as usual, in half the time")
-      ->check(CLI::Range(0.0, 20.0))
-      ->capture_default_str();
+                "how much more than usual the words count; 1: as usual, in half the time (default: the model's own)")
+      ->check(CLI::Range(0.0, 20.0));
   c->add_option("--limit", a->options.limit, "only so many subjects, evenly spread; 0: all")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

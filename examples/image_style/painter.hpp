@@ -26,10 +26,14 @@ inline constexpr const char* default_text_model = "build/models/SmolLM2-135M-Ins
 /// The library's way to draw, for captions that have their style's words already.
 inline const ft::PaintOptions default_drawing{.style = ""};
 
-/// A file of a base's folder, or the folder, with its text model.
+/// A file of a base's folder, or the folder or pipeline, with its text model: where none is named, the one that lies in
+/// it.
 inline Painter open_painter(const std::filesystem::path& base, const std::filesystem::path& text_model, int threads,
                             std::uint64_t seed = 0, const ft::FlowOptions& flow = {}) {
-  auto painter = Painter::from_pretrained(base, text_model, {.threads = threads, .seed = seed}, flow);
+  const bool named = text_model != default_text_model;
+  auto painter = Painter::from_pretrained(
+      base, named || Painter::text_model_of(base).empty() ? text_model : std::filesystem::path(),
+      {.threads = threads, .seed = seed}, flow);
   for (const auto& note : painter.notes()) std::cerr << "warning: " << note << '\n';
   return painter;
 }

@@ -79,9 +79,11 @@ class Refusal : public Error {
 struct DrawRequest {
   std::string prompt;
   std::optional<std::size_t> adapter;  ///< its number; none: the base
-  float strength = 1, guidance = default_drawing.guidance;
+  float strength = 1;
   std::uint64_t seed = 0;
-  std::int64_t steps = default_drawing.steps, count = 1;
+  std::optional<float> guidance;      ///< none: the model's own
+  std::optional<std::int64_t> steps;  ///< likewise
+  std::int64_t count = 1;
 
   /// `adapters` are the names that may be asked for. Throws Refusal.
   static DrawRequest parse(std::string_view body, const std::vector<std::string>& adapters) try {
@@ -109,8 +111,9 @@ struct DrawRequest {
       return value;
     };
     r.strength = static_cast<float>(number("strength", 0.0, DrawLimits::strength, 1.0));
-    r.guidance = static_cast<float>(number("guidance", 0.0, DrawLimits::guidance, double{r.guidance}));
-    r.steps = number("steps", std::int64_t{1}, DrawLimits::steps, r.steps);
+    const auto given = [&](const char* key) { return json.contains(key) && !json[key].is_null(); };
+    if (given("guidance")) r.guidance = static_cast<float>(number("guidance", 0.0, DrawLimits::guidance, 1.0));
+    if (given("steps")) r.steps = number("steps", std::int64_t{1}, DrawLimits::steps, std::int64_t{1});
     r.count = number("count", std::int64_t{1}, DrawLimits::count, r.count);
     r.seed = number("seed", std::uint64_t{0}, DrawLimits::seed, std::uint64_t{std::random_device{}()});
     return r;
@@ -370,7 +373,7 @@ class Server {
     return {{"style", painter_.base_style()},
             {"side", painter_.side()},
             {"adapters", adapters},
-            {"defaults", {{"steps", default_drawing.steps}, {"guidance", default_drawing.guidance}, {"count", 1}}},
+            {"defaults", {{"steps", painter_.info().steps}, {"guidance", painter_.info().guidance}, {"count", 1}}},
             {"limits",
              {{"prompt", DrawLimits::prompt},
               {"steps", DrawLimits::steps},
@@ -434,8 +437,8 @@ class Server {
     for (std::int64_t i = 0; i < request.count; ++i)
       options.seeds.push_back(request.seed + static_cast<std::uint64_t>(i));
     const auto& seeds = options.seeds;
-    options.steps = request.steps;
-    options.guidance = request.guidance;
+    options.steps = request.steps.value_or(painter_.info().steps);
+    options.guidance = request.guidance.value_or(painter_.info().guidance);
 
     const auto as_json = [](const std::vector<Picture>& pictures) {
       ft::Json all = ft::Json::array();
@@ -452,7 +455,7 @@ class Server {
     ft::Json files = ft::Json::array();  // with what they were drawn from, as draw writes it
     for (std::size_t i = 0; i < drawn.size(); ++i) {
       const auto parameters =
-          str("prompt: ", prompt, "; seed: ", seeds[i], "; steps: ", request.steps, "; guidance: ", request.guidance,
+          str("prompt: ", prompt, "; seed: ", seeds[i], "; steps: ", *options.steps, "; guidance: ", *options.guidance,
               "; adapter: ", request.adapter ? names_[*request.adapter] : "none", "; scale: ", request.strength);
       const PngText text{{"parameters", parameters}, {"Software", "ftlib image_style " FTLIB_VERSION}};
       files.push_back(detail::base64(to_png(drawn[i], text)));

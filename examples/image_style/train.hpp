@@ -32,6 +32,7 @@ struct TrainArguments {
   float ema = 0.999f;
   ft::FlowOptions flow;
   std::int64_t steps = 0, batch = 16, micro_batch = 0;
+  bool recompute = false;
   std::size_t samples = 8;
   int threads = 0;
 
@@ -45,6 +46,7 @@ struct TrainArguments {
     c.add_option("--micro-batch", micro_batch, "pictures a forward pass, for less memory; 0: all at once")
         ->check(CLI::NonNegativeNumber)
         ->capture_default_str();
+    c.add_flag("--recompute", recompute, "forget activations and compute them again: less memory, a third more time");
     c.add_option("--lr", lr, "learning rate")->check(CLI::PositiveNumber)->capture_default_str();
     run.add_to(c);
     c.add_option("--ema", ema, "decay of the average of weights that is kept; 0: the last weights")
@@ -103,6 +105,7 @@ inline bool learn(Painter& painter, Model& model, const TrainArguments& a, std::
   run.batch_tokens = a.batch;
   run.micro_batch_tokens =
       examples::micro_batch_of_ranks(a.batch, a.micro_batch, !a.run.no_exact, "pictures", "--micro-batch");
+  run.recompute = a.recompute;
   run.ema_decay = a.ema;
   ft::Trainer trainer(model, run);
   const auto plan = trainer.plan(train);

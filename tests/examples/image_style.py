@@ -120,6 +120,42 @@ def ranks(scratch, train):
         assert ended[0] == ended[1], f"{name}: two ranks end with other bytes than one"
 
 
+def published(scratch):
+    """A MiniT2I pipeline as its authors publish it, of a tiny size: tuned, drawn from, evaluated."""
+    base, styles = SOURCE / "tests/data/minit2i", scratch / "styles"
+    styles.mkdir()
+    rows = []
+    for style, (rim, paper) in {"thick style": (3, 255), "dark style": (0, 40), "thin style": (1, 255)}.items():
+        for i in range(12):
+            colour, wide = list(COLOURS.values())[i % 4], 6 + i // 4 * 3
+            name = f"{style[:4]}-{i}.png"
+            (styles / name).write_bytes(png(16, lambda x, y: (paper,) * 3 if not (2 <= x < 2 + wide and 3 <= y < 13) else
+                                            (0, 0, 0) if min(x - 2, 1 + wide - x, y - 3, 12 - y) < rim else colour))
+            rows.append({"file_name": name, "text": f"{list(COLOURS)[i % 4]} thing {i // 4}", "style": style,
+                         "split": "test" if i % 3 == 2 else "train"})
+    (styles / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run("prepare", styles, "--out", scratch / "styles-data", "--size", 16)
+    more = ["--base", base, "--data", scratch / "styles-data", "--threads", 1]
+    said = run("train", *more, "--style", "thick style", "--words", "thick style", "--steps", 4, "--batch", 2, "--lora-rank", 2,
+               "--targets", "all", "--evaluate-every", 2, "--samples", 1, "--micro-batch", 1, "--recompute", "--out", scratch / "tuned")
+    assert "where prompts say thick style" in said, said
+    style = json.loads((scratch / "tuned/adapter/style.json").read_text())
+    assert (scratch / "tuned/adapter" / style["base"]).resolve() == base / "transformer/diffusion_pytorch_model.safetensors"
+    adapter = ["--adapter", scratch / "tuned/adapter"]
+    said = run("draw", "--base", base, *adapter, "--threads", 1, "red thing", "--out", scratch / "published.png")
+    assert "warning" not in said, said
+    assert b"red thing, thick style; seed: 42; steps: 5; guidance: 2.5" in (scratch / "published.png").read_bytes()
+    theirs = run("draw", "--base", base, "--adapter", base / "lora_trained", "--threads", 1, "red thing", "--out", scratch / "t.png")
+    assert "tensors of layers that the model never uses are left out" in theirs, theirs
+    run("evaluate", *more, *adapter, "--json", scratch / "published.json")
+    report = json.loads((scratch / "published.json").read_text())
+    assert (report["n"], report["steps"], report["guidance"]) == (4, 5, 2.5), report
+    alone = scratch / "alone"
+    shutil.copytree(base / "transformer", alone / "transformer")
+    refused("build/models/SmolLM2-135M-Instruct.Q4_1.gguf: there is no such text model", "draw", "--base", alone, "x", "--out", "x.png")
+    assert run("draw", "--base", alone, "--text-model", base / "text_encoder", "--threads", 1, "x", "--out", scratch / "x.png")
+
+
 def main():
     scratch = pathlib.Path(tempfile.mkdtemp())
     data, base, text = scratch / "data", scratch / "base", scratch / "text"
@@ -240,6 +276,7 @@ def main():
     refused("its name ends in .jpg", *draw, "--out", "x.jpg")
     refused("is a folder", *draw, "--out", scratch)
     refused("holds a PEFT adapter", "draw", "--base", SOURCE / "tests/data/models/qwen2_tiny/adapter_trained", "--text-model", text, "x", "--out", "x.png")
+    published(scratch)
     full_disk(scratch, [*train, "--samples", 0])
     shutil.rmtree(scratch)
     print("image_style: prepared, pretrained, trained, resumed, finished, drew, refused")

@@ -16,7 +16,8 @@ namespace ft::inline FTLIB_ABI {
 void write_diffusers_lora(const std::filesystem::path& path, const AdapterData& adapter,
                           const std::map<std::string, Shape>& file_shapes = {});
 
-/// Reads such a file, or the one of that name in a folder. Also reads PEFT's, ai-toolkit's and ComfyUI's prefixes, and
+/// Reads such a file, or the one of that name in a folder, or a PEFT folder of MiniT2I's (its layers are below
+/// "model.net."). Also reads PEFT's, ai-toolkit's and ComfyUI's prefixes, and
 /// kohya's names (lora_unet_double_blocks_0_img_qkv.lora_down.weight, .lora_up.weight, .alpha); without metadata each
 /// module's rank is its tensors', and its alpha the rank where no .alpha says otherwise. Throws Error for kohya's DoRA,
 /// and for settings that are not known (read_peft says which).

@@ -2,6 +2,7 @@
 #pragma once
 #include <ftlib/adapters/data.inl.hpp>
 #include <ftlib/adapters/diffusers_lora.hpp>
+#include <ftlib/adapters/peft.hpp>   // read_peft
 #include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
 
 #include <string_view>  // std::string_view
@@ -35,6 +36,27 @@ inline std::string plain_lora_name(const std::string& key) {
   }
   return name;
 }
+
+/// MiniT2I's own script writes PEFT's folders, with its layers below "model.net.".
+[[gnu::cold]] FTLIB_INLINE AdapterData read_minit2i_lora(const std::filesystem::path& folder) {
+  constexpr std::string_view prefix = "model.net.";
+  AdapterData data;
+  if (path_exists(folder / "adapter_model.safetensors")) data = read_peft(folder);
+  std::map<std::string, Stored<Cpu>> tensors;
+  for (auto& [name, tensor] : data.tensors) {
+    if (!name.starts_with(prefix)) continue;
+    const std::string plain = name.substr(prefix.size());
+    data.keys[plain] = data.key_of(name);
+    tensors.emplace(plain, std::move(tensor));
+  }
+  if (tensors.empty() || tensors.size() != data.tensors.size())
+    throw Error(str(folder.string(), ": holds a PEFT adapter of a language model"),
+                "give it to CausalLM::load_adapter.");
+  data.tensors = std::move(tensors);
+  for (std::string& target : data.said_names)
+    if (target.starts_with(prefix)) target.erase(0, prefix.size());
+  return data;
+}
 }  // namespace detail
 
 [[gnu::cold]] FTLIB_INLINE void write_diffusers_lora(const std::filesystem::path& path, const AdapterData& adapter,
@@ -63,8 +85,7 @@ inline std::string plain_lora_name(const std::string& key) {
 
 [[gnu::cold]] FTLIB_INLINE AdapterData read_diffusers_lora(const std::filesystem::path& path) {
   const auto name = detail::diffusers_lora_file(path);
-  if (!path_exists(name) && path_exists(path / "adapter_config.json"))
-    throw Error(str(path.string(), ": holds a PEFT adapter of a language model"), "give it to CausalLM::load_adapter.");
+  if (!path_exists(name) && path_exists(path / "adapter_config.json")) return detail::read_minit2i_lora(path);
   const auto file = SafetensorsFile::open(name);
   AdapterData data;
   data.source = file.file_name();

@@ -21,14 +21,15 @@ inline std::string in_style(const std::string& subject, const std::string& style
   return style.empty() ? subject : subject + ", " + style;
 }
 
-/// How a Painter draws; the defaults are measured in docs/image_style.md.
+/// How a Painter draws.
 struct PaintOptions {
   std::vector<uint64_t> seeds = {};       // of the noise that each picture begins with; empty: 42, 43, ...
   std::optional<std::string> style = {};  // words behind each text; not given: Painter::words(); "": none
-  int64_t steps = 12;                     // of the model; a finisher takes twice as many more
+  std::optional<int64_t> steps = {};      // not given: the model's own; a finisher takes twice as many more
   Solver solver = Solver::euler;
-  float guidance = 1;   // how much more than usual the words count; 1: as usual, in half the time
-  StopToken stop = {};  // another thread's request to end
+  std::optional<float> guidance = {};  // how much more than usual the words count; 1: as usual, in half the time; not
+                                       // given: the model's own
+  StopToken stop = {};                 // another thread's request to end
 };
 
 /// Pictures on their way out of the noise; they live as long as the call that is told of them.
@@ -50,10 +51,11 @@ struct CaptionedPicture {
 ///
 /// A base is a folder with model.safetensors, whose metadata hold how its captions are read (TextEncoding) and the
 /// words that call its own drawings, and the language model as `text_encoder/` or `text_encoder.gguf`; it may lie
-/// elsewhere. An adapter is a folder with pytorch_lora_weights.safetensors, as diffusers writes it, and style.json: its
-/// style, the words that call it (the base's own, where the adapter takes their place, or new ones), and where its base
-/// and text model are. A finisher may be in it: a small network which has seen pictures of the style alone and no
-/// words. It draws the last part of the way: by then it is settled what the picture shows, and not how it is painted.
+/// elsewhere. Or it is a pipeline as diffusers lays it out, with a transformer that is known. An adapter is a folder
+/// with pytorch_lora_weights.safetensors, as diffusers writes it, and style.json: its style, the words that call it
+/// (the base's own, where the adapter takes their place, or new ones), and where its base and text model are. A
+/// finisher may be in it: a small network which has seen pictures of the style alone and no words. It draws the last
+/// part of the way: by then it is settled what the picture shows, and not how it is painted.
 template <Scalar T, Device D> class Painter {
  public:
   using Model = TextToImage<T, D>;
@@ -119,6 +121,8 @@ template <Scalar T, Device D> class Painter {
   std::vector<Picture> draw(const std::vector<std::string>& texts, const PaintOptions& options = {},
                             const std::function<void(const PaintStep&)>& on_step = {});
 
+  /// The language model that lies in a base's folder or pipeline; empty where none does.
+  static std::filesystem::path text_model_of(const std::filesystem::path& base);
   /// What opening has to tell.
   const std::vector<std::string>& notes() const { return notes_; }
 

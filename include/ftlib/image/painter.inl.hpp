@@ -67,10 +67,14 @@ FTLIB_INLINE bool is_adapter_folder(const std::filesystem::path& folder) {
          !path_exists(folder / "model.safetensors");
 }
 
-/// The language model that lies in a base's folder; empty where none does.
+/// The language model that lies beside a base's file, or in the pipeline that it is the transformer of.
 FTLIB_INLINE std::filesystem::path text_model_in(const std::filesystem::path& folder) {
-  for (const char* name : {"text_encoder", "text_encoder.gguf"})
-    if (path_exists(folder / name)) return folder / name;
+  std::vector<std::filesystem::path> places{folder};
+  if (folder.filename() == "transformer")
+    for (const char* up : {"..", "../.."}) places.push_back(folder / up);
+  for (const auto& place : places)
+    for (const char* name : {"text_encoder", "text_encoder.gguf"})
+      if (path_exists(place / name)) return place / name;
   return {};
 }
 
@@ -102,12 +106,15 @@ template <Scalar T, Device D>
   const auto file = reading_file([&] { return detail::model_file_of(folder); });
   const auto metadata = SafetensorsFile::open(file).metadata();
   const auto entry = metadata.find(encoding_key);
-  if (entry == metadata.end())
+  auto model = Model::from_pretrained(file, options, flow);
+  const Json read =
+      entry == metadata.end() ? model.network().text_encoding() : parse_json(entry->second, file.string());
+  if (read.is_null())
     throw Error(str(file.string(), ": does not say how its captions are read: its metadata have no 'text_encoding'"),
                 "open it as a TextToImage and give it captions' hidden states, or give a base that `image_style "
                 "pretrain` or Painter::save made.",
                 ErrorKind::bad_file);
-  auto encoding = TextEncoding::from_json(parse_json(entry->second, file.string()), file.string());
+  auto encoding = TextEncoding::from_json(read, file.string());
   const auto reader = text_model.empty() ? detail::text_model_in(file.parent_path()) : text_model;
   if (reader.empty())
     throw Error(
@@ -118,7 +125,7 @@ template <Scalar T, Device D>
     throw Error(str(reader.string(), ": there is no such text model"),
                 "tools/fetch_model en fetches the one of the bundled base.", ErrorKind::bad_file);
   const auto style = metadata.find(style_key);
-  Painter painter(Model::from_pretrained(file, options, flow), Encoder::open(reader, std::move(encoding), options),
+  Painter painter(std::move(model), Encoder::open(reader, std::move(encoding), options),
                   style == metadata.end() ? "" : style->second, options);
   painter.base_ = file;
   return painter;
@@ -193,6 +200,11 @@ template <Scalar T, Device D>
     notes.push_back(str(folder.string(), ": was trained on another base",
                         style->base.empty() ? "" : " (" + style->base + ")", " than ", base_.string()));
   return notes;
+}
+
+template <Scalar T, Device D>
+[[gnu::cold]] std::filesystem::path Painter<T, D>::text_model_of(const std::filesystem::path& base) {
+  return reading_file([&] { return detail::text_model_in(detail::model_file_of(base).parent_path()); });
 }
 
 template <Scalar T, Device D> void Painter<T, D>::remove_adapter() {
@@ -281,7 +293,7 @@ std::vector<Picture> Painter<T, D>::draw(const std::vector<std::string>& texts, 
   }
   std::vector<Picture> drawn;
   const auto states = encoder_.encode(captions);
-  const int64_t all_steps = finisher_ ? 3 * options.steps : options.steps;
+  const int64_t steps = options.steps.value_or(info().steps), all_steps = finisher_ ? 3 * steps : steps;
   for (std::size_t begin = 0; begin < captions.size(); begin += drawn_at_once) {
     const auto end = std::min(captions.size(), begin + drawn_at_once);
     PackedText text;
@@ -298,16 +310,16 @@ std::vector<Picture> Painter<T, D>::draw(const std::vector<std::string>& texts, 
         throw Interrupted(str("draw: stopped after step ", before + s.step, " of ", all_steps));
     };
     DrawOptions part;
-    part.steps = options.steps;
+    part.steps = steps;
     part.solver = options.solver;
-    part.guidance = options.guidance;
+    part.guidance = options.guidance.value_or(info().guidance);
     if (finisher_) part.to = finisher_begins_;
     auto values = model_.draw(text, own, part, hear);
     if (finisher_) {
-      before = options.steps;
+      before = steps;
       part.from = part.to;
       part.to = 1;
-      part.steps = 2 * options.steps;  // details take more of them than the whole; they cost a third of the base's
+      part.steps = 2 * steps;  // details take more of them than the whole; they cost a third of the base's
       part.guidance = 1;
       part.eps = 0;  // its steps end nearer to the picture than those of a whole drawing
       PackedText none;

@@ -7,6 +7,8 @@
 #include <ftlib/io/json.hpp>                       // read_json
 #include <ftlib/models/kit/denoiser_registry.hpp>  // open_denoiser, initial_denoiser
 
+#include <algorithm>  // std::none_of
+
 namespace ft::inline FTLIB_ABI {
 
 namespace detail {
@@ -30,11 +32,21 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(Denoiser<
   }
   if (has("adapter_config.json"))
     throw refuse("holds a PEFT adapter of a language model", "give it to CausalLM::load_adapter.");
+  if (has("transformer")) return model_file_of(path / "transformer");
+  std::vector<std::filesystem::path> variants;  // one repository may hold several, each with a transformer
+  for (const auto& inside : files_in(path))
+    if (path_exists(inside / "transformer")) variants.push_back(inside);
+  if (variants.size() == 1) return model_file_of(variants.front());
+  if (!variants.empty()) {
+    std::string names;
+    for (const auto& variant : variants) names += str(names.empty() ? "" : ", ", variant.filename().string());
+    throw refuse("holds several: " + names, "give one of them.");
+  }
   if (has("model_index.json"))
     throw refuse(
         str("holds a diffusers pipeline (",
             value_or<std::string>(read_json(path / "model_index.json"), "_class_name", "?", path.string()), ")"),
-        "pipelines are not read yet; give the folder of its transformer, or a base that image_style pretrain made.");
+        "it has no transformer folder; give a whole pipeline, or a base that image_style pretrain made.");
   for (const char* name : {"model.safetensors", "diffusion_pytorch_model.safetensors"}) {
     if (!has(name)) continue;
     if (has("config.json")) {
@@ -84,7 +96,20 @@ template <Scalar T, Device D> [[gnu::cold]] void TextToImage<T, D>::save_adapter
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> TextToImage<T, D>::load_adapter(const std::filesystem::path& path,
                                                                        float strength) {
-  return this->take_adapter("default", reading_file([&] { return read_diffusers_lora(path); }), {}, strength);
+  AdapterData data = reading_file([&] { return read_diffusers_lora(path); });
+  const auto unused = net_->info().unused;
+  std::string first;
+  const auto left_out = std::erase_if(data.tensors, [&](const auto& named) {
+    const auto in = [&](const std::string& part) { return named.first.starts_with(part); };
+    if (std::none_of(unused.begin(), unused.end(), in)) return false;
+    if (first.empty()) first = named.first;
+    return true;
+  });
+  auto notes = this->take_adapter("default", data, {}, strength);
+  if (left_out)
+    notes.push_back(str(data.source, ": ", left_out, " tensors of layers that the model never uses are left out, '",
+                        first, "' the first of them"));
+  return notes;
 }
 template <Scalar T, Device D>
 [[gnu::cold]] void TextToImage<T, D>::save(const std::filesystem::path& path, DType type,

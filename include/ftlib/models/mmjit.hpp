@@ -17,7 +17,7 @@
 #include <ftlib/ops/rows.hpp>                  // take_rows, mean_rows
 #include <ftlib/ops/shape.hpp>                 // reshape, split, concat
 
-#include <algorithm>   // std::max
+#include <algorithm>   // std::any_of, std::max
 #include <cmath>       // std::sqrt, std::exp
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
@@ -191,12 +191,11 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
   static MMJiT open(Context<D>& ctx, const DenoiserFile& file) {
     const auto config = MMJiTConfig::from_json(file.config, file.source);
     constexpr std::string_view prefix = "model.net.";
+    const auto unused = config.info().unused;
     Weights weights(file.name());
     for (const std::string& name : file.tensors.names()) {
       const std::string own = name.starts_with(prefix) ? name.substr(prefix.size()) : name;
-      if (config.conditioning == Conditioning::none &&
-          (own.starts_with("t_embedder.") || own.starts_with("pooled_embedder.")))
-        continue;
+      if (std::any_of(unused.begin(), unused.end(), [&](const auto& part) { return own.starts_with(part); })) continue;
       weights.put(own, file.tensors.tensor(name));
     }
     MMJiT model(ctx, config, weights);
@@ -216,6 +215,16 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
   const MMJiTConfig& config() const { return config_; }
   DenoiserInfo info() const override { return config_.info(); }
   Json configuration() const override { return config_.to_json(); }
+  /// Published models read the last states of T5's encoder, cut at prompt_length tokens.
+  Json text_encoding() const override {
+    if (config_.llm.find("t5") == std::string::npos) return nullptr;
+    return {{"layer", 0},
+            {"before", ""},
+            {"mean", Json::array()},
+            {"scale", Json::array()},
+            {"limit", 0},
+            {"longest", config_.prompt_length}};
+  }
   /// Two convolutions, and mask_token.
   const std::map<std::string, Shape>& file_shapes() const override { return file_shapes_; }
   /// Patches of half the side, three narrow blocks, and captions of no rows.

@@ -30,6 +30,8 @@ struct MMJiTConfig {
   float rope_theta = 10000;
   float noise_scale = 2;  // of the noise that pictures are mixed with: 1 at 256 pixels, 2 at 512, as published
   Conditioning conditioning = Conditioning::none;
+  std::string llm = {};  // the text encoder that a published model was trained with
+  int64_t n_T = 100;     // steps that a published one is drawn in
 
   int64_t side() const { return image_size / patch_size; }  // of a picture, in patches
   int64_t patch_values() const { return in_channels * patch_size * patch_size; }

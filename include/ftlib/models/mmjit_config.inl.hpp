@@ -27,6 +27,8 @@ FTLIB_INLINE MMJiTConfig MMJiTConfig::from_json(const Json& json, const std::str
   if (conditioning != "none" && conditioning != "adaln_zero")
     throw Error(str(file, ": conditioning '", conditioning, "' is not known"), "known are none and adaln_zero.");
   c.conditioning = conditioning == "none" ? Conditioning::none : Conditioning::adaln_zero;
+  c.llm = value_or<std::string>(json, "llm", "", file);
+  c.n_T = read.size("n_T", 100);
   read.expect("prediction", "x");
   for (const char* width : {"txt_hidden_size", "cond_vec_size"})
     if (const int64_t size = read.size(width, c.hidden_size); size != c.hidden_size)
@@ -36,25 +38,27 @@ FTLIB_INLINE MMJiTConfig MMJiTConfig::from_json(const Json& json, const std::str
 }
 
 FTLIB_INLINE Json MMJiTConfig::to_json() const {
-  return {{"model_type", "mmjit"},
-          {"image_size", image_size},
-          {"in_channels", in_channels},
-          {"patch_size", patch_size},
-          {"pca_channels", pca_channels},
-          {"hidden_size", hidden_size},
-          {"txt_hidden_size", hidden_size},
-          {"cond_vec_size", hidden_size},
-          {"txt_input_size", txt_input_size},
-          {"txt_preamble_depth", txt_preamble_depth},
-          {"depth_double", depth_double},
-          {"num_heads", num_heads},
-          {"head_dim", head_dim},
-          {"mlp_ratio", mlp_ratio},
-          {"prompt_length", prompt_length},
-          {"rope_theta", rope_theta},
-          {"noise_scale", noise_scale},
-          {"prediction", "x"},
-          {"conditioning", conditioning == Conditioning::none ? "none" : "adaln_zero"}};
+  Json json{{"model_type", "mmjit"},
+            {"image_size", image_size},
+            {"in_channels", in_channels},
+            {"patch_size", patch_size},
+            {"pca_channels", pca_channels},
+            {"hidden_size", hidden_size},
+            {"txt_hidden_size", hidden_size},
+            {"cond_vec_size", hidden_size},
+            {"txt_input_size", txt_input_size},
+            {"txt_preamble_depth", txt_preamble_depth},
+            {"depth_double", depth_double},
+            {"num_heads", num_heads},
+            {"head_dim", head_dim},
+            {"mlp_ratio", mlp_ratio},
+            {"prompt_length", prompt_length},
+            {"rope_theta", rope_theta},
+            {"noise_scale", noise_scale},
+            {"prediction", "x"},
+            {"conditioning", conditioning == Conditioning::none ? "none" : "adaln_zero"}};
+  if (!llm.empty()) json.update({{"llm", llm}, {"n_T", n_T}});
+  return json;
 }
 
 FTLIB_INLINE void MMJiTConfig::check(const std::string& file) const {
@@ -68,14 +72,21 @@ FTLIB_INLINE void MMJiTConfig::check(const std::string& file) const {
 }
 
 FTLIB_INLINE DenoiserInfo MMJiTConfig::info() const {
-  return {.model_type = "mmjit",
-          .channels = in_channels,
-          .side = image_size,
-          .text_width = txt_input_size,
-          .noise_scale = noise_scale,
-          .predicts = Predicts::picture,
-          .picture_layers = {"img_embedder.proj1", "img_embedder.proj2", "img_qkv", "img_attn_proj", "img_mlp.w1",
-                             "img_mlp.w2", "img_mlp.w3", "adaLN_modulation.1", "final_layer.linear"}};
+  DenoiserInfo info{.model_type = "mmjit",
+                    .channels = in_channels,
+                    .side = image_size,
+                    .text_width = txt_input_size,
+                    .noise_scale = noise_scale,
+                    .predicts = Predicts::picture,
+                    .picture_layers = {"img_embedder.proj1", "img_embedder.proj2", "img_qkv", "img_attn_proj",
+                                       "img_mlp.w1", "img_mlp.w2", "img_mlp.w3", "final_layer.linear"}};
+  if (conditioning == Conditioning::adaln_zero) info.picture_layers.names.push_back("adaLN_modulation.1");
+  else info.unused = {"t_embedder.", "pooled_embedder"};
+  if (!llm.empty()) {  // as MiniT2I's authors draw B/16 and L/16
+    info.steps = n_T;
+    info.guidance = hidden_size <= 768 ? 2.5f : 6.0f;
+  }
+  return info;
 }
 
 }  // namespace ft::inline FTLIB_ABI

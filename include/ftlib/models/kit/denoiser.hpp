@@ -49,6 +49,11 @@ struct DenoiserInfo {
   // The linear layers that pictures pass, and those that modulate them: an adapter on these changes how things are
   // drawn and leaves alone what words mean, so that it holds for words that it was not trained with.
   Targets picture_layers = {};
+  // How it is drawn from where nobody says.
+  int64_t steps = 12;
+  float guidance = 1;
+  // Layers that its published files carry and never use: adapters' parts for them are left out.
+  std::vector<std::string> unused = {};
 
   int64_t values() const { return channels * side * side; }
 };
@@ -60,6 +65,8 @@ template <Scalar T, Device D> class Denoiser {
   virtual DenoiserInfo info() const = 0;
   /// As config.json says it, and as a file of its own carries it.
   virtual Json configuration() const = 0;
+  /// How its captions are read where its file does not say (TextEncoding as JSON); null: it is not known.
+  virtual Json text_encoding() const;
   /// What the network says of noisy pictures z at times t in [0, 1], under a caption each: (B, ch, S, S), (B), B
   /// captions -> (B, ch, S, S). With `recompute` only each block's input is kept, and blocks run again in backward.
   /// Throws Error where shapes do not fit.

@@ -17,6 +17,7 @@ Tensor<T, D> upload_floats(Context<D>& ctx, const Shape& shape, const std::vecto
   else return convert<T>(ctx, x);
 }
 
+template <Scalar T, Device D> Json Denoiser<T, D>::text_encoding() const { return nullptr; }
 template <Scalar T, Device D> Json Denoiser<T, D>::finisher() const {
   throw Error(str("finisher: there is none for a model of type '", info().model_type, "'"),
               "its drawings are finished as they are.");
