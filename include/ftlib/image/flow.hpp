@@ -47,7 +47,7 @@ Tensor<T, D> flow_loss(Context<D>& ctx, Denoiser<T, D>& net, const FlowBatch& ba
 enum class Solver { euler, heun };
 
 struct DrawOptions {
-  int64_t steps = 50;                  // over a uniform grid of times,
+  int64_t steps = 50;                  // over the model's grid of times (Denoiser::time_of), mostly uniform,
   float from = 0, to = 1;              // which goes from here to there
   Solver solver = Solver::heun;        // two predictions a step, the last one excepted; Euler: one
   float guidance = 2;                  // w in v = v_dropped + w (v_caption - v_dropped); 1: none, and half the work

@@ -138,12 +138,13 @@ std::vector<float> denoise(Context<D>& ctx, Denoiser<T, D>& net, const PackedTex
   if (options.from == 0)
     for (float& e : z) e *= model.noise_scale;
   const auto time = [&](int64_t step) {
-    return options.from + (options.to - options.from) * (static_cast<float>(step) / static_cast<float>(options.steps));
+    const float share = static_cast<float>(step) / static_cast<float>(options.steps);
+    return net.time_of(options.from + (options.to - options.from) * share, options.steps);
   };
   std::vector<float> ahead(z.size()), seen(z.size());
   for (int64_t step = 0; step < options.steps; ++step) {
     const bool last = step + 1 == options.steps;
-    const float t = time(step), next = last ? options.to : time(step + 1);
+    const float t = time(step), next = last ? net.time_of(options.to, options.steps) : time(step + 1);
     auto v = velocity(z, t);
     for (std::size_t i = 0; i < z.size(); ++i) {
       seen[i] = z[i] + (1 - t) * v[i];

@@ -76,6 +76,11 @@ template <Scalar T, Device D> class Denoiser {
   virtual void visit(const std::function<void(Parameter<T, D>&)>& f) = 0;
   /// Shapes in a file of those weights that are matrices in here: convolutions.
   virtual const std::map<std::string, Shape>& file_shapes() const = 0;
+  /// The time that a drawing of so many steps comes to when a share u of them is done; u itself: uniform times.
+  virtual float time_of(float u, int64_t /*steps*/) const { return u; }
+  /// What a dropped caption is to the network: hidden states (rows, W) of the empty one. Throws Error where the network
+  /// has something of its own for it.
+  virtual void set_dropped(std::vector<float> states);
   /// The configuration of a small network for the last part of the way, which sees pictures alone. Throws Error where
   /// there is none.
   virtual Json finisher() const;

@@ -18,6 +18,9 @@ Tensor<T, D> upload_floats(Context<D>& ctx, const Shape& shape, const std::vecto
 }
 
 template <Scalar T, Device D> Json Denoiser<T, D>::text_encoding() const { return nullptr; }
+template <Scalar T, Device D> void Denoiser<T, D>::set_dropped(std::vector<float>) {
+  throw Error(str("dropped captions: a model of type '", info().model_type, "' has something of its own for them"));
+}
 template <Scalar T, Device D> Json Denoiser<T, D>::finisher() const {
   throw Error(str("finisher: there is none for a model of type '", info().model_type, "'"),
               "its drawings are finished as they are.");

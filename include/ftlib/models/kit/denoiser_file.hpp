@@ -16,11 +16,11 @@ namespace ft::inline FTLIB_ABI {
 /// A denoiser's file, opened: tensors are mapped when they are asked for.
 struct DenoiserFile {
   SafetensorsFile tensors;
-  Json config;         // JSON under "config" in the header's metadata, or config.json beside the file
+  Json config;         // JSON under "config" in the header's metadata, or config.json beside the file; or null
   std::string source;  // where that stands, for messages
 
-  /// Throws Error where there is no configuration.
-  [[gnu::cold]] static DenoiserFile open(const std::filesystem::path& path) {
+  /// Throws Error where there is no configuration, unless it may be missing.
+  [[gnu::cold]] static DenoiserFile open(const std::filesystem::path& path, bool may_be_missing = false) {
     DenoiserFile file{SafetensorsFile::open(path), {}, path.string() + " (config)"};
     const auto found = file.tensors.metadata().find("config");
     const auto beside = path.parent_path() / "config.json";
@@ -29,7 +29,7 @@ struct DenoiserFile {
     } else if (path_exists(beside)) {
       file.config = read_json(beside);
       file.source = beside.string();
-    } else {
+    } else if (!may_be_missing) {
       throw Error(str(path.string(), ": has no 'config' in its metadata, and there is no ", beside.string()),
                   "this is no picture model, or its config.json was not copied with it.");
     }
@@ -43,6 +43,8 @@ template <Scalar T, Device D> struct DenoiserKind {
   std::string model_type = {};  // in its configuration,
   std::string class_name = {};  // or diffusers' _class_name there; empty: none
   std::function<std::unique_ptr<Denoiser<T, D>>(Context<D>&, const DenoiserFile&)> open = {};
+  /// What the names and shapes of a file without a configuration say; null where it is of another kind. Empty: nothing.
+  std::function<Json(const SafetensorsFile&)> recognise = {};
   /// A new one from a configuration and a seed, all of it trainable; empty: it is not trained from nothing.
   std::function<std::unique_ptr<Denoiser<T, D>>(Context<D>&, const Json&, uint64_t seed)> initial = {};
 };

@@ -48,7 +48,14 @@ template <Scalar T, Device D> void register_denoiser(DenoiserKind<T, D> kind) {
 
 template <Scalar T, Device D>
 [[gnu::cold]] std::unique_ptr<Denoiser<T, D>> open_denoiser(Context<D>& ctx, const std::filesystem::path& path) {
-  const auto file = DenoiserFile::open(path);
+  auto file = DenoiserFile::open(path, /*may_be_missing=*/true);
+  if (file.config.is_null()) {
+    auto& all = detail::Denoisers<T, D>::all();
+    const std::lock_guard lock(all.mutex);
+    for (const auto& kind : all.known)
+      if (file.config.is_null() && kind.recognise) file.config = kind.recognise(file.tensors);
+  }
+  if (file.config.is_null()) file = DenoiserFile::open(path);  // which says what is missing
   return detail::Denoisers<T, D>::of(file.config, file.source).open(ctx, file);
 }
 
