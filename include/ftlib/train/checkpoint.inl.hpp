@@ -89,6 +89,7 @@ void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::
     }
     detail::write_states(file / "averages.safetensors", states, shares, trained.names);
   };
+  if (shares.ranks() > 1) shares.world()->announce(str("step ", state.step, ", checkpoint"));
   if (shares.rank() > 0) return write_shared({});
   std::vector<Tensor<T, D>> weights;
   for (const Parameter<T, D>* w : params)
@@ -200,7 +201,6 @@ FTLIB_INLINE RunState read_state(const std::filesystem::path& path, const Descri
 FTLIB_INLINE void write_states(const std::filesystem::path& file, const std::vector<StateEntry>& states,
                                const Shares& shares, const std::vector<std::string>& parameters) {
   Communicator* const world = shares.world();
-  if (shares.ranks() > 1) world->announce("what rank 0 saves");
   std::vector<TensorEntry> entries;
   for (const StateEntry& s : states) {
     TensorEntry entry{s.name, s.type == "F64" ? DType::f64 : DType::f32, s.shape, s.bytes.data()};
