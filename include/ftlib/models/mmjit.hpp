@@ -324,6 +324,7 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
     std::vector<int32_t> text_rows, image_rows;    // (Nt), (Ni)  where they are in that order
     std::vector<Segment> segments, text_segments;  // of the samples, and of the captions alone
     Tensor<int32_t, D> positions, text_positions;  // (N), (Nt)  rows of the rotary table
+    RopeTable<T, D> rope;                          // the grid's places, then text positions
   };
 
   bool adaln() const { return config_.conditioning == Conditioning::adaln_zero; }
@@ -364,12 +365,10 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
     }
     at.positions = Tensor<int32_t, D>(ctx, {count(positions)}, positions);
     at.text_positions = Tensor<int32_t, D>(ctx, {Nt}, text_positions);
-    if (P + longest > rope_.positions()) {
-      auto angles = grid_angles(config_.head_dim, config_.rope_theta, config_.side(), config_.side());
-      const auto behind = text_angles({.head_size = config_.head_dim, .theta = config_.rope_theta}, 2 * longest);
-      angles.insert(angles.end(), behind.begin(), behind.end());
-      rope_ = RopeTable<T, D>(ctx, config_.head_dim / 2, angles);
-    }
+    auto angles = grid_angles(config_.head_dim, config_.rope_theta, config_.side(), config_.side());
+    const auto behind = text_angles({.head_size = config_.head_dim, .theta = config_.rope_theta}, longest);
+    angles.insert(angles.end(), behind.begin(), behind.end());
+    at.rope = RopeTable<T, D>(ctx, config_.head_dim / 2, angles);
     return at;
   }
 
@@ -403,17 +402,18 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
   }
   /// (N, 3 H hd) -> (N, H hd)
   Tensor<T, D> attend(Context<D>& ctx, const Tensor<T, D>& qkv, Parameter<T, D>& q_norm, Parameter<T, D>& k_norm,
-                      const Tensor<int32_t, D>& positions, const std::vector<Segment>& segments) {
+                      const RopeTable<T, D>& table, const Tensor<int32_t, D>& positions,
+                      const std::vector<Segment>& segments) {
     const int64_t N = qkv.size(0), H = config_.num_heads, hd = config_.head_dim;
     const auto parts = split(ctx, reshape(ctx, qkv, {N, 3 * H, hd}), 1, {H, H, H});
-    const auto q = rope(ctx, rms_norm(ctx, parts[0], in_use(ctx, q_norm), norm_eps), rope_, positions);  // (N, H, hd)
-    const auto k = rope(ctx, rms_norm(ctx, parts[1], in_use(ctx, k_norm), norm_eps), rope_, positions);  // (N, H, hd)
+    const auto q = rope(ctx, rms_norm(ctx, parts[0], in_use(ctx, q_norm), norm_eps), table, positions);  // (N, H, hd)
+    const auto k = rope(ctx, rms_norm(ctx, parts[1], in_use(ctx, k_norm), norm_eps), table, positions);  // (N, H, hd)
     return reshape(ctx, attention(ctx, q, k, parts[2], segments, {.mask = Mask::none}), {N, H * hd});
   }
 
   Tensor<T, D> text_block(Context<D>& ctx, TextBlock& b, const Tensor<T, D>& x, const Layout& at) {  // (Nt, C)
     const auto qkv = b.txt.qkv(ctx, rms_norm(ctx, x, in_use(ctx, b.txt.norm1), norm_eps));
-    const auto attended = attend(ctx, qkv, b.q_norm, b.k_norm, at.text_positions, at.text_segments);
+    const auto attended = attend(ctx, qkv, b.q_norm, b.k_norm, at.rope, at.text_positions, at.text_segments);
     const auto [y, h] = add_rms_norm(ctx, x, b.txt.attn_proj(ctx, attended), in_use(ctx, b.txt.norm2), norm_eps);
     return add(ctx, y, mlp(ctx, b.txt.mlp, h));
   }
@@ -426,7 +426,7 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
     const auto img_qkv = b.img.qkv(ctx, normed(ctx, img, b.img.norm1, m, 0));                     // (Ni, 3 H hd)
     const auto txt_qkv = b.txt.qkv(ctx, rms_norm(ctx, txt, in_use(ctx, b.txt.norm1), norm_eps));  // (Nt, 3 H hd)
     const auto qkv = take_rows(ctx, std::vector{txt_qkv, img_qkv}, at.joint);                     // (N, 3 H hd)
-    const auto y = attend(ctx, qkv, b.q_norm, b.k_norm, at.positions, at.segments);               // (N, H hd)
+    const auto y = attend(ctx, qkv, b.q_norm, b.k_norm, at.rope, at.positions, at.segments);      // (N, H hd)
     Tensor<T, D> h;
     std::tie(img, h) =
         residual_normed(ctx, img, b.img.attn_proj(ctx, take_rows(ctx, y, at.image_rows)), b.img.norm2, m, 2);
@@ -482,7 +482,6 @@ template <Scalar T, Device D> class MMJiT final : public Denoiser<T, D> {
 
   MMJiTConfig config_;
   std::map<std::string, Shape> file_shapes_;
-  RopeTable<T, D> rope_;  // the grid's places, then text positions
   Parameter<T, D> mask_token_, norm_final_, positions_;
   Linear<T, D> proj1_, proj2_, txt_embedder_, t_embedder_0_, t_embedder_2_, pooled_embedder_, final_linear_,
       final_adaLN_1_;
