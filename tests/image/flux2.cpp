@@ -134,7 +134,7 @@ TEST_CASE("flux2: ten steps of LoRA are peft's, and its file is diffusers'") {
     CHECK(std::abs(static_cast<double>(loss.item(c.ctx)) / 3 - wanted) <= 1e-4 * std::max(1.0, wanted));
     CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));
   }
-  CHECK(c.difference(c.predict(), "lora.pred") <= 1e-3);
+  CHECK(c.difference(c.predict(), "lora.pred") <= 5e-4 * c.largest("lora.pred"));  // ten steps of rounding, by Adam
 
   Flux2Case other;
   other.model.load_adapter(flux2_data / "lora_trained");

@@ -123,7 +123,7 @@ TEST_CASE("minit2i: ten steps of its own LoRA are peft's, and what it wrote is r
     CHECK(std::abs(static_cast<double>(loss.item(c.ctx)) / 4 - wanted) <= 1e-4 * std::max(1.0, wanted));
     CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));
   }
-  CHECK(c.difference(c.predict(), "lora.pred") <= 1e-3);
+  CHECK(c.difference(c.predict(), "lora.pred") <= 5e-4 * c.largest("lora.pred"));  // ten steps of rounding, by Adam
 
   MiniT2ICase other;
   other.model.load_adapter(minit2i_pipeline / "lora_trained");
