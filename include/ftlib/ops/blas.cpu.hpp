@@ -1,7 +1,8 @@
 // ops/blas.cpu.hpp: dense products by the BLAS that a host has anyway, where FTLIB_WITH_BLAS is 1 (CMake's FTLIB_BLAS).
 // By its Fortran functions, which every BLAS has: OpenBLAS, MKL, Apple's Accelerate.
 #pragma once
-#include <ftlib/ops/tile.cpu.hpp>  // Epilogue, Write
+#include <ftlib/ops/gemm.shared.hpp>  // DenseOperand
+#include <ftlib/ops/tile.cpu.hpp>     // Write
 
 #include <algorithm>  // std::max, std::copy_n, std::fill_n
 #include <concepts>   // std::same_as
