@@ -12,6 +12,7 @@ The roof is the larger of bytes over bandwidth and FLOPs over the peak of FP32 o
   registers hold, or, where copies go to shared memory, all of that;
 - where blocks are fewer than multiprocessors, or a multiprocessor has fewer than four warps, which arithmetic needs;
 - for mma.sync on Hopper, which reaches a part of the peak alone (arXiv:2402.13499).
+A card that the report was not made for is left out, and named.
 Of a case with several kernels the most favourable counts; for products on tensor cores, of those that multiply there.
 cuBLASLt's own kernels are not in the report: for them the roof stays. A kernel that the report does not have is an error."""
 import argparse
@@ -80,7 +81,12 @@ def main():
     parser.add_argument("--lowered", action="store_true", help="cases whose roof the report lowers on some card")
     arguments = parser.parse_args()
     listed, kernels = json.load(open(arguments.cases)), json.load(open(arguments.kernels))
-    cards = listed["cards"]
+    compiled_for = {key for kernel in kernels.values() for key in kernel if key.startswith("sm_")}
+    cards = [card for card in listed["cards"] if f"sm_{card['sm']}" in compiled_for]
+    left_out = [f"{card['name']} (sm_{card['sm']})" for card in listed["cards"] if card not in cards]
+    if not cards:
+        sys.exit(f"roofline: {arguments.kernels} has no GPU of {arguments.cases}: {', '.join(left_out)}\n"
+                 "  hint: name one of them to tools/check_cuda.py")
     lines = []
     for case in listed["cases"]:
         of_cards = [estimate(card, case, kernels) for card in cards]
@@ -96,6 +102,8 @@ def main():
     print("| --- | ---: | ---: |" + " ---: |" * len(cards))
     print("\n".join(lines))
     print(f"\n{len(lines)} of {len(listed['cases'])} cases")
+    if left_out:
+        print(f"{len(left_out)} of {len(listed['cards'])} cards left out, for which ptxas's report was not made: " + ", ".join(left_out))
 
 
 if __name__ == "__main__":
