@@ -417,7 +417,7 @@ inline void prepare(const PrepareOptions& options, std::ostream& report) {
   ft::Progress progress(std::cerr);
   std::mutex mutex;
   std::size_t next = 0;
-  pool.run([&](int thread, int) {
+  pool.run([&](int thread) {
     for (std::unique_lock lock(mutex); next < sources.size(); lock.lock()) {
       detail::Source& source = sources[next++];
       if (watched && thread == 0)

@@ -6,10 +6,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include <ftlib/core/parallel.hpp>
+#include <ftlib/ops/attention.hpp>
 #include <ftlib/ops/linear.hpp>
+#include <ftlib/ops/shape.hpp>
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <thread>
@@ -43,15 +46,15 @@ int64_t sum_by(Executor& pool, int64_t count) {
   return sum;
 }
 
-/// A host's threads: as many as it likes for each job, begun for it.
+/// A host's threads: as many of them as are free come to a job.
 class HostThreads final : public Executor {
  public:
   int size() const override { return 3; }
-  void run(FunctionRef<void(int, int)> job) override {
+  void run(FunctionRef<void(int)> job) override {
     ++jobs;
     std::vector<std::thread> threads;
-    for (int i = 1; i < given; ++i) threads.emplace_back([&, i] { job(i, given); });
-    job(0, given);
+    for (int i = 1; i < given; ++i) threads.emplace_back([&, i] { job(i); });
+    job(0);
     for (auto& thread : threads) thread.join();
   }
   int given = 3, jobs = 0;
@@ -117,8 +120,8 @@ TEST_CASE("core/parallel: after fork() the child works alone, ends its pool, and
   CHECK(sum_by(pool, 1000) == 999 * 500);
   const auto body = [&] {
     if (sum_by(pool, 1000) != 999 * 500) ::_exit(1);
-    pool.run([](int, int threads) {
-      if (threads != 1) ::_exit(2);
+    pool.run([](int thread) {
+      if (thread != 0) ::_exit(2);
     });
     {
       std::unique_ptr<ThreadPool> inherited(&pool);  // its end must not wait for threads that are not there
@@ -130,21 +133,42 @@ TEST_CASE("core/parallel: after fork() the child works alone, ends its pool, and
 #endif
 #endif
     ThreadPool own(3);
-    std::atomic<int> ran{0};
-    own.run([&](int, int) { ++ran; });
-    ::_exit(ran == 3 && sum_by(own, 1000) == 999 * 500 ? 42 : 3);
+    ::_exit(sum_by(own, 1000) == 999 * 500 ? 42 : 3);
   };
   CHECK(status_of_child(body) == 42);
   CHECK(sum_by(pool, 1000) == 999 * 500);  // the parent's is as it was
 }
 
+TEST_CASE("core/parallel: each piece of a job is done once, whoever comes to it, and nobody comes when it is done") {
+  ThreadPool pool(4);
+  int64_t wrong = 0, calls = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const int64_t count = i % 9;
+    std::vector<std::atomic<int>> done(static_cast<std::size_t>(count)), came(4);
+    Pieces pieces(count);
+    pool.run([&](int thread) {
+      ++came[static_cast<std::size_t>(thread)];
+      for (int64_t piece = pieces.take(); piece >= 0; piece = pieces.take()) ++done[static_cast<std::size_t>(piece)];
+    });
+    for (const auto& of_piece : done) wrong += of_piece != 1;
+    for (const auto& of_thread : came) wrong += of_thread > 1;
+    wrong += came[0] != 1;
+    for (const auto& of_thread : came) calls += of_thread;
+  }
+  CHECK(wrong == 0);
+  CHECK(calls >= 2000);
+}
+
 TEST_CASE("core/parallel: the first exception of a job comes to the caller, and the pool goes on") {
   ThreadPool pool(3);
-  for (int i = 0; i < 3; ++i)
-    CHECK_THROWS_WITH_AS(pool.run([&](int thread, int) {
-      if (thread == i) throw Error("on purpose");
+  for (int i = 0; i < 3; ++i) {
+    Pieces pieces(3);
+    CHECK_THROWS_WITH_AS(pool.run([&](int) {
+      for (int64_t piece = pieces.take(); piece >= 0; piece = pieces.take())
+        if (piece == i) throw Error("on purpose");
     }),
                          "on purpose", Error);
+  }
   CHECK(sum_by(pool, 1000) == 999 * 500);
 }
 
@@ -155,7 +179,7 @@ TEST_CASE("core/parallel: threads that share a pool get their own results and th
     for (int i = 0; i < 500; ++i) {
       if (sum_by(pool, 100 + i) != int64_t{99 + i} * (100 + i) / 2) ++wrong;
       try {
-        pool.run([&](int, int) {
+        pool.run([&](int) {
           if (throws) throw Error("mine");
         });
         if (throws) ++wrong;
@@ -172,7 +196,7 @@ TEST_CASE("core/parallel: threads that share a pool get their own results and th
 }
 
 TEST_CASE("core/parallel: two contexts on one pool in two threads; and on a host's own threads") {
-  const int64_t n = 96;  // enough for gemm's threads, which wait for one another
+  const int64_t n = 96;  // enough for gemm's threads, which wait for one another's pieces
   std::vector<float> values(static_cast<std::size_t>(n * n));
   for (std::size_t i = 0; i < values.size(); ++i) values[i] = static_cast<float>(i % 7) - 3;
   const auto answer = [&](Context<Cpu>& ctx) {
@@ -199,4 +223,29 @@ TEST_CASE("core/parallel: two contexts on one pool in two threads; and on a host
   CHECK(host->jobs >= 3);
   CHECK_THROWS_WITH_AS(Context<Cpu>({.threads = 2, .pool = host}),
                        doctest::Contains("threads is 2, and the pool that is given has 3"), Error);
+}
+
+TEST_CASE("core/parallel: how many threads come to a job decides no bit") {
+  const int64_t n = 200;
+  std::vector<float> values(static_cast<std::size_t>(n * n));
+  for (std::size_t i = 0; i < values.size(); ++i) values[i] = std::sin(static_cast<float>(i));
+  const auto host = std::make_shared<HostThreads>();
+  const auto gradients = [&](int given) {
+    host->given = given;
+    Context<Cpu> ctx({.pool = host});
+    Parameter<float, Cpu> q("q", Tensor<float, Cpu>(ctx, {n, n}, values)),
+        k("k", Tensor<float, Cpu>(ctx, {n, n}, values));
+    Tape tape(ctx);
+    const Tensor<float, Cpu> x(ctx, {n, n}, values);
+    const auto heads = [&](Parameter<float, Cpu>& w) { return reshape(ctx, linear(ctx, x, w), {n, 2, n / 2}); };
+    const auto y =
+        attention(ctx, heads(q), heads(k), heads(k), {{0, 120, 0, 120}, {120, n, 120, n}}, {.mask = Mask::causal});
+    tape.backward(y, y);
+    auto both = q.grad.to_host(ctx);
+    for (const float g : k.grad.to_host(ctx)) both.push_back(g);
+    return both;
+  };
+  const auto by_three = gradients(3);
+  CHECK(gradients(1) == by_three);
+  CHECK(gradients(2) == by_three);
 }

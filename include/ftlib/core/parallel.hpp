@@ -1,8 +1,9 @@
-// core/parallel.hpp: who runs the loops: a pool of threads, or a host's own. Static shares, so the same thread count
-// gives the same sums.
+// core/parallel.hpp: who runs the loops: a pool of threads, or a host's own. Work is cut into pieces by its size and
+// the number of threads, so the same number gives the same sums; who is free takes the next one.
 #pragma once
 #include <ftlib/core/error.hpp>
 
+#include <atomic>       // std::atomic
 #include <concepts>     // std::invocable
 #include <cstdint>      // std::int64_t
 #include <memory>       // std::addressof, std::unique_ptr
@@ -42,15 +43,34 @@ class Executor {
 
   /// The most threads that a job gets, the caller's among them; it does not change.
   virtual int size() const = 0;
-  /// Calls job(thread, threads) for each `thread` in [0, threads), `threads` being at most size(), and returns when all
-  /// have returned; one exception of theirs is thrown to the caller. The calls run at the same time, as they may wait
-  /// for one another: where no other thread is free, `threads` is 1. Called from any thread, and from inside a job.
-  virtual void run(FunctionRef<void(int, int)> job) = 0;
+  /// Calls job(0) in the caller's thread and, at the same time, job(thread) in as many others as are free, each with a
+  /// number of its own in [1, size()); returns when all calls that have begun have returned, with one exception of
+  /// theirs. Nobody else may come, or come late: a job takes its work from Pieces, so that it is done all the same.
+  /// Called from any thread, and from inside a job.
+  virtual void run(FunctionRef<void(int)> job) = 0;
 };
 
-/// Threads that sleep until there is a job. One job at a time, the caller being thread 0: a job that comes meanwhile,
-/// from inside the first or from another thread, is run alone by the thread that brings it. So where contexts share a
-/// pool, which sums are cut where depends on the moment, and two runs agree to rounding, not to the bit.
+/// The pieces of a job, taken one by one by whoever is free: a thread that shares its core with other programs takes
+/// fewer of them, and none is waited for that it has not begun.
+class Pieces {
+ public:
+  explicit Pieces(std::int64_t count) : count_(count) {}
+  /// The next piece, counted from 0; -1 when all are taken.
+  std::int64_t take() {
+    const std::int64_t piece = next_.fetch_add(1, std::memory_order_relaxed);
+    return piece < count_ ? piece : -1;
+  }
+
+ private:
+  const std::int64_t count_;
+  alignas(64) std::atomic<std::int64_t> next_{0};
+};
+
+/// Pieces for each thread, where a job is cut for several: enough that one which comes late finds some left.
+inline constexpr int pieces_a_thread = 4;
+
+/// Threads that sleep until there is a job. One job at a time: a job that comes meanwhile, from inside the first or
+/// from another thread, is run alone by the thread that brings it.
 ///
 /// After fork() the child has none of these threads: there, each job is run alone by the thread that brings it.
 class ThreadPool final : public Executor {
@@ -62,7 +82,7 @@ class ThreadPool final : public Executor {
   ~ThreadPool() override;
 
   int size() const override { return size_; }
-  void run(FunctionRef<void(int, int)> job) override;
+  void run(FunctionRef<void(int)> job) override;
 
  private:
   struct State;
@@ -73,7 +93,7 @@ class ThreadPool final : public Executor {
 /// Cores that the calling thread may run on; at least 1.
 int available_cores();
 
-/// body(begin, end) over shares of [0, count); serial where there are fewer than `grain` items for a second thread.
+/// body(begin, end) over pieces of [0, count), each of at least `grain` items; in one piece where there are not two.
 void parallel_for(Executor& pool, std::int64_t count, std::int64_t grain,
                   FunctionRef<void(std::int64_t, std::int64_t)> body);
 

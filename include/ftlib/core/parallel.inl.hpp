@@ -75,17 +75,18 @@ struct ThreadPool::State {
 
   bool in_child() const { return forks->load(std::memory_order_relaxed) != born; }
 
-  void run(const FunctionRef<void(int, int)>& todo) {
+  void run(const FunctionRef<void(int)>& todo) {
     job = &todo;
-    left.store(size - 1, std::memory_order_relaxed);
     {
       const std::lock_guard lock(mutex);
-      ticket.fetch_add(1, std::memory_order_release);
+      state.store(number_of(state.load(std::memory_order_relaxed)) + one_job + open, std::memory_order_release);
     }
     wake.notify_all();
     invoke(0);
-    for (int spins = 0; left.load(std::memory_order_acquire) > 0;)
+    state.fetch_and(~open, std::memory_order_acq_rel);  // who has not come by now need not come
+    for (int spins = 0; (state.load(std::memory_order_acquire) & inside) > 0;)
       if (++spins > spin_limit) std::this_thread::yield();
+      else detail::relax();
     const std::exception_ptr mine = std::exchange(thrown, nullptr);  // before the next job may come
     busy.store(false, std::memory_order_release);
     if (mine) std::rethrow_exception(mine);
@@ -95,7 +96,7 @@ struct ThreadPool::State {
     {
       const std::lock_guard lock(mutex);
       stopped = true;
-      ticket.fetch_add(1, std::memory_order_release);
+      state.fetch_add(one_job, std::memory_order_release);
     }
     wake.notify_all();
     for (auto& worker : workers) worker.join();
@@ -103,7 +104,7 @@ struct ThreadPool::State {
 
   void invoke(int thread) noexcept {
     try {
-      (*job)(thread, size);
+      (*job)(thread);
     } catch (...) {
       const std::lock_guard lock(thrown_mutex);
       if (!thrown) thrown = std::current_exception();
@@ -111,20 +112,29 @@ struct ThreadPool::State {
   }
 
   void work(int thread) {
-    std::uint64_t seen = 0;
+    std::uint64_t seen = 0;  // the number of the last job that this thread knows of
+    const auto next = [&] { return number_of(state.load(std::memory_order_acquire)) != seen; };
     for (;;) {
-      for (int spins = 0; ticket.load(std::memory_order_acquire) == seen && spins < spin_limit; ++spins)
-        detail::relax();
-      if (ticket.load(std::memory_order_acquire) == seen) {
+      for (int spins = 0; !next() && spins < spin_limit; ++spins) detail::relax();
+      if (!next()) {
         std::unique_lock lock(mutex);
-        wake.wait(lock, [&] { return ticket.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, next);
       }
-      ++seen;
       if (stopped) return;
+      std::uint64_t now = state.load(std::memory_order_acquire);
+      while ((now & open) && !state.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
+      }
+      seen = number_of(now);
+      if (!(now & open)) continue;
       invoke(thread);
-      left.fetch_sub(1, std::memory_order_acq_rel);
+      state.fetch_sub(1, std::memory_order_acq_rel);
     }
   }
+
+  /// In one word, so that a thread comes to an open job or not at all: how many threads besides the caller's are in the
+  /// job, whether it is open to others, and its number.
+  static constexpr std::uint64_t inside = 0xffff, open = 0x10000, one_job = 0x20000;
+  static constexpr std::uint64_t number_of(std::uint64_t state) { return state / one_job * one_job; }
 
   const std::atomic<int>* forks;
   const int born;  // *forks at the start
@@ -132,11 +142,10 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
   std::mutex mutex, thrown_mutex;
   std::condition_variable wake;
-  std::atomic<std::uint64_t> ticket{0};
-  std::atomic<int> left{0};
+  std::atomic<std::uint64_t> state{0};
   std::atomic<bool> busy{false};
   std::atomic<bool> stopped{false};
-  const FunctionRef<void(int, int)>* job = nullptr;
+  const FunctionRef<void(int)>* job = nullptr;
   std::exception_ptr thrown;
 };
 
@@ -150,23 +159,23 @@ FTLIB_INLINE ThreadPool::~ThreadPool() {
   if (state_->in_child()) (void)state_.release();  // NOLINT(bugprone-unused-return-value): see State
   else state_->stop();
 }
-FTLIB_INLINE void ThreadPool::run(FunctionRef<void(int, int)> job) {
-  if (!state_ || state_->in_child() || state_->busy.exchange(true, std::memory_order_acquire)) job(0, 1);
+FTLIB_INLINE void ThreadPool::run(FunctionRef<void(int)> job) {
+  if (!state_ || state_->in_child() || state_->busy.exchange(true, std::memory_order_acquire)) job(0);
   else state_->run(job);
 }
 
 FTLIB_INLINE void parallel_for(Executor& pool, std::int64_t count, std::int64_t grain,
                                FunctionRef<void(std::int64_t, std::int64_t)> body) {
   if (count <= 0) return;
-  const std::int64_t shares =
-      std::min<std::int64_t>(pool.size(), std::max<std::int64_t>(1, count / std::max<std::int64_t>(1, grain)));
-  if (shares == 1) {
+  const std::int64_t most = pool.size() == 1 ? 1 : pieces_a_thread * std::int64_t{pool.size()};
+  const std::int64_t parts = std::min(most, count / std::max<std::int64_t>(1, grain));
+  if (parts <= 1) {
     body(0, count);
     return;
   }
-  pool.run([&](int thread, int threads) {
-    const std::int64_t parts = std::min<std::int64_t>(shares, threads);  // an executor may give fewer than it has
-    if (thread < parts) body(count * thread / parts, count * (thread + 1) / parts);
+  Pieces pieces(parts);
+  pool.run([&](int) {
+    for (std::int64_t i = pieces.take(); i >= 0; i = pieces.take()) body(count * i / parts, count * (i + 1) / parts);
   });
 }
 

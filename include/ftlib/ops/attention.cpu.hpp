@@ -73,7 +73,8 @@ struct AttentionBlock {
   double cost_before;  // of all blocks before this one
 };
 
-/// A list of blocks, dealt out in runs of about equal cost: a thread count gives always the same runs.
+/// A list of blocks, cut into runs of about equal cost, which threads take: a number of runs gives always the same
+/// ones.
 struct AttentionPlan {
   std::vector<AttentionBlock> blocks;
   double cost = 0;
@@ -82,12 +83,16 @@ struct AttentionPlan {
     blocks.push_back({segment, kv, begin, end, cost});
     cost += static_cast<double>(work);
   }
-  /// The first block of a thread's run; thread + 1 gives the run's end.
-  std::size_t start(int thread, int threads) const {
-    const double from = cost * thread / threads;
+  /// How many runs so many threads take: a few for each, so that one with a slow core takes fewer.
+  int64_t runs(int threads) const {
+    return threads == 1 ? 1 : std::min<int64_t>(pieces_a_thread * threads, static_cast<int64_t>(blocks.size()));
+  }
+  /// The first block of a run; run + 1 gives its end.
+  std::size_t start(int64_t run, int64_t runs) const {
+    const double from = cost * static_cast<double>(run) / static_cast<double>(runs);
     const auto found = std::partition_point(blocks.begin(), blocks.end(),
                                             [&](const AttentionBlock& b) { return b.cost_before < from; });
-    return thread >= threads ? blocks.size() : static_cast<std::size_t>(found - blocks.begin());
+    return run >= runs ? blocks.size() : static_cast<std::size_t>(found - blocks.begin());
   }
   bool starts_unit(std::size_t i) const {
     return i == 0 || blocks[i].segment != blocks[i - 1].segment || blocks[i].kv != blocks[i - 1].kv;
@@ -322,9 +327,9 @@ void attention_stream(const AttentionCall<T>& call, const Segment& s, const Atte
 
 /// The arrays of a thread in backward.
 template <Scalar T> struct BackwardSpace {
-  T *keys_t, *values_t, *keys, *queries, *dys, *p, *ds, *dq, *dk, *dv, *spill_k, *spill_v, *delta, *lse;
+  T *keys_t, *values_t, *keys, *queries, *dys, *p, *ds, *dq, *dk, *dv, *delta, *lse;
   static constexpr int64_t step = key_tile + 16;  // of p and ds: 2^n would put a column into few sets of the cache
-  BackwardSpace(Arena<T>& arena, const AttentionCall<T>& call, int64_t nk, bool spills) {
+  BackwardSpace(Arena<T>& arena, const AttentionCall<T>& call, int64_t nk) {
     const int64_t rows = std::max<int64_t>(1, block_rows / call.groups) * call.groups;
     keys_t = arena.take(round_up(nk, tile_cols<T>) * call.hd);    // panels of K^T
     values_t = arena.take(round_up(nk, tile_cols<T>) * call.hd);  // panels of V^T
@@ -336,8 +341,6 @@ template <Scalar T> struct BackwardSpace {
     dq = arena.take(rows * call.padded);
     dk = arena.take(nk * call.padded);
     dv = arena.take(nk * call.padded);
-    spill_k = arena.take(spills ? nk * call.padded : 0);  // sums of a unit that another thread began
-    spill_v = arena.take(spills ? nk * call.padded : 0);
     delta = arena.take(rows);
     lse = arena.take(rows);
   }
@@ -457,22 +460,25 @@ void attention_forward(Context<Cpu>& ctx,
     ForwardSpace<T>(size, call, nk);
     const Tensor<T, Cpu> memory(ctx, {ctx.threads(), size.used});
     T* const base = const_cast<T*>(memory.data());
-    ctx.pool().run([&](int thread, int threads) {
+    const int64_t runs = plan.runs(ctx.threads());
+    Pieces pieces(runs);
+    ctx.pool().run([&](int thread) {
       Arena<T> arena{base + thread * size.used};
       ForwardSpace<T> space(arena, call, nk);
-      const std::size_t begin = plan.start(thread, threads), end = plan.start(thread + 1, threads);
-      for (std::size_t i = begin; i < end; ++i) {
-        const AttentionBlock& block = plan.blocks[i];
-        const Segment& s = segments[block.segment];
-        if (i == begin || plan.starts_unit(i)) {
-          const int64_t n = s.k_end - s.k_begin;
-          pack_transposed(
-              space.keys, [&](int64_t j) { return call.at(k, s.k_begin + j, block.kv); }, n, call.hd);
-          pack_panels(
-              space.values, [&](int64_t j) { return call.at(v, s.k_begin + j, block.kv); }, n, call.hd);
+      std::size_t last = plan.blocks.size();  // the block before, if it is this thread's: then its keys are packed
+      for (int64_t run = pieces.take(); run >= 0; run = pieces.take())
+        for (std::size_t i = plan.start(run, runs); i < plan.start(run + 1, runs); last = i++) {
+          const AttentionBlock& block = plan.blocks[i];
+          const Segment& s = segments[block.segment];
+          if (last + 1 != i || plan.starts_unit(i)) {
+            const int64_t n = s.k_end - s.k_begin;
+            pack_transposed(
+                space.keys, [&](int64_t j) { return call.at(k, s.k_begin + j, block.kv); }, n, call.hd);
+            pack_panels(
+                space.values, [&](int64_t j) { return call.at(v, s.k_begin + j, block.kv); }, n, call.hd);
+          }
+          attention_block(call, s, block, space, y, lse);
         }
-        attention_block(call, s, block, space, y, lse);
-      }
     });
   }
 
@@ -480,9 +486,12 @@ void attention_forward(Context<Cpu>& ctx,
     const int64_t hd = call.hd, part = stream_rows * (hd + 2);
     Tensor<T, Cpu> parts(ctx, {static_cast<int64_t>(plan.blocks.size()), part});
     const auto part_of = [&](std::size_t i) { return parts.data() + static_cast<int64_t>(i) * part; };
-    ctx.pool().run([&](int thread, int threads) {
-      for (std::size_t i = plan.start(thread, threads); i < plan.start(thread + 1, threads); ++i)
-        attention_stream(call, segments[plan.blocks[i].segment], plan.blocks[i], part_of(i));
+    const int64_t runs = plan.runs(ctx.threads());
+    Pieces pieces(runs);
+    ctx.pool().run([&](int) {
+      for (int64_t run = pieces.take(); run >= 0; run = pieces.take())
+        for (std::size_t i = plan.start(run, runs); i < plan.start(run + 1, runs); ++i)
+          attention_stream(call, segments[plan.blocks[i].segment], plan.blocks[i], part_of(i));
     });
     for (std::size_t i = 0, end; i < plan.blocks.size(); i = end) {  // the chunks of a unit, merged in order
       for (end = i + 1; end < plan.blocks.size() && !plan.starts_unit(end);) ++end;
@@ -533,16 +542,16 @@ void attention_backward(Context<Cpu>& ctx,
   for (std::size_t i = 0; i + 1 < sorted.size(); ++i) shared |= sorted[i].k_end > sorted[i + 1].k_begin;
 
   const int64_t nk = longest(segments), hd = call.hd, padded = call.padded, KV = k.shape[1];
-  const int workers = shared ? 1 : ctx.threads();
+  const int threads = shared ? 1 : ctx.threads();
+  const int64_t runs = plan.runs(threads);
   const bool keys_too = dk || dv;
   Arena<T> size;
-  BackwardSpace<T>(size, call, nk, workers > 1);
-  Tensor<T, Cpu> memory(ctx, {workers, size.used});
-  const auto space_of = [&](int thread) {
-    Arena<T> arena{memory.data() + thread * size.used};
-    return BackwardSpace<T>(arena, call, nk, workers > 1);
-  };
-  const auto add_keys = [&](const AttentionBlock& unit, T* from_k, T* from_v) {
+  BackwardSpace<T>(size, call, nk);
+  Tensor<T, Cpu> memory(ctx, {threads, size.used});
+  // Of each run but the first: sums of the unit that the run before began, dk and dv.
+  Tensor<T, Cpu> spilled(ctx, {keys_too ? runs - 1 : 0, 2, nk * padded});
+  const auto spill_of = [&](int64_t run) { return spilled.data() + (run - 1) * 2 * nk * padded; };
+  const auto add_keys = [&](const AttentionBlock& unit, const T* from_k, const T* from_v) {
     const Segment& s = segments[unit.segment];
     for (int64_t j = 0; j < s.k_end - s.k_begin; ++j) {
       const int64_t at = ((s.k_begin + j) * KV + unit.kv) * hd;
@@ -550,42 +559,41 @@ void attention_backward(Context<Cpu>& ctx,
       if (dv) add_scaled(dv.data + at, from_v + j * padded, hd, T(1));
     }
   };
-  const auto work = [&](int thread, int threads) {
-    BackwardSpace<T> space = space_of(thread);
-    const std::size_t begin = plan.start(thread, threads), end = plan.start(thread + 1, threads);
-    T *sum_k = nullptr, *sum_v = nullptr;
-    for (std::size_t i = begin; i < end; ++i) {
-      const AttentionBlock& block = plan.blocks[i];
-      const Segment& s = segments[block.segment];
-      if (i == begin || plan.starts_unit(i)) {
-        const int64_t n = s.k_end - s.k_begin;
-        const auto key = [&](int64_t j) { return call.at(k, s.k_begin + j, block.kv); };
-        pack_transposed(space.keys_t, key, n, hd);
-        pack_transposed(
-            space.values_t, [&](int64_t j) { return call.at(v, s.k_begin + j, block.kv); }, n, hd);
-        if (dq) pack_panels(space.keys, key, n, hd);
-        if (keys_too) {
-          sum_k = plan.starts_unit(i) ? space.dk : space.spill_k;
-          sum_v = plan.starts_unit(i) ? space.dv : space.spill_v;
-          std::fill_n(sum_k, n * padded, T(0));
-          std::fill_n(sum_v, n * padded, T(0));
+  Pieces pieces(runs);
+  const auto work = [&](int thread) {
+    Arena<T> arena{memory.data() + thread * size.used};
+    BackwardSpace<T> space(arena, call, nk);
+    for (int64_t run = pieces.take(); run >= 0; run = pieces.take()) {
+      const std::size_t begin = plan.start(run, runs), end = plan.start(run + 1, runs);
+      T *sum_k = nullptr, *sum_v = nullptr;
+      for (std::size_t i = begin; i < end; ++i) {
+        const AttentionBlock& block = plan.blocks[i];
+        const Segment& s = segments[block.segment];
+        if (i == begin || plan.starts_unit(i)) {
+          const int64_t n = s.k_end - s.k_begin;
+          const auto key = [&](int64_t j) { return call.at(k, s.k_begin + j, block.kv); };
+          pack_transposed(space.keys_t, key, n, hd);
+          pack_transposed(
+              space.values_t, [&](int64_t j) { return call.at(v, s.k_begin + j, block.kv); }, n, hd);
+          if (dq) pack_panels(space.keys, key, n, hd);
+          if (keys_too) {
+            sum_k = plan.starts_unit(i) ? space.dk : spill_of(run);
+            sum_v = plan.starts_unit(i) ? space.dv : spill_of(run) + nk * padded;
+            std::fill_n(sum_k, n * padded, T(0));
+            std::fill_n(sum_v, n * padded, T(0));
+          }
         }
+        attention_block_backward(call, s, block, space, sum_k, sum_v, dq, dy, y, lse);
+        if (keys_too && sum_k == space.dk && (i + 1 == end || plan.starts_unit(i + 1))) add_keys(block, sum_k, sum_v);
       }
-      attention_block_backward(call, s, block, space, sum_k, sum_v, dq, dy, y, lse);
-      if (keys_too && sum_k == space.dk && (i + 1 == end || plan.starts_unit(i + 1))) add_keys(block, sum_k, sum_v);
     }
   };
-  if (workers == 1) return work(0, 1);
-  int ran = 1;
-  ctx.pool().run([&](int thread, int threads) {
-    if (thread == 0) ran = threads;
-    work(thread, threads);
-  });
-  for (int thread = 1; thread < ran && keys_too; ++thread) {  // what was cut at a thread's beginning, in order
-    const std::size_t begin = plan.start(thread, ran);
-    if (begin == plan.start(thread + 1, ran) || plan.starts_unit(begin)) continue;
-    const BackwardSpace<T> space = space_of(thread);
-    add_keys(plan.blocks[begin], space.spill_k, space.spill_v);
+  if (threads == 1) work(0);
+  else ctx.pool().run(work);
+  for (int64_t run = 1; run < runs && keys_too; ++run) {  // what was cut at a run's beginning, in order
+    const std::size_t begin = plan.start(run, runs);
+    if (begin == plan.start(run + 1, runs) || plan.starts_unit(begin)) continue;
+    add_keys(plan.blocks[begin], spill_of(run), spill_of(run) + nk * padded);
   }
 }
 
