@@ -8,6 +8,7 @@
 #include "cpu_table.hpp"
 
 #include <ftlib/core/random.hpp>
+#include <ftlib/ops/conv2d.shared.hpp>
 #include <ftlib/ops/gated_delta_rule.shared.hpp>
 #include <ftlib/ops/gemm.shared.hpp>
 #include <ftlib/ops/kinds.hpp>
@@ -31,10 +32,12 @@ using namespace runtime_detail;
 #include <ftlib/ops/activation.cpu.hpp>
 #include <ftlib/ops/attention.cpu.hpp>
 #include <ftlib/ops/causal_conv.cpu.hpp>
+#include <ftlib/ops/conv2d.cpu.hpp>
 #include <ftlib/ops/cross_entropy.cpu.hpp>
 #include <ftlib/ops/dropout.cpu.hpp>
 #include <ftlib/ops/embedding.cpu.hpp>
 #include <ftlib/ops/gated_delta_rule.cpu.hpp>
+#include <ftlib/ops/group_norm.cpu.hpp>
 #include <ftlib/ops/linear.cpu.hpp>
 #include <ftlib/ops/norm.cpu.hpp>
 #include <ftlib/ops/rope.cpu.hpp>

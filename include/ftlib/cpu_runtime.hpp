@@ -42,6 +42,10 @@
   X(, rope_turn, View<T>, In<T>, In<T>, In<T>, In<int32_t>, RopePairing, T)                                           \
   X(, causal_conv_apply, View<T>, In<T>, In<T>, const std::vector<int32_t>&, const std::vector<int32_t>&, int64_t)    \
   X(, causal_conv_weights, View<T>, In<T>, In<T>, const std::vector<int32_t>&)                                        \
+  X(, gather_patches, View<T>, In<T>, const Patches&, int64_t)                                                        \
+  X(, group_norm_forward, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>, In<T>, In<T>, float)          \
+  X(, group_norm_backward, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>, In<T>,                       \
+    In<accumulate_t<T>>, In<accumulate_t<T>>, In<T>)                                                                  \
   X(, gated_delta_forward, const DeltaRule<T>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>)                \
   X(, gated_delta_backward, const DeltaRule<T>&, View<T>, View<T>, View<T>, View<T>, View<T>, View<accumulate_t<T>>,  \
     View<accumulate_t<T>>, In<T>, In<accumulate_t<T>>)                                                                \
@@ -101,6 +105,7 @@ template <Scalar T> struct LionItem;
 template <class T> struct DenseOperand;
 struct StoredOperand;
 struct Segment;
+struct Patches;
 struct AttentionOptions;
 struct Verdict;
 enum class SoftmaxResult;

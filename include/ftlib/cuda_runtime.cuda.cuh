@@ -4,11 +4,13 @@
 #include <ftlib/ops/activation.cuda.cuh>
 #include <ftlib/ops/attention.cuda.cuh>
 #include <ftlib/ops/causal_conv.cuda.cuh>
+#include <ftlib/ops/conv2d.cuda.cuh>
 #include <ftlib/ops/cross_entropy.cuda.cuh>
 #include <ftlib/ops/dropout.cuda.cuh>
 #include <ftlib/ops/elementwise.cuda.cuh>
 #include <ftlib/ops/embedding.cuda.cuh>
 #include <ftlib/ops/gated_delta_rule.cuda.cuh>
+#include <ftlib/ops/group_norm.cuda.cuh>
 #include <ftlib/ops/linear.cuda.cuh>
 #include <ftlib/ops/norm.cuda.cuh>
 #include <ftlib/ops/rope.cuda.cuh>
@@ -78,6 +80,11 @@
                                             const std::vector<int32_t>&, int64_t);                                     \
   EXTERN template void causal_conv_weights<T>(Context<Cuda>&, View<accumulate_t<T>>, View<const T>, In<T>,             \
                                               const std::vector<int32_t>&);                                            \
+  EXTERN template void gather_patches<T>(Context<Cuda>&, View<T>, In<T>, const Patches&, int64_t);                     \
+  EXTERN template void group_norm_forward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>,    \
+                                             In<T>, In<T>, In<T>, float);                                              \
+  EXTERN template void group_norm_backward<T>(Context<Cuda>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>,   \
+                                              In<T>, In<T>, In<accumulate_t<T>>, In<accumulate_t<T>>, In<T>);          \
   EXTERN template void gated_delta_forward<T>(Context<Cuda>&, const DeltaRule<T>&, View<T>, View<accumulate_t<T>>,     \
                                               View<accumulate_t<T>>);                                                  \
   EXTERN template void gated_delta_backward<T>(Context<Cuda>&, const DeltaRule<T>&, View<T>, View<T>, View<T>,         \
