@@ -1,5 +1,6 @@
-// src/models.cpp: the language models and those of pictures, how a checkpoint becomes one, and how layers ask for the
-// adapter in use.
+// src/models.cpp: the language models, those of pictures and their autoencoders, how a checkpoint becomes one, and how
+// layers ask for the adapter in use.
+#include <ftlib/models/kit/autoencoder.inl.hpp>
 #include <ftlib/models/kit/denoiser_registry.inl.hpp>
 #include <ftlib/models/kit/language_model.inl.hpp>
 #include <ftlib/models/kit/registry.inl.hpp>
@@ -37,4 +38,5 @@ template class Denoiser<T, D>;
 template std::unique_ptr<Denoiser<T, D>> open_denoiser(Context<D>&, const std::filesystem::path&);
 template std::unique_ptr<Denoiser<T, D>> initial_denoiser(Context<D>&, const Json&, uint64_t);
 template void register_denoiser(DenoiserKind<T, D>);
+template std::unique_ptr<Autoencoder<T, D>> open_autoencoder(Context<D>&, const std::filesystem::path&);
 }  // namespace ft::inline FTLIB_ABI

@@ -1,0 +1,17 @@
+// models/kit/autoencoder.inl.hpp: the bodies of models/kit/autoencoder.hpp.
+#pragma once
+#include <ftlib/models/autoencoder_kl.hpp>  // AutoencoderKL
+#include <ftlib/models/kit/autoencoder.hpp>
+
+namespace ft::inline FTLIB_ABI {
+
+template <Scalar T, Device D>
+[[gnu::cold]] std::unique_ptr<Autoencoder<T, D>> open_autoencoder(Context<D>& ctx, const std::filesystem::path& path) {
+  const auto file = DenoiserFile::open(is_folder(path) ? path / "diffusion_pytorch_model.safetensors" : path);
+  const auto name = value_or<std::string>(file.config, "_class_name", "", file.source);
+  if (AutoencoderKLConfig::is_known(name)) return std::make_unique<AutoencoderKL<T, D>>(ctx, file);
+  throw Error(str(file.source, ": autoencoder '", name, "' is not known"),
+              "known are AutoencoderKL and AutoencoderKLFlux2.", ErrorKind::bad_file);
+}
+
+}  // namespace ft::inline FTLIB_ABI
