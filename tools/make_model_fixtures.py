@@ -57,6 +57,8 @@ Traps these fixtures are made to catch:
    mtp.* and model.visual.* are not read. Norms are (1 + w), that of a delta net is w; A_log and dt_bias have no ending, and
    GGUF has -e^A_log. qwen3_5_heads: the text model alone, more value heads than key heads, values of another size. Their
    eps is large: a text's first token gives v times q k, and where that is near zero the norm behind it makes rounding large.
+ - qwen35_heads_q4_1: GGUF has the first value head of each key head, then the second of each; blocks of 32 reach over two heads of
+   16 columns.
  - gemma4_tiny: the last three layers have no keys and values of their own and read those of layers 1 and 2; heads are of
    8 with a window and of 16 without; config.json says that in per_layer_config, and did in global_head_dim before. A
    layer's scalar is a buffer: trained nowhere, in every file. gemma4_kv_tiny: values that are keys, no embeddings of layers.
@@ -78,7 +80,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
 from reference_gguf import (BARE, BLOCKS, PERMUTED, SHIFTED, TOP, TOPS, chosen_nll, formula_lora, gguf, need, np, open_model,
-                            open_tokenizer, permute, torch, transformers)
+                            open_tokenizer, permute, tile_of, tiled, torch, transformers)
 
 peft, safetensors_torch = need("peft", "safetensors.torch")
 
@@ -873,6 +875,8 @@ def write_gguf(path, model, architecture):
             value = -np.exp(value)
         if architecture in ("lfm2", "qwen35") and value.ndim == 3:
             value = value[:, 0]
+        if architecture == "qwen35" and (at := tile_of(ours, c.linear_num_key_heads, c.linear_key_head_dim)):
+            value = tiled(value, c.linear_num_key_heads, c.linear_num_value_heads, *at)
         if architecture in PERMUTED and ".attn_q." in ours:
             value = permute(value, c.num_attention_heads)
         if architecture in PERMUTED and ".attn_k." in ours:
@@ -971,13 +975,17 @@ def gpt_oss_fp4():
     return randomise(transformers.GptOssForCausalLM(c), 0.4), "gpt-oss"
 
 
-def qwen35_q4_1():
+def qwen35_q4_1(**more):
     rope = {"rope_type": "default", "rope_theta": 1e6, "partial_rotary_factor": 0.25, "mrope_interleaved": True,
             "mrope_section": [2, 1, 1]}
+    sizes = dict(linear_key_head_dim=16, linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2)
     c = qwen3_5_config(vocab_size=264, hidden_size=64, intermediate_size=96, num_hidden_layers=4, head_dim=32,
-                       layer_types=["linear_attention", "full_attention"] * 2, linear_key_head_dim=16,
-                       linear_value_head_dim=16, linear_num_key_heads=2, linear_num_value_heads=2, rope_parameters=rope)
+                       layer_types=["linear_attention", "full_attention"] * 2, rope_parameters=rope, **(sizes | more))
     return randomise(transformers.Qwen3_5ForCausalLM(c), 0.2), "qwen35"
+
+
+def qwen35_heads_q4_1():  # more heads of values than of keys; blocks of 32 reach over heads of 16
+    return qwen35_q4_1(linear_num_value_heads=6)
 
 
 def phi3_q4_1():
@@ -1045,7 +1053,8 @@ def gemma4_q4_1():
 
 
 GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
-                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4, qwen35_q4_1, gemma4_q4_1)}
+                                 gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4, qwen35_q4_1, qwen35_heads_q4_1,
+                                 gemma4_q4_1)}
 
 
 def make_gguf(name, out):

@@ -89,7 +89,25 @@ def unpermute(w, heads):
     return w.reshape(heads, w.shape[0] // heads // 2, 2, *w.shape[1:]).swapaxes(1, 2).reshape(w.shape)
 
 
-def state_dict(reader, architecture, heads, kv_heads):
+def tiled(w, groups, heads, begin=0, axis=0):
+    """Heads of values as llama.cpp's converter orders them (_LinearAttentionVReorderBase): the first head of each group, then the
+    second of each. With heads // groups for groups it is its own inverse."""
+    w = np.moveaxis(w, axis, 0)
+    part = w[begin:]
+    part = part.reshape(groups, heads // groups, len(part) // heads, *part.shape[1:]).swapaxes(0, 1).reshape(part.shape)
+    return np.moveaxis(np.concatenate([w[:begin], part]), 0, axis)
+
+
+def tile_of(name, key_heads, key_dim):
+    """Where in that GGUF tensor of a gated delta net heads of values lie: (begin, axis); None: nowhere."""
+    part = name.split(".", 2)[-1].removesuffix(".weight")
+    if part in ("attn_qkv", "ssm_conv1d"):
+        return 2 * key_heads * key_dim, 0
+    return {"attn_gate": (0, 0), "ssm_beta": (0, 0), "ssm_alpha": (0, 0), "ssm_dt.bias": (0, 0), "ssm_a": (0, 0), "ssm_out": (0, 1)}.get(part)
+
+
+def state_dict(reader, architecture, heads, kv_heads, delta=None):
+    """`delta`: of a gated delta net (key heads, value heads, size of a key)."""
     state = {}
     for tensor in reader.tensors:
         if tensor.name.startswith("rope_f"):  # divisors of frequencies; not weights of the checkpoint
@@ -108,6 +126,8 @@ def state_dict(reader, architecture, heads, kv_heads):
             w = w - np.float32(1)
         if tensor.name.endswith("ssm_a"):
             w = np.log(-w)
+        if delta and (at := tile_of(tensor.name, delta[0], delta[2])):
+            w = tiled(w, delta[1] // delta[0], delta[1], *at)
         name = transformers_name(tensor.name, architecture)
         name = name.removesuffix(".weight") if name.endswith("layer_scalar.weight") else name
         state[name] = torch.from_numpy(np.ascontiguousarray(w))
@@ -242,7 +262,8 @@ def open_model(path):
     architecture = reader.fields["general.architecture"].contents()
     c = config(reader, architecture)
     kv_heads = 0 if architecture == "gemma4" else getattr(c, "num_key_value_heads", 0)  # by which rows are permuted
-    state = state_dict(reader, architecture, c.num_attention_heads, kv_heads)
+    delta = architecture == "qwen35" and (c.linear_num_key_heads, c.linear_num_value_heads, c.linear_key_head_dim)
+    state = state_dict(reader, architecture, c.num_attention_heads, kv_heads, delta)
     if c.tie_word_embeddings:
         state["lm_head.weight"] = state[TOPS.get(architecture, TOP)["token_embd"] + ".weight"]
     kind = transformers.AutoModelForCausalLM.from_config

@@ -36,13 +36,24 @@ struct Qwen3_5Config : TransformerConfig {
       rules.push_back({str("model.layers.{}.", hf), str("blk.{}.", gguf)});
     for (TensorRule& r : rules)  // these norms are kept about zero; GGUF has 1 + w
       if (r.hf.ends_with("norm")) r = {.hf = r.hf, .gguf = r.gguf, .transform = Transform::shift, .shift = 1};
-    for (const auto& [hf, gguf] :
-         {std::pair{"in_proj_qkv", "attn_qkv"}, std::pair{"in_proj_z", "attn_gate"}, std::pair{"in_proj_b", "ssm_beta"},
-          std::pair{"in_proj_a", "ssm_alpha"}, std::pair{"norm", "ssm_norm"}, std::pair{"out_proj", "ssm_out"},
-          std::pair{"dt_bias", "ssm_dt.bias"}})
-      rules.push_back({str("model.layers.{}.linear_attn.", hf), str("blk.{}.", gguf)});
-    rules.push_back({"model.layers.{}.linear_attn.conv1d", "blk.{}.ssm_conv1d", Transform::squeeze});
-    rules.push_back({"model.layers.{}.linear_attn.A_log", "blk.{}.ssm_a", Transform::negative_exp});
+    const auto rule = [&](const char* hf, const char* gguf, const HeadTiles& tiles, Transform t = Transform::none) {
+      rules.push_back({.hf = str("model.layers.{}.linear_attn.", hf),
+                       .gguf = str("blk.{}.", gguf),
+                       .transform = t,
+                       .tiles = value_heads > key_heads ? tiles : HeadTiles{}});
+    };
+    const HeadTiles values{.groups = key_heads, .heads = value_heads};
+    HeadTiles behind_keys = values, columns = values;
+    behind_keys.begin = 2 * key_heads * key_dim;  // rows of q and k
+    columns.columns = true;
+    rule("in_proj_qkv", "attn_qkv", behind_keys);
+    rule("conv1d", "ssm_conv1d", behind_keys, Transform::squeeze);
+    for (const auto& [hf, gguf] : {std::pair{"in_proj_z", "attn_gate"}, std::pair{"in_proj_b", "ssm_beta"},
+                                   std::pair{"in_proj_a", "ssm_alpha"}, std::pair{"dt_bias", "ssm_dt.bias"}})
+      rule(hf, gguf, values);
+    rule("A_log", "ssm_a", values, Transform::negative_exp);
+    rule("norm", "ssm_norm", {});
+    rule("out_proj", "ssm_out", columns);
     return {num_hidden_layers, rules};
   }
   LayerTraits layer(int64_t i) const override {
@@ -78,9 +89,6 @@ struct Qwen3_5Config : TransformerConfig {
     f.size("linear_value_head_dim", nullptr, value_dim, f.is_gguf() ? key_dim : 128);
     f.size(nullptr, "ssm.inner_size", inner, value_heads * value_dim);
     if (f.is_gguf()) {
-      if (key_heads != value_heads)
-        f.fail(str("ssm.time_step_rank is ", value_heads, " value heads and ssm.group_count ", key_heads,
-                   " key heads: the order of more value heads than key heads in GGUF is not known"));
       if (inner % value_heads) f.fail(str("ssm.inner_size ", inner, " is not of ", value_heads, " heads"));
       value_dim = inner / value_heads;
     }

@@ -221,12 +221,18 @@ template <Scalar T, Device D>
     };
     const DType type = types.types[i];
     std::vector<const float*> importance;
+    Stored<Cpu> turned;  // in the order of GGUF's columns
     if (options.importance && is_quantised(type) && type != DType::q8_0 && type != DType::nf4)
       for (const std::string& of : parts[i].from) {
         const auto found = options.importance->squares.find(of);
         const bool fits = found != options.importance->squares.end() &&
                           static_cast<int64_t>(found->second.size()) == parts[i].shape.back();
-        importance.push_back(fits ? found->second.data() : nullptr);
+        if (fits) {
+          const Shape columns{parts[i].shape.back()};
+          turned = model.map.columns_to_gguf(
+              parts[i], {DType::f32, columns, reinterpret_cast<const std::byte*>(found->second.data()), {}});
+        }
+        importance.push_back(fits ? reinterpret_cast<const float*>(turned.data) : nullptr);
       }
     const auto known = std::count_if(importance.begin(), importance.end(), [](const float* one) { return one; });
     report.weighed += known > 0;
@@ -325,8 +331,9 @@ template <Scalar T, Device D>
   detail::GgufEncoder encoder(host.pool(), file);
   for (const TensorMap::Part& part : parts) {
     const std::string& name = part.from.front();
-    encoder.put(pairs.at(name).a, mixture.type);
-    Stored<Cpu> b = model.map.gguf_tensor(part, [&](const std::string& of) { return pairs.at(of).b; });
+    encoder.put(model.map.columns_to_gguf(part, pairs.at(name).a), mixture.type);
+    Stored<Cpu> b = model.map.gguf_tensor(
+        part, [&](const std::string& of) { return pairs.at(of).b; }, TensorMap::Of::lora_b);
     const float factor = alpha_of(name) / alpha;
     if (std::abs(factor - 1) > 1e-6f) {
       auto [scaled, bytes] = detail::new_stored(DType::f32, b.shape);

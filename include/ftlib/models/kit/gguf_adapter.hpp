@@ -79,7 +79,8 @@ inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
     bool shared = true;
     for (const auto& piece : pieces) {
       const bool there = file.contains(piece.name + ".lora_a");
-      down.push_back(there ? detail::in_float(file.tensor(piece.name + ".lora_a")) : Stored<Cpu>{});
+      down.push_back(there ? model.map.columns_to_hf(piece.name, detail::in_float(file.tensor(piece.name + ".lora_a")))
+                           : Stored<Cpu>{});
       up.push_back(there ? detail::in_float(file.tensor(piece.name + ".lora_b")) : Stored<Cpu>{});
       if (there && (down.back().shape.count() == 0 || up.back().shape.count() == 0 || up.back().shape.rank() != 2 ||
                     up.back().shape[1] != down.back().shape[0] || (in > 0 && down.back().shape[1] != in)))
@@ -116,7 +117,8 @@ inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
     data.tensors[module + ".lora_A.weight"] = a.size() == 1 ? a.front() : detail::joined(a, false);
     model.map.to_hf(
         {pieces.front().name}, [&](const std::string& piece) { return b.at(piece); },
-        [&](const std::string&, Stored<Cpu> w) { data.tensors[module + ".lora_B.weight"] = std::move(w); }, name);
+        [&](const std::string&, Stored<Cpu> w) { data.tensors[module + ".lora_B.weight"] = std::move(w); }, name,
+        TensorMap::Of::lora_b);
   }
   return data;
 }

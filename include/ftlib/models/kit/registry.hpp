@@ -89,7 +89,7 @@ template <std::derived_from<TransformerConfig> Config, Scalar T, Device D> Archi
             auto config = checkpoint.config<Config>();
             Weights weights = checkpoint.weights(config.tensors());
             config.prepare(weights);
-            if (!weights.passed_over().empty()) config.notes.push_back(weights.passed_over());
+            for (std::string& note : weights.notes()) config.notes.push_back(std::move(note));
             auto model = make_transformer<T>(ctx, AnyConfig(std::move(config)), weights);
             weights.finish();
             return model;

@@ -77,9 +77,19 @@ namespace detail {
     auto names = gguf->names();
     std::erase_if(names,
                   [](const std::string& n) { return n.starts_with("rope_"); });  // GgufConfig::rope has read them
+    bool quantised = false;                                                      // what was got last
+    const auto get = [&](const std::string& tensor) {
+      Stored<Cpu> w = gguf->tensor(tensor);
+      quantised = is_quantised(w.type);
+      return w;
+    };
     map.to_hf(
-        names, [&](const std::string& tensor) { return gguf->tensor(tensor); },
-        [&](const std::string& tensor, Stored<Cpu> w) { weights.put(tensor, std::move(w)); }, name());
+        names, get,
+        [&](const std::string& tensor, Stored<Cpu> w) {
+          if (quantised && !is_quantised(w.type)) weights.unpacked(w.bytes());
+          weights.put(tensor, std::move(w));
+        },
+        name());
   }
   return weights;
 }

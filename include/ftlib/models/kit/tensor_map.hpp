@@ -27,6 +27,15 @@ enum class Transform {
   stack           ///< tensors of many names are one with an axis more in front: experts
 };
 
+/// The order of `heads` heads of values in `groups` groups, each of which shares a head of keys: Hugging Face has all
+/// of a group behind one another, GGUF the first of each group, then the second of each: its head r groups + g is head
+/// g heads / groups + r. They are the rows from `begin` on, or all columns.
+struct HeadTiles {
+  int64_t groups = 0, heads = 0;  // 0: nothing moves
+  int64_t begin = 0;
+  bool columns = false;
+};
+
 /// One tensor of each layer, or of the model. "{}" stands for the layer's number, in a stack's Hugging Face name "{e}"
 /// for the expert's. Names are without what is behind the last dot (weight, bias), which is the same on both sides; or
 /// whole, where they are not alike so.
@@ -37,6 +46,7 @@ struct TensorRule {
   float shift = 0;             // shift: GGUF's minus Hugging Face's
   int64_t begin = 0, end = 0;  // split; rules of one tensor follow one another and fill it
   int64_t experts = 0;         // stack
+  HeadTiles tiles = {};        // besides
 };
 
 namespace detail {
@@ -87,6 +97,26 @@ inline Stored<Cpu> shifted(const Stored<Cpu>& w, float by) {
   auto* const to = reinterpret_cast<float*>(bytes);
   dequantise_row(w.type, w.data, 0, w.shape.count(), to);
   for (int64_t i = 0; i < w.shape.count(); ++i) to[i] += by;
+  return out;
+}
+/// Blocks move whole; where one reaches over two heads of columns, the values as float32.
+[[gnu::cold]] inline Stored<Cpu> heads_tiled(const Stored<Cpu>& w, const HeadTiles& t, bool to_gguf) {
+  const int64_t count = t.columns ? w.shape.back() : w.shape[0] - t.begin, each = count / t.heads;
+  if (count < 0 || count % t.heads)
+    throw Error(str("gguf: ", count, t.columns ? " columns" : " rows", " of a tensor ", w.shape, " do not divide into ",
+                    t.heads, " heads of values"));
+  if (t.columns && each % info(w.type).block) return heads_tiled(shifted(w, 0), t, to_gguf);
+  auto [out, to] = new_stored(w.type, w.shape);
+  const int64_t lines = t.columns ? w.shape.count() / count : 1;
+  const int64_t head = t.columns ? storage_bytes(w.type, each) : each * slice_bytes(w);
+  const int64_t before = t.columns ? 0 : t.begin * slice_bytes(w), line = before + t.heads * head;
+  std::copy_n(w.data, before, to);
+  for (int64_t i = 0; i < lines; ++i)
+    for (int64_t h = 0; h < t.heads; ++h) {
+      const int64_t at = h % t.groups * (t.heads / t.groups) + h / t.groups;  // Hugging Face's place of GGUF's h
+      std::copy_n(w.data + i * line + before + (to_gguf ? at : h) * head, head,
+                  to + i * line + before + (to_gguf ? h : at) * head);
+    }
   return out;
 }
 [[gnu::cold]] inline Stored<Cpu> negative_exponential(const Stored<Cpu>& w, bool inverse) {
@@ -163,10 +193,13 @@ class TensorMap {
                                                                                               : w;
   }
 
+  /// Whether a tensor is a weight, or the half of LoRA that has a weight's rows (B) and a rank for its columns.
+  enum class Of { weight, lora_b };
+
   /// Puts the Hugging Face tensors, as a model in memory has them, that a GGUF's tensors `names` are. `file` is for
   /// messages. Throws Error for a name that is not in the map.
   [[gnu::cold]] void to_hf(const std::vector<std::string>& names, const Get& get, const Put& put,
-                           const std::string& file) const {
+                           const std::string& file, Of of = Of::weight) const {
     for (const std::string& name : names) {
       const auto [stem, ending] = parted(from_gguf_, name);
       const TensorRule& rule = rule_of(from_gguf_, stem, name, file);
@@ -186,7 +219,7 @@ class TensorMap {
           for (int64_t e = 0; e < rule.experts; ++e) put(filled(rule.hf, "{e}", e) + ending, detail::nth(w, e));
           break;
         default:
-          put(rule.hf + ending, changed(rule, w, false));
+          put(rule.hf + ending, changed(rule, w, false, of));
       }
     }
   }
@@ -262,13 +295,21 @@ class TensorMap {
     return parts;
   }
   /// The values of a part. `get` gives the tensors that it is made from, one at a time.
-  [[gnu::cold]] Stored<Cpu> gguf_tensor(const Part& part, const Get& get) const {
+  [[gnu::cold]] Stored<Cpu> gguf_tensor(const Part& part, const Get& get, Of of = Of::weight) const {
     const TensorRule& rule = rules_[part.rule];
     if (rule.transform == Transform::split) return detail::rows_of(get(part.from.front()), rule.begin, rule.end);
-    if (rule.transform != Transform::stack) return changed(rule, get(part.from.front()), true);
+    if (rule.transform != Transform::stack) return changed(rule, get(part.from.front()), true, of);
     std::vector<Stored<Cpu>> experts;
     for (const std::string& name : part.from) experts.push_back(get(name));
     return detail::joined(experts, true);
+  }
+  /// What has a weight's columns and no rows of it (LoRA's A; a number for each), as GGUF has them, and as Hugging
+  /// Face.
+  [[gnu::cold]] Stored<Cpu> columns_to_gguf(const Part& part, const Stored<Cpu>& x) const {
+    return columns(rules_[part.rule], x, true);
+  }
+  [[gnu::cold]] Stored<Cpu> columns_to_hf(const std::string& gguf_name, const Stored<Cpu>& x) const {
+    return columns(rules_[from_gguf_.at(parted(from_gguf_, gguf_name).first)], x, false);
   }
   /// The inverse of to_hf.
   [[gnu::cold]] void to_gguf(const std::vector<std::string>& names, const Get& get, const Put& put,
@@ -299,7 +340,15 @@ class TensorMap {
                   "the model is of another kind, or has parts that ftlib does not know.");
     return rules_[found->second];
   }
-  static Stored<Cpu> changed(const TensorRule& rule, const Stored<Cpu>& w, bool to_gguf) {
+  static Stored<Cpu> columns(const TensorRule& rule, const Stored<Cpu>& x, bool to_gguf) {
+    return rule.tiles.columns ? detail::heads_tiled(x, rule.tiles, to_gguf) : x;
+  }
+  static Stored<Cpu> changed(const TensorRule& rule, const Stored<Cpu>& w, bool to_gguf, Of of) {
+    const HeadTiles& tiles = rule.tiles;
+    const bool moves = tiles.heads > 0 && !(tiles.columns && of == Of::lora_b);
+    return transformed(rule, moves ? detail::heads_tiled(w, tiles, to_gguf) : w, to_gguf);
+  }
+  static Stored<Cpu> transformed(const TensorRule& rule, const Stored<Cpu>& w, bool to_gguf) {
     switch (rule.transform) {
       case Transform::permute_heads:
         return detail::heads_permuted(w, rule.heads, to_gguf);

@@ -82,11 +82,21 @@ class Weights {
       at = tensors_.erase(at);
     }
   }
-  /// What was passed over, in a sentence; empty: nothing.
-  std::string passed_over() const {
-    if (passed_over_ == 0) return {};
-    return str(file_, ": ", passed_over_, " tensors of other parts are passed over, '", first_passed_over_,
-               "' the first of them");
+  /// Counts a quantised tensor whose values had to be unpacked, into so many bytes.
+  void unpacked(int64_t bytes) {
+    ++unpacked_;
+    unpacked_bytes_ += bytes;
+  }
+  /// What was passed over and what was unpacked, a sentence each.
+  std::vector<std::string> notes() const {
+    std::vector<std::string> out;
+    if (passed_over_)
+      out.push_back(str(file_, ": ", passed_over_, " tensors of other parts are passed over, '", first_passed_over_,
+                        "' the first of them"));
+    if (unpacked_)
+      out.push_back(str(file_, ": ", unpacked_, " tensors whose blocks reach over two heads are held as float32, ",
+                        unpacked_bytes_ / 1000000, " MB"));
+    return out;
   }
   /// Throws Error where a tensor was not taken.
   void finish() const {
@@ -138,7 +148,7 @@ class Weights {
   StopToken stop_;
   std::map<std::string, Stored<Cpu>> tensors_;
   std::map<std::string, Bytes> bytes_;
-  int64_t passed_over_ = 0;
+  int64_t passed_over_ = 0, unpacked_ = 0, unpacked_bytes_ = 0;
   std::string first_passed_over_;
 };
 
