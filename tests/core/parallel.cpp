@@ -145,7 +145,7 @@ TEST_CASE("core/parallel: each piece of a job is done once, whoever comes to it,
   for (int i = 0; i < 2000; ++i) {
     const int64_t count = i % 9;
     std::vector<std::atomic<int>> done(static_cast<std::size_t>(count)), came(4);
-    Pieces pieces(count);
+    WorkPieces pieces(count);
     pool.run([&](int thread) {
       ++came[static_cast<std::size_t>(thread)];
       for (int64_t piece = pieces.take(); piece >= 0; piece = pieces.take()) ++done[static_cast<std::size_t>(piece)];
@@ -162,7 +162,7 @@ TEST_CASE("core/parallel: each piece of a job is done once, whoever comes to it,
 TEST_CASE("core/parallel: the first exception of a job comes to the caller, and the pool goes on") {
   ThreadPool pool(3);
   for (int i = 0; i < 3; ++i) {
-    Pieces pieces(3);
+    WorkPieces pieces(3);
     CHECK_THROWS_WITH_AS(pool.run([&](int) {
       for (int64_t piece = pieces.take(); piece >= 0; piece = pieces.take())
         if (piece == i) throw Error("on purpose");

@@ -45,16 +45,16 @@ class Executor {
   virtual int size() const = 0;
   /// Calls job(0) in the caller's thread and, at the same time, job(thread) in as many others as are free, each with a
   /// number of its own in [1, size()); returns when all calls that have begun have returned, with one exception of
-  /// theirs. Nobody else may come, or come late: a job takes its work from Pieces, so that it is done all the same.
+  /// theirs. Nobody else may come, or come late: a job takes its work from WorkPieces, so that it is done all the same.
   /// Called from any thread, and from inside a job.
   virtual void run(FunctionRef<void(int)> job) = 0;
 };
 
 /// The pieces of a job, taken one by one by whoever is free: a thread that shares its core with other programs takes
 /// fewer of them, and none is waited for that it has not begun.
-class Pieces {
+class WorkPieces {
  public:
-  explicit Pieces(std::int64_t count) : count_(count) {}
+  explicit WorkPieces(std::int64_t count) : count_(count) {}
   /// The next piece, counted from 0; -1 when all are taken.
   std::int64_t take() {
     const std::int64_t piece = next_.fetch_add(1, std::memory_order_relaxed);
@@ -66,7 +66,7 @@ class Pieces {
   alignas(64) std::atomic<std::int64_t> next_{0};
 };
 
-/// Pieces for each thread, where a job is cut for several: enough that one which comes late finds some left.
+/// WorkPieces for each thread, where a job is cut for several: enough that one which comes late finds some left.
 inline constexpr int pieces_a_thread = 4;
 
 /// Threads that sleep until there is a job. One job at a time: a job that comes meanwhile, from inside the first or

@@ -173,7 +173,7 @@ FTLIB_INLINE void parallel_for(Executor& pool, std::int64_t count, std::int64_t 
     body(0, count);
     return;
   }
-  Pieces pieces(parts);
+  WorkPieces pieces(parts);
   pool.run([&](int) {
     for (std::int64_t i = pieces.take(); i >= 0; i = pieces.take()) body(count * i / parts, count * (i + 1) / parts);
   });

@@ -461,7 +461,7 @@ void attention_forward(Context<Cpu>& ctx,
     const Tensor<T, Cpu> memory(ctx, {ctx.threads(), size.used});
     T* const base = const_cast<T*>(memory.data());
     const int64_t runs = plan.runs(ctx.threads());
-    Pieces pieces(runs);
+    WorkPieces pieces(runs);
     ctx.pool().run([&](int thread) {
       Arena<T> arena{base + thread * size.used};
       ForwardSpace<T> space(arena, call, nk);
@@ -487,7 +487,7 @@ void attention_forward(Context<Cpu>& ctx,
     Tensor<T, Cpu> parts(ctx, {static_cast<int64_t>(plan.blocks.size()), part});
     const auto part_of = [&](std::size_t i) { return parts.data() + static_cast<int64_t>(i) * part; };
     const int64_t runs = plan.runs(ctx.threads());
-    Pieces pieces(runs);
+    WorkPieces pieces(runs);
     ctx.pool().run([&](int) {
       for (int64_t run = pieces.take(); run >= 0; run = pieces.take())
         for (std::size_t i = plan.start(run, runs); i < plan.start(run + 1, runs); ++i)
@@ -559,7 +559,7 @@ void attention_backward(Context<Cpu>& ctx,
       if (dv) add_scaled(dv.data + at, from_v + j * padded, hd, T(1));
     }
   };
-  Pieces pieces(runs);
+  WorkPieces pieces(runs);
   const auto work = [&](int thread) {
     Arena<T> arena{memory.data() + thread * size.used};
     BackwardSpace<T> space(arena, call, nk);

@@ -100,9 +100,9 @@ void gemm_blocked(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t 
   const auto memory = ctx.allocate(static_cast<std::size_t>(threads * a_size + 2 * b_size) * sizeof(T));
   T *const blocks_of_b = static_cast<T*>(memory.get()), *const blocks_of_a = blocks_of_b + 2 * b_size;
 
-  // Pieces are taken in order, and each waits for earlier ones alone: so whoever has those is at work on them.
+  // WorkPieces are taken in order, and each waits for earlier ones alone: so whoever has those is at work on them.
   std::vector<std::atomic<int>> packed(static_cast<std::size_t>(stages)), multiplied(static_cast<std::size_t>(stages));
-  Pieces pieces(stages * (packs + products));
+  WorkPieces pieces(stages * (packs + products));
   const auto work = [&](int thread) {
     T* const packed_a = blocks_of_a + thread * a_size;
     for (int64_t piece = pieces.take(); piece >= 0; piece = pieces.take()) {
@@ -168,7 +168,7 @@ bool gemm_blas(Context<Cpu>& ctx, Write write, int64_t M, int64_t N, int64_t K, 
                const DenseOperand<T>& a, const DenseOperand<T>& b, T alpha, const T* bias) {
   if (!fits_blas(a, M, K) || !fits_blas(b, K, N) || c_row_stride > std::numeric_limits<int>::max()) return false;
   const int parts = M * N * std::max<int64_t>(K, 1) < small_product ? 1 : ctx.threads();
-  Pieces pieces(parts);
+  WorkPieces pieces(parts);
   const auto work = [&](int) {
     one_blas_thread();
     for (int64_t part = pieces.take(); part >= 0; part = pieces.take()) {
