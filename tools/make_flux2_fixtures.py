@@ -20,11 +20,7 @@ Traps these fixtures are made to catch:
  - sigma times 1000 goes into the waves, cosines first. The velocity is noise less latents.
  - The shift of the times depends on tokens and steps.
 """
-import argparse
-import json
 import os
-import sys
-import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,8 +30,9 @@ import peft
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Flux2KleinPipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from fixture_files import finish, run, write
 from peft.utils import get_peft_model_state_dict
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "data" / "flux2"
@@ -180,37 +177,9 @@ def make(out):
     expected["lora"] = {"rank": 3, "alpha": 6, "losses": losses, "grad_norms": norms}
     with torch.no_grad():
         tensors["lora.pred"] = forward(model, case.mixed(), case.sigmas, case.text)
-    save_file({k: v.detach().clone().contiguous() for k, v in tensors.items()}, out / "expected.safetensors")
-    (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for f in sorted(out.rglob("*")):
-        if f.is_file():
-            f.chmod(0o644)
-            print(f"{f.relative_to(out)}: {f.stat().st_size:,} bytes")
-
-
-def check():
-    wrong = []
-    with tempfile.TemporaryDirectory() as scratch:
-        make(Path(scratch))
-        for new in sorted(Path(scratch).rglob("*.safetensors")):
-            old = ROOT / new.relative_to(scratch)
-            a, b = load_file(old), load_file(new)
-            wrong += [f"{old}: {k}" for k in a.keys() | b.keys()
-                      if k not in a or k not in b or not torch.allclose(a[k], b[k], rtol=2e-5, atol=2e-5)]
-    print("\n".join(wrong) if wrong else "all as committed")
-    return 1 if wrong else 0
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="remake and compare with what is committed")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    if args.check:
-        return check()
-    make(ROOT)
+    write(out, tensors, expected)
+    finish(out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(__doc__, make, ROOT)

@@ -20,18 +20,16 @@ Traps these fixtures are made to catch:
  - Times are uniform, as the model's own sampler has them; the pipeline's scheduler goes to 0.999 evenly, then to 1.
  - Captions are filled up to 8 tokens by mask_token, and a longer one is cut with its </s>; the last of batch is dropped.
 """
-import argparse
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import peft
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from fixture_files import finish, run, write
 from torch import nn
 
 ROOT = Path(__file__).resolve().parent.parent / "tests" / "data" / "minit2i"
@@ -152,40 +150,10 @@ def make(reference, out):
     expected["lora"] = {"rank": 4, "alpha": 6, "losses": losses, "grad_norms": norms}
     with torch.no_grad():
         tensors["lora.pred"] = lora(case.mixed(), case.times, case.text, case.mask)
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, out / "expected.safetensors")
-    (out / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for f in sorted(out.rglob("*")):
-        if f.name == "README.md":
-            f.unlink()
-        elif f.is_file():
-            f.chmod(0o644)
-            print(f"{f.relative_to(out)}: {f.stat().st_size:,} bytes")
-
-
-def check(reference):
-    wrong = []
-    with tempfile.TemporaryDirectory() as scratch:
-        make(reference, Path(scratch))
-        for new in sorted(Path(scratch).rglob("*.safetensors")):
-            old = ROOT / new.relative_to(scratch)
-            a, b = load_file(old), load_file(new)
-            wrong += [f"{old}: {k}" for k in a.keys() | b.keys()
-                      if k not in a or k not in b or not torch.allclose(a[k], b[k], rtol=2e-5, atol=2e-5)]
-    print("\n".join(wrong) if wrong else "all as committed")
-    return 1 if wrong else 0
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("reference", type=Path, help="checkout of the authors' code")
-    parser.add_argument("--check", action="store_true", help="remake and compare with what is committed")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    if args.check:
-        return check(args.reference)
-    make(args.reference, ROOT)
+    write(out, tensors, expected)
+    finish(out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(__doc__, lambda out, args: make(args.reference, out), ROOT,
+        arguments=lambda parser: parser.add_argument("reference", type=Path, help="checkout of the authors' code"))

@@ -23,18 +23,16 @@ Traps these fixtures are made to catch:
  - Guidance holds for times within its interval alone; the last Heun step is an Euler step.
  - Decay is for weights of two axes or more (mask_token and the convolutions among them), not for norms and biases.
 """
-import argparse
 import json
 import math
 import os
-import sys
-import tempfile
 import zlib
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 import peft
 import torch
+from fixture_files import finish, run, write
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -193,49 +191,14 @@ def make(name, out):
     with torch.no_grad():
         for way, tuned in (("full", full), ("lora", lora)):
             tensors[f"{way}.pred"] = tuned(mixed(c, batches[0]), batches[0]["times"], batches[0]["captions"])
-    save_file({k: v.detach().contiguous() for k, v in tensors.items()}, folder / "expected.safetensors")
-    (folder / "expected.json").write_text(json.dumps(expected, indent=1) + "\n")
-    for f in sorted(folder.iterdir()):
-        f.chmod(0o644)
-        print(f"{name}/{f.name}: {f.stat().st_size:,} bytes")
+    write(folder, tensors, expected)
 
 
-def same(a, b):
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a if k != "made_by")
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return abs(a - b) <= 2e-5 * max(1, abs(a)) if isinstance(a, float) else a == b
-
-
-def check():
-    wrong = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for name in CONFIGS:
-            make(name, Path(scratch))
-            for new in sorted((Path(scratch) / name).iterdir()):
-                old = ROOT / name / new.name
-                if new.suffix == ".json":
-                    wrong += [] if same(json.loads(old.read_text()), json.loads(new.read_text())) else [str(old)]
-                else:
-                    a, b = load_file(old), load_file(new)
-                    wrong += [f"{old}: {k}" for k in a.keys() | b.keys()
-                              if k not in a or k not in b or not torch.allclose(a[k], b[k], rtol=2e-5, atol=2e-5)]
-    print("\n".join(wrong) if wrong else "all as committed")
-    return 1 if wrong else 0
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="remake and compare with what is committed")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    if args.check:
-        return check()
+def make_all(out):
     for name in CONFIGS:
-        make(name, ROOT)
+        make(name, out)
+    finish(out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(__doc__, make_all, ROOT)

@@ -18,17 +18,15 @@ Traps these fixtures are made to catch:
  - The bias is learned in the first block alone and used in all. Texts are packed here, padded and masked there.
  - relu/ holds decoder.* and lm_head; a text ends in </s>, also where it is cut.
 """
-import argparse
 import json
 import os
-import sys
-import tempfile
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 from reference_gguf import gguf, np, torch, transformers
 
-from safetensors.torch import load_file, save_file
+from fixture_files import finish, run
+from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 TOOLS = Path(__file__).resolve().parent
@@ -163,39 +161,8 @@ def make(out):
         json.dumps({"texts": TEXTS, "ids": ids, "cut": cut, "longest": LONGEST,
                     "first_state": [[float(v) for v in h[0]] for h in hidden]}, ensure_ascii=False, indent=1) + "\n")
     write_gguf(out / "flan.gguf", encoder)
-    for f in sorted(out.rglob("*")):
-        if f.is_file():
-            f.chmod(0o644)
-            print(f"{f.relative_to(out)}: {f.stat().st_size:,} bytes")
-
-
-def check():
-    wrong = []
-    with tempfile.TemporaryDirectory() as scratch:
-        make(Path(scratch))
-        for new in sorted(Path(scratch).rglob("*.safetensors")):
-            old = ROOT / new.relative_to(scratch)
-            a, b = load_file(old), load_file(new)
-            wrong += [f"{old}: {k}" for k in a.keys() | b.keys()
-                      if k not in a or k not in b or not torch.allclose(a[k], b[k], rtol=2e-5, atol=2e-5)]
-        for name in ("flan/expected.json", "flan/tokenizer.json"):
-            a, b = (json.loads((root / name).read_text()) for root in (ROOT, Path(scratch)))
-            a.pop("first_state", 0), b.pop("first_state", 0)
-            wrong += [] if a == b else [name]
-    print("\n".join(wrong) if wrong else "all as committed")
-    return 1 if wrong else 0
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="remake and compare with what is committed")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    if args.check:
-        return check()
-    make(ROOT)
+    finish(out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(__doc__, make, ROOT, names=("expected.json", "tokenizer.json"))

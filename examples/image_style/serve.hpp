@@ -449,7 +449,7 @@ class Server {
     const auto drawn =
         painter_.draw(std::vector<std::string>(seeds.size(), prompt), options, [&](const ft::PaintStep& s) {
           check_stop();
-          say({{"step", s.step}, {"steps", s.steps}, {"pictures", as_json(s.pictures)}});
+          say({{"step", s.step}, {"steps", s.steps}, {"first", s.first}, {"pictures", as_json(s.pictures)}});
         });
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - started).count();
     ft::Json files = ft::Json::array();  // with what they were drawn from, as draw writes it

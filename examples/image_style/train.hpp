@@ -161,7 +161,7 @@ struct PretrainArguments : TrainArguments {
 inline Painter unlearned(const PretrainArguments& a, const Data& data) {
   std::vector<std::string> captions;
   for (const auto& sample : data.samples()) captions.push_back(sample.caption);
-  auto encoder = Encoder::open(a.text_model, {.layer = a.layer, .before = a.before}, {.threads = a.threads});
+  auto encoder = Encoder::open(a.text_model, {.layers = {a.layer}, .before = a.before}, {.threads = a.threads});
   std::cout << "reading " << captions.size() << " captions\n" << std::flush;
   {
     ReadingProgress progress;

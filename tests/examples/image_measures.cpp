@@ -56,7 +56,7 @@ struct Fixture {
   fs::path text = ft::test::tiny_text_model(scratch), base = scratch / "base", data = scratch / "data";
 
   Fixture() {
-    const ft::TextEncoding encoding{.layer = 1, .before = "A:", .mean = {}, .scale = {}};
+    const ft::TextEncoding encoding{.layers = {1}, .before = "A:", .mean = {}, .scale = {}};
     const ft::MMJiTConfig config{.image_size = 16,
                                  .patch_size = 8,
                                  .pca_channels = 16,

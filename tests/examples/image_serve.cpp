@@ -46,7 +46,7 @@ void write_base(const fs::path& folder) {
   };
   stir(0.2);
   fs::create_directories(folder);
-  const ft::TextEncoding encoding{.layer = 1, .before = "Emoji:", .mean = {}, .scale = {}, .limit = 6};
+  const ft::TextEncoding encoding{.layers = {1}, .before = "Emoji:", .mean = {}, .scale = {}, .limit = 6};
   model.save(folder / "model.safetensors", ft::DType::f16,
              {{"text_encoding", encoding.to_json().dump()}, {"style", "noto style"}});
   for (const std::string style : {"painterly", "outline"}) {

@@ -156,6 +156,25 @@ def published(scratch):
     assert run("draw", "--base", alone, "--text-model", base / "text_encoder", "--threads", 1, "x", "--out", scratch / "x.png")
 
 
+def klein(scratch):
+    """A FLUX.2-klein pipeline as diffusers writes it, of a tiny size: tuned on latents, drawn from."""
+    base = scratch / "klein"
+    shutil.copytree(SOURCE / "tests/data/klein", base)
+    shutil.copytree(SOURCE / "tests/data/flux2/transformer", base / "transformer")
+    config = base / "transformer/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 4, "text_encoder_out_layers": [1, 2, 3],
+                                                                   "max_sequence_length": 48}))
+    more = ["--base", base, "--threads", 1]
+    run("train", *more, "--data", scratch / "styles-data", "--style", "thick style", "--words", "thick style", "--steps", 4,
+        "--batch", 2, "--lora-rank", 2, "--evaluate-every", 2, "--samples", 1, "--micro-batch", 1, "--recompute",
+        "--out", scratch / "klein-tuned")
+    said = run("draw", *more, "--adapter", scratch / "klein-tuned/adapter", "--steps", 3, "red thing", "--out", scratch / "klein.png")
+    assert "warning" not in said, said
+    assert b"red thing, thick style; seed: 42; steps: 3; guidance: 4" in (scratch / "klein.png").read_bytes()
+    shutil.rmtree(base / "vae")
+    refused("works on latents, and there is no autoencoder (vae/) beside it", "draw", *more, "x", "--out", scratch / "x.png")
+
+
 def main():
     scratch = pathlib.Path(tempfile.mkdtemp())
     data, base, text = scratch / "data", scratch / "base", scratch / "text"
@@ -277,6 +296,7 @@ def main():
     refused("is a folder", *draw, "--out", scratch)
     refused("holds a PEFT adapter", "draw", "--base", SOURCE / "tests/data/models/qwen2_tiny/adapter_trained", "--text-model", text, "x", "--out", "x.png")
     published(scratch)
+    klein(scratch)
     full_disk(scratch, [*train, "--samples", 0])
     shutil.rmtree(scratch)
     print("image_style: prepared, pretrained, trained, resumed, finished, drew, refused")

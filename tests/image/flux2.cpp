@@ -1,11 +1,10 @@
 // tests/image/flux2.cpp: FLUX.2's transformer, of klein's form, beside diffusers (tools/make_flux2_fixtures.py):
 // velocities, gradients, ten steps of LoRA, the way from noise; its single file's names; klein 4B's counts.
 #include "../scratch.hpp"
+#include "fixture.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/image/text_to_image.hpp>
-#include <ftlib/io/json.hpp>
-#include <ftlib/io/safetensors.hpp>
 #include <ftlib/models/flux2.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
@@ -19,15 +18,15 @@ namespace {
 
 const std::filesystem::path flux2_data = std::filesystem::path(FTLIB_TEST_DATA) / "flux2";
 
-struct Flux2Case {
+struct Flux2Case : Fixture {
   Scratch dir;
   TextToImage<float, Cpu> model;
   Context<Cpu>& ctx;
-  Json expected = read_json(flux2_data / "expected.json");
-  SafetensorsFile arrays = SafetensorsFile::open(flux2_data / "expected.safetensors");
 
   explicit Flux2Case(const char* of = "transformer")
-      : model(TextToImage<float, Cpu>::from_pretrained(sized(dir, of), {.threads = 2})), ctx(model.context()) {
+      : Fixture(flux2_data),
+        model(TextToImage<float, Cpu>::from_pretrained(sized(dir, of), {.threads = 2})),
+        ctx(model.context()) {
     model.network().set_dropped(array("empty"));
   }
   /// With the side of its latents, which a published file does not say.
@@ -39,27 +38,6 @@ struct Flux2Case {
       write_atomically(file, config.dump());
     }
     return dir / of;
-  }
-  std::vector<float> array(const std::string& name) const {
-    const auto stored = arrays.tensor(name);
-    std::vector<float> values(static_cast<std::size_t>(stored.shape.count()));
-    dequantise_row(stored.type, stored.data, 0, stored.shape.count(), values.data());
-    return values;
-  }
-  double difference(std::span<const float> got, const std::string& name) const {
-    const auto wanted = array(name);
-    REQUIRE(got.size() == wanted.size());
-    double most = 0;
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      const double d = std::abs(double{got[i]} - double{wanted[i]});
-      if (!(d <= most)) most = d;
-    }
-    return most;
-  }
-  double largest(const std::string& name) const {
-    double most = 1;
-    for (const float v : array(name)) most = std::max(most, std::abs(double{v}));
-    return most;
   }
   PackedText captions(std::size_t count, std::size_t turn = 0) const {
     PackedText text;

@@ -1,11 +1,10 @@
 // tests/image/minit2i.cpp: a MiniT2I pipeline as its authors publish it, beside their PyTorch code
 // (tools/make_minit2i_fixtures.py): captions, predictions, gradients, ten steps of their LoRA, the way to the picture.
 #include "../scratch.hpp"
+#include "fixture.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/image/painter.hpp>
-#include <ftlib/io/json.hpp>
-#include <ftlib/io/safetensors.hpp>
 #include <ftlib/models/mmjit.hpp>
 #include <ftlib/optim/adamw.hpp>
 #include <ftlib/optim/clip.hpp>
@@ -23,33 +22,12 @@ using Model = TextToImage<float, Cpu>;
 using P = Painter<float, Cpu>;
 const fs::path minit2i_pipeline = fs::path(FTLIB_TEST_DATA) / "minit2i";
 
-struct MiniT2ICase {
+struct MiniT2ICase : Fixture {
   Model model = Model::from_pretrained(minit2i_pipeline, {.threads = 2});
   Context<Cpu>& ctx = model.context();
-  Json expected = read_json(minit2i_pipeline / "expected.json");
-  SafetensorsFile arrays = SafetensorsFile::open(minit2i_pipeline / "expected.safetensors");
 
-  std::vector<float> array(const std::string& name) const {
-    const auto stored = arrays.tensor(name);
-    std::vector<float> values(static_cast<std::size_t>(stored.shape.count()));
-    dequantise_row(stored.type, stored.data, 0, stored.shape.count(), values.data());
-    return values;
-  }
-  double difference(std::span<const float> got, const std::string& name) const {
-    const auto wanted = array(name);
-    REQUIRE(got.size() == wanted.size());
-    double most = 0;
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      const double d = std::abs(double{got[i]} - double{wanted[i]});
-      if (!(d <= most)) most = d;
-    }
-    return most;
-  }
-  double largest(const std::string& name) const {
-    double most = 1;
-    for (const float v : array(name)) most = std::max(most, std::abs(double{v}));
-    return most;
-  }
+  MiniT2ICase() : Fixture(minit2i_pipeline) {}
+
   /// Captions [0, count) turned by so many places; the last of the four is dropped.
   PackedText captions(std::size_t count, std::size_t turn = 0) const {
     PackedText text;

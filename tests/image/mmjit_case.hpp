@@ -7,6 +7,7 @@
 #include <ftlib/optim/clip.hpp>
 
 #include "../scratch.hpp"
+#include "fixture.hpp"
 
 #include <cmath>
 #include <optional>
@@ -15,7 +16,7 @@
 
 namespace ft::test {
 
-struct MMJiTCase {
+struct MMJiTCase : Fixture {
 #if FTLIB_WITH_CUDA  // tests/cuda_emulation
   using D = Cuda;
   Context<D> ctx;
@@ -27,14 +28,11 @@ struct MMJiTCase {
   MMJiT<float, D> net;
   std::vector<Parameter<float, D>*> parameters;
   std::optional<AdapterSet<float, D>> adapters;
-  Json expected;
-  SafetensorsFile arrays;
 
   explicit MMJiTCase(const std::string& name)
-      : folder(std::filesystem::path(FTLIB_TEST_DATA) / "mmjit" / name),
-        net(MMJiT<float, D>::open(ctx, folder / "model.safetensors")),
-        expected(read_json(folder / "expected.json")),
-        arrays(SafetensorsFile::open(folder / "expected.safetensors")) {
+      : Fixture(std::filesystem::path(FTLIB_TEST_DATA) / "mmjit" / name),
+        folder(std::filesystem::path(FTLIB_TEST_DATA) / "mmjit" / name),
+        net(MMJiT<float, D>::open(ctx, folder / "model.safetensors")) {
     ctx.poison(true);
     net.visit([&](Parameter<float, D>& w) { parameters.push_back(&w); });
     adapters.emplace(parameters);
@@ -46,27 +44,7 @@ struct MMJiTCase {
     adapters->use(ctx, "a");
   }
 
-  std::vector<float> array(const std::string& name) const {
-    const auto stored = arrays.tensor(name);
-    std::vector<float> values(static_cast<std::size_t>(stored.shape.count()));
-    dequantise_row(stored.type, stored.data, 0, stored.shape.count(), values.data());
-    return values;
-  }
-  double largest(const std::string& name) const {
-    double most = 0;
-    for (const float v : array(name)) most = std::max(most, std::abs(double{v}));
-    return most;
-  }
-  double difference(const std::vector<float>& got, const std::string& name) const {
-    const auto wanted = array(name);
-    if (got.size() != wanted.size()) return INFINITY;
-    double most = 0;
-    for (std::size_t i = 0; i < got.size(); ++i) {
-      const double d = std::abs(double{got[i]} - double{wanted[i]});
-      if (!(d <= most)) most = d;
-    }
-    return most;
-  }
+  using Fixture::difference;
   double difference(const Tensor<float, D>& got, const std::string& name) {
     return difference(contiguous(ctx, got).to_host(ctx), name);
   }

@@ -12,7 +12,7 @@ namespace ft::test {
 inline const std::filesystem::path tiny_text_model_file =
     std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf";
 
-inline TextEncoding tiny_encoding() { return {.layer = 1, .before = "Emoji:", .mean = {}, .scale = {}, .limit = 6}; }
+inline TextEncoding tiny_encoding() { return {.layers = {1}, .before = "Emoji:", .mean = {}, .scale = {}, .limit = 6}; }
 
 inline void write_tiny_base(const std::filesystem::path& folder, uint64_t seed = 1) {
   const MMJiTConfig config{.image_size = 32,

@@ -125,7 +125,7 @@ TEST_CASE("t5: reads captions, which end in </s> and are cut; CausalLM refuses i
       for (const char* file : {"tokenizer.json", "tokenizer_config.json"})
         std::filesystem::rename(path / file, dir / "tokenizer" / file);
     }
-    auto encoder = Encoder::open(path, {.layer = 0, .before = "", .limit = 0, .longest = expected["longest"]});
+    auto encoder = Encoder::open(path, {.layers = {0}, .before = "", .limit = 0, .longest = expected["longest"]});
     const auto states = encoder.encode(texts);
     for (std::size_t i = 0; i < texts.size(); ++i) {
       CAPTURE(i);
@@ -134,9 +134,9 @@ TEST_CASE("t5: reads captions, which end in </s> and are cut; CausalLM refuses i
       CHECK(t5_difference(std::span(*states[i]).first(24), first) <= 2e-3);  // kept as f16
     }
     CHECK(encoder.left_out() == 8);
-    CHECK(Encoder::open(path, {.layer = 0, .before = "", .limit = 0}).encode(texts)[4]->size() == 24 * 13);
+    CHECK(Encoder::open(path, {.layers = {0}, .before = "", .limit = 0}).encode(texts)[4]->size() == 24 * 13);
   }
-  CHECK_THROWS_WITH_AS(Encoder::open(t5_data / "flan", {.layer = 0, .before = "Emoji:"}),
+  CHECK_THROWS_WITH_AS(Encoder::open(t5_data / "flan", {.layers = {0}, .before = "Emoji:"}),
                        doctest::Contains("is an encoder, which reads texts alone, and 'Emoji:' is to be read before"),
                        Error);
   CHECK_THROWS_WITH_AS((CausalLM<float, Cpu>::from_pretrained(t5_data / "flan")),

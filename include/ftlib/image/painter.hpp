@@ -1,11 +1,12 @@
 // image/painter.hpp: Painter, words in and pictures out: a TextToImage with the language model that reads its captions,
 // an adapter and its finisher, in one object.
 #pragma once
-#include <ftlib/core/stop.hpp>            // StopToken
-#include <ftlib/image/flow_data.hpp>      // FlowExample
-#include <ftlib/image/picture.hpp>        // Picture
-#include <ftlib/image/text_to_image.hpp>  // TextToImage
-#include <ftlib/text/text_encoder.hpp>    // TextEncoder
+#include <ftlib/core/stop.hpp>               // StopToken
+#include <ftlib/image/flow_data.hpp>         // FlowExample
+#include <ftlib/image/picture.hpp>           // Picture
+#include <ftlib/image/text_to_image.hpp>     // TextToImage
+#include <ftlib/models/kit/autoencoder.hpp>  // Autoencoder
+#include <ftlib/text/text_encoder.hpp>       // TextEncoder
 
 #include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
@@ -34,9 +35,9 @@ struct PaintOptions {
 
 /// Pictures on their way out of the noise; they live as long as the call that is told of them.
 struct PaintStep {
-  int64_t step, steps;                   // this one, from 1; of all
-  std::size_t first;                     // the text that pictures[0] is of: they are drawn some dozens at a time
-  const std::vector<Picture>& pictures;  // as the model sees them by now
+  int64_t step, steps;  // this one, from 1; of all
+  std::size_t first;    // the text that pictures[0] is of: some dozens are drawn at a time, of latents one
+  const std::vector<Picture>& pictures;  // as the model sees them by now; of latents after the last step, else empty
 };
 
 /// A picture to learn, and words for what it shows.
@@ -51,7 +52,8 @@ struct CaptionedPicture {
 ///
 /// A base is a folder with model.safetensors, whose metadata hold how its captions are read (TextEncoding) and the
 /// words that call its own drawings, and the language model as `text_encoder/` or `text_encoder.gguf`; it may lie
-/// elsewhere. Or it is a pipeline as diffusers lays it out, with a transformer that is known. An adapter is a folder
+/// elsewhere. Or it is a pipeline as diffusers lays it out, with a transformer that is known, and an autoencoder (vae/)
+/// where that works on latents. An adapter is a folder
 /// with pytorch_lora_weights.safetensors, as diffusers writes it, and style.json: its style, the words that call it
 /// (the base's own, where the adapter takes their place, or new ones), and where its base and text model are. A
 /// finisher may be in it: a small network which has seen pictures of the style alone and no words. It draws the last
@@ -67,8 +69,10 @@ template <Scalar T, Device D> class Painter {
   /// not there, or is something else: a language model, one's adapter, a diffusers pipeline.
   static Painter from_pretrained(const std::filesystem::path& folder, const std::filesystem::path& text_model = {},
                                  const Options& options = {}, const FlowOptions& flow = {});
-  /// Of parts: for a new model. `style` calls its own drawings. Throws Error where their widths differ.
-  Painter(Model model, Encoder encoder, std::string style, const Options& options = {});
+  /// Of parts: for a new model. `style` calls its own drawings; a model of latents has an autoencoder. Throws Error
+  /// where their widths differ.
+  Painter(Model model, Encoder encoder, std::string style, const Options& options = {},
+          std::shared_ptr<Autoencoder<T, D>> autoencoder = {});
   /// Another one on the same weights, with the adapter and finisher that this one has now. Throws Error where base
   /// weights are trained.
   Painter session(const Options& options = {});
@@ -78,12 +82,12 @@ template <Scalar T, Device D> class Painter {
   Model& model() { return model_; }
   DenoiserInfo info() const { return model_.info(); }
   /// Pixels along a picture's side.
-  int64_t side() const { return model_.info().side; }
+  int64_t side() const { return model_.info().side * (autoencoder_ ? autoencoder_->info().pixels : 1); }
   Encoder& encoder() { return encoder_; }
 
   /// Pictures with their captions' hidden states, as FlowData takes them. `style`: words behind each text; not given:
-  /// words(). With a `cache`, a folder, hidden states are kept there. Throws Error for a picture of another size, and
-  /// an empty text.
+  /// words(). With a `cache`, a folder, hidden states are kept there, and latents where the model learns those. Throws
+  /// Error for a picture of another size, and an empty text.
   std::vector<FlowExample> examples(std::vector<CaptionedPicture> pictures,
                                     const std::optional<std::string>& style = {},
                                     const std::filesystem::path& cache = {},
@@ -135,13 +139,18 @@ template <Scalar T, Device D> class Painter {
   static constexpr std::size_t drawn_at_once = 32;
 
   void load_finisher(const std::filesystem::path& file, float strength);
+  void to_latents(std::vector<FlowExample>& examples, const std::filesystem::path& cache);
+  /// What the model draws, (N, ch, S, S), as pictures.
+  std::vector<Picture> seen(const std::vector<float>& values);
 
   Options options_;  // of the finisher's context
   Model model_;
   std::optional<Model> finisher_;
   float finisher_begins_ = 1;
   Encoder encoder_;
-  std::filesystem::path base_;  // the file; empty: a new model
+  std::shared_ptr<Autoencoder<T, D>> autoencoder_;  // of a model of latents
+  std::string autoencoder_mark_;                    // tells it from others, for the cache
+  std::filesystem::path base_;                      // the file; empty: a new model
   std::string base_style_, style_, words_;
   std::vector<std::string> notes_;
 };

@@ -5,7 +5,9 @@
 #include <ftlib/io/atomic_file.hpp>           // write_atomically
 #include <ftlib/io/json.hpp>                  // read_json
 #include <ftlib/io/mapped_file.hpp>           // MappedFile
-#include <ftlib/io/safetensors.hpp>           // SafetensorsFile
+#include <ftlib/io/safetensors.hpp>           // SafetensorsFile, write_safetensors
+#include <ftlib/models/kit/denoiser.inl.hpp>  // upload_floats
+#include <ftlib/tensor/copy.hpp>              // convert
 
 #include <algorithm>  // std::max, std::min
 #include <cstdio>     // std::snprintf
@@ -67,15 +69,20 @@ FTLIB_INLINE bool is_adapter_folder(const std::filesystem::path& folder) {
          !path_exists(folder / "model.safetensors");
 }
 
-/// The language model that lies beside a base's file, or in the pipeline that it is the transformer of.
-FTLIB_INLINE std::filesystem::path text_model_in(const std::filesystem::path& folder) {
+/// What lies beside a base's file under one of these names, or in the pipeline that it is the transformer of.
+FTLIB_INLINE std::filesystem::path part_in(const std::filesystem::path& folder,
+                                           std::initializer_list<const char*> names) {
   std::vector<std::filesystem::path> places{folder};
   if (folder.filename() == "transformer")
     for (const char* up : {"..", "../.."}) places.push_back(folder / up);
   for (const auto& place : places)
-    for (const char* name : {"text_encoder", "text_encoder.gguf"})
+    for (const char* name : names)
       if (path_exists(place / name)) return place / name;
   return {};
+}
+/// The language model that reads a base's captions.
+FTLIB_INLINE std::filesystem::path text_model_in(const std::filesystem::path& folder) {
+  return part_in(folder, {"text_encoder", "text_encoder.gguf"});
 }
 
 }  // namespace detail
@@ -125,24 +132,45 @@ template <Scalar T, Device D>
     throw Error(str(reader.string(), ": there is no such text model"),
                 "tools/fetch_model en fetches the one of the bundled base.", ErrorKind::bad_file);
   const auto style = metadata.find(style_key);
+  std::shared_ptr<Autoencoder<T, D>> autoencoder;
+  const auto vae = detail::part_in(file.parent_path(), {"vae"});
+  if (model.info().latents) {
+    if (vae.empty())
+      throw Error(str(file.string(), ": works on latents, and there is no autoencoder (vae/) beside it"),
+                  "give the whole pipeline's folder.", ErrorKind::bad_file);
+    autoencoder = reading_file([&] { return open_autoencoder<T>(model.context(), vae); });
+  }
   Painter painter(std::move(model), Encoder::open(reader, std::move(encoding), options),
-                  style == metadata.end() ? "" : style->second, options);
+                  style == metadata.end() ? "" : style->second, options, autoencoder);
   painter.base_ = file;
+  if (painter.info().dropped_is_empty) painter.model_.network().set_dropped(*painter.encoder_.encode({""}).front());
+  if (autoencoder) painter.autoencoder_mark_ = detail::base_mark(vae / "diffusion_pytorch_model.safetensors");
   return painter;
 }
 
 template <Scalar T, Device D>
-Painter<T, D>::Painter(Model model, Encoder encoder, std::string style, const Options& options)
-    : options_(options), model_(std::move(model)), encoder_(std::move(encoder)), base_style_(std::move(style)) {
+Painter<T, D>::Painter(Model model, Encoder encoder, std::string style, const Options& options,
+                       std::shared_ptr<Autoencoder<T, D>> autoencoder)
+    : options_(options),
+      model_(std::move(model)),
+      encoder_(std::move(encoder)),
+      autoencoder_(std::move(autoencoder)),
+      base_style_(std::move(style)) {
   style_ = words_ = base_style_;
   if (model_.info().text_width != encoder_.width())
     throw Error(
         str("base: reads captions of width ", model_.info().text_width, ", the text model has ", encoder_.width()),
         "give the language model that the base was trained with: tools/fetch_model en.");
+  if (model_.info().latents != bool(autoencoder_) ||
+      (autoencoder_ && autoencoder_->info().channels != model_.info().channels))
+    throw Error(
+        str("base: works on ", model_.info().channels, " channels of ", model_.info().latents ? "latents" : "pictures",
+            ", the autoencoder makes ", autoencoder_ ? autoencoder_->info().channels : 0),
+        "a model of latents has the autoencoder that it was trained with, another none.");
 }
 
 template <Scalar T, Device D> Painter<T, D> Painter<T, D>::session(const Options& options) {
-  Painter other(model_.session(options), encoder_.session(options), base_style_, options);
+  Painter other(model_.session(options), encoder_.session(options), base_style_, options, autoencoder_);
   const auto used = model_.adapters().used(model_.context());
   typename Model::Strengths copies;
   for (const auto& [name, strength] : used) {  // what this one may train no other may use, but for a copy
@@ -153,6 +181,7 @@ template <Scalar T, Device D> Painter<T, D> Painter<T, D>::session(const Options
   if (finisher_) other.finisher_ = finisher_->session(options);
   other.finisher_begins_ = finisher_begins_;
   other.base_ = base_;
+  other.autoencoder_mark_ = autoencoder_mark_;
   other.style_ = style_;
   other.words_ = words_;
   return other;
@@ -164,16 +193,72 @@ std::vector<FlowExample> Painter<T, D>::examples(std::vector<CaptionedPicture> p
                                                  const std::filesystem::path& cache,
                                                  const std::function<void(int64_t, int64_t)>& progress) {
   std::vector<std::string> captions;
+  DenoiserInfo pixels = info();
+  pixels.side = side();
+  if (autoencoder_) pixels.channels = 3;
   for (const CaptionedPicture& p : pictures) {
     if (p.text.empty()) throw Error(str("picture '", p.id, "' has no words"), "say what it shows: \"dog face\".");
-    detail::check_picture_size(p.id, p.picture.size(), info());
+    detail::check_picture_size(p.id, p.picture.size(), pixels);
     captions.push_back(in_style(p.text, style.value_or(words_)));
   }
   const auto states = encoder_.encode(captions, cache, progress);
   std::vector<FlowExample> examples;
   for (std::size_t i = 0; i < pictures.size(); ++i)
     examples.push_back({std::move(pictures[i].id), std::move(pictures[i].picture), states[i]});
+  if (autoencoder_) to_latents(examples, cache);
   return examples;
+}
+
+template <Scalar T, Device D>
+void Painter<T, D>::to_latents(std::vector<FlowExample>& examples, const std::filesystem::path& cache) {
+  Context<D>& ctx = model_.context();
+  const NoGrad off(ctx);
+  const Shape latents{info().channels, info().side, info().side};
+  const auto file = cache.empty() ? cache : cache / ("latents-" + autoencoder_mark_ + ".safetensors");
+  std::map<std::string, std::vector<float>> known;  // by the picture's content
+  if (!cache.empty() && path_exists(file)) {
+    const auto kept = SafetensorsFile::open(file);
+    for (const std::string& name : kept.names()) {
+      const Stored<Cpu> stored = kept.tensor(name);
+      if (stored.shape != latents) continue;  // of another size
+      auto& values = known[name];
+      values.resize(static_cast<std::size_t>(latents.count()));
+      dequantise_row(stored.type, stored.data, 0, latents.count(), values.data());
+    }
+  }
+  const auto before = known.size();
+  for (FlowExample& e : examples) {
+    char key[17];
+    std::snprintf(key, sizeof key, "%016llx",
+                  static_cast<unsigned long long>(fingerprint(std::as_bytes(std::span(e.picture)))));
+    auto& values = known[key];
+    if (values.empty())
+      values = convert<float>(ctx, autoencoder_->encode(ctx, upload_floats<T>(ctx, {1, 3, side(), side()}, e.picture)))
+                   .to_host(ctx);
+    e.picture = values;
+  }
+  if (cache.empty() || known.size() == before) return;
+  std::vector<TensorEntry> entries;
+  for (const auto& [name, values] : known) entries.push_back({name, DType::f32, latents, values.data()});
+  make_folders(cache);
+  write_safetensors(file, entries);
+}
+
+template <Scalar T, Device D> std::vector<Picture> Painter<T, D>::seen(const std::vector<float>& values) {
+  if (!autoencoder_) return to_pictures(values, side());
+  Context<D>& ctx = model_.context();
+  const NoGrad off(ctx);
+  std::vector<Picture> pictures;
+  const auto each = static_cast<std::size_t>(info().values());
+  for (std::size_t at = 0; at < values.size(); at += each) {  // one at a time: the decoder takes memory by pixels
+    const std::vector<float> one(values.begin() + static_cast<std::ptrdiff_t>(at),
+                                 values.begin() + static_cast<std::ptrdiff_t>(at + each));
+    const auto decoded =
+        autoencoder_->decode(ctx, upload_floats<T>(ctx, {1, info().channels, info().side, info().side}, one));
+    for (auto& picture : to_pictures(convert<float>(ctx, decoded).to_host(ctx), side()))
+      pictures.push_back(std::move(picture));
+  }
+  return pictures;
 }
 
 template <Scalar T, Device D>
@@ -294,15 +379,20 @@ std::vector<Picture> Painter<T, D>::draw(const std::vector<std::string>& texts, 
   std::vector<Picture> drawn;
   const auto states = encoder_.encode(captions);
   const int64_t steps = options.steps.value_or(info().steps), all_steps = finisher_ ? 3 * steps : steps;
-  for (std::size_t begin = 0; begin < captions.size(); begin += drawn_at_once) {
-    const auto end = std::min(captions.size(), begin + drawn_at_once);
+  const std::size_t at_once = info().latents ? 1 : drawn_at_once;  // one of latents is work enough
+  for (std::size_t begin = 0; begin < captions.size(); begin += at_once) {
+    const auto end = std::min(captions.size(), begin + at_once);
     PackedText text;
     for (auto i = begin; i < end; ++i) text.add(*states[i], model_.info().text_width);
     const std::vector<uint64_t> own(seeds.begin() + static_cast<std::ptrdiff_t>(begin),
                                     seeds.begin() + static_cast<std::ptrdiff_t>(end));
     int64_t before = 0;
+    std::vector<Picture> finished;  // of latents
     const auto hear = [&](const DrawStep& s) {
-      if (on_step) {
+      const bool done = before + s.step == all_steps;
+      if (autoencoder_ && done) finished = seen(s.pictures);  // decoded once
+      if (on_step && autoencoder_) on_step({before + s.step, all_steps, begin, finished});
+      else if (on_step) {
         const auto now = to_pictures(s.pictures, side());
         on_step({before + s.step, all_steps, begin, now});
       }
@@ -326,7 +416,8 @@ std::vector<Picture> Painter<T, D>::draw(const std::vector<std::string>& texts, 
       for (auto i = begin; i < end; ++i) none.add({}, 1);
       values = denoise(finisher_->context(), finisher_->network(), none, std::move(values), part, hear);
     }
-    for (auto& picture : to_pictures(values, side())) drawn.push_back(std::move(picture));
+    if (!autoencoder_) finished = to_pictures(values, side());
+    for (auto& picture : finished) drawn.push_back(std::move(picture));
   }
   return drawn;
 }

@@ -93,7 +93,12 @@ template <Scalar T, Device D> class Flux2 final : public Denoiser<T, D> {
   static Flux2 open(Context<D>& ctx, const DenoiserFile& file) {
     Weights weights(file.name());
     for (const std::string& name : file.tensors.names()) put_flux2_tensor(weights, name, file.tensors.tensor(name));
-    Flux2 model(ctx, Flux2Config::from_json(file.config, file.source), weights);
+    auto config = Flux2Config::from_json(file.config, file.source);
+    if (const Json json = file.of_pipeline("model_index.json"); !json.is_null())
+      config.distilled |= value_or<bool>(json, "is_distilled", false, "model_index.json of " + file.name());
+    if (const Json json = file.of_pipeline("scheduler/scheduler_config.json"); !json.is_null())
+      Flux2Config::check_scheduler(json, "scheduler/scheduler_config.json of " + file.name());
+    Flux2 model(ctx, config, weights);
     weights.finish();
     return model;
   }
@@ -107,6 +112,7 @@ template <Scalar T, Device D> class Flux2 final : public Denoiser<T, D> {
   const Flux2Config& config() const { return config_; }
   DenoiserInfo info() const override { return config_.info(); }
   Json configuration() const override { return config_.to_json(); }
+  Json text_encoding() const override { return config_.text_encoding(); }
   const std::map<std::string, Shape>& file_shapes() const override { return file_shapes_; }
   float time_of(float u, int64_t steps) const override {
     return config_.time_of(u, steps, config_.side * config_.side);
@@ -147,7 +153,7 @@ template <Scalar T, Device D> class Flux2 final : public Denoiser<T, D> {
                       given.states.size(), " values do not fit a model of ", c.in_channels,
                       " channels and captions of width ", W),
                   "give a time and a caption for each.");
-    const PackedText text = filled(given);
+    const PackedText text = with_dropped(given, dropped_, W, "flux2");
     const Layout at = lay_out(ctx, text, B, z.size(2), z.size(3));
     const auto condition = silu(ctx, embed_times(ctx, t));  // (B, C)
     const auto m_img = modulations(ctx, modulation_img_, condition, 6),
@@ -194,19 +200,6 @@ template <Scalar T, Device D> class Flux2 final : public Denoiser<T, D> {
     RopeTable<T, D> rope;
   };
 
-  PackedText filled(const PackedText& given) const {
-    const int64_t W = config_.joint_attention_dim;
-    PackedText text;
-    for (std::size_t b = 0; b + 1 < given.starts.size(); ++b) {
-      const auto begin = static_cast<std::size_t>(given.starts[b] * W),
-                 end = static_cast<std::size_t>(given.starts[b + 1] * W);
-      if (begin == end && dropped_.empty())
-        throw Error("flux2: a caption is dropped, and the states of the empty one are not known",
-                    "give them to set_dropped(), or drop none (caption_drop 0, guidance 1).");
-      text.add(begin == end ? std::span(dropped_) : std::span(given.states).subspan(begin, end - begin), W);
-    }
-    return text;
-  }
   Layout lay_out(Context<D>& ctx, const PackedText& text, int64_t B, int64_t h, int64_t w) const {
     Layout at;
     at.places = h * w;
@@ -302,15 +295,10 @@ template <Scalar T, Device D> class Flux2 final : public Denoiser<T, D> {
 
   /// (B) -> (B, C): cosines, then sines of 1000 sigma, through a small MLP.
   Tensor<T, D> embed_times(Context<D>& ctx, const std::vector<float>& t) {
-    const int64_t B = static_cast<int64_t>(t.size()), waves = config_.timestep_guidance_channels, half = waves / 2;
-    std::vector<float> values;
-    for (const float time : t)
-      for (int64_t i = 0; i < waves; ++i) {
-        const double angle = 1000 * double{1 - time} *
-                             std::exp(-std::log(10000.0) * static_cast<double>(i % half) / static_cast<double>(half));
-        values.push_back(static_cast<float>(i < half ? std::cos(angle) : std::sin(angle)));
-      }
-    return time_2_(ctx, silu(ctx, time_1_(ctx, upload_floats<T>(ctx, {B, waves}, values))));
+    const int64_t B = static_cast<int64_t>(t.size()), waves = config_.timestep_guidance_channels;
+    std::vector<double> times;
+    for (const float time : t) times.push_back(1000 * double{1 - time});
+    return time_2_(ctx, silu(ctx, time_1_(ctx, upload_floats<T>(ctx, {B, waves}, time_waves(times, waves)))));
   }
 
   static constexpr Parameter<T, D>* none_ = nullptr;

@@ -28,7 +28,11 @@ struct Flux2Config {
   float eps = 1e-6f;
   double rope_theta = 2000;
   std::vector<int64_t> axes_dims_rope = {32, 32, 32, 32};  // elements of a head that turn by time, row, column, word
-  int64_t side = 32;  // of the latents that it learns and draws: 512 pixels (sample_size, ours)
+  // Ours, for published files do not say them:
+  int64_t side = 32;                            // of the latents that it learns and draws: 512 pixels (sample_size)
+  std::vector<int64_t> text_layers{9, 18, 27};  // after which the text encoder's states are read
+  int64_t text_length = 512;                    // rows of each text
+  bool distilled = false;                       // model_index.json's is_distilled: four steps, no guidance
 
   int64_t width() const { return num_attention_heads * attention_head_dim; }
   int64_t mlp_size() const { return static_cast<int64_t>(static_cast<double>(width()) * mlp_ratio); }
@@ -49,6 +53,9 @@ struct Flux2Config {
     c.rope_theta = value_or<double>(json, "rope_theta", 2000.0, file);
     c.axes_dims_rope = value_or<std::vector<int64_t>>(json, "axes_dims_rope", c.axes_dims_rope, file);
     c.side = read.size("sample_size", 32);
+    c.text_layers = value_or<std::vector<int64_t>>(json, "text_encoder_out_layers", c.text_layers, file);
+    c.text_length = read.size("max_sequence_length", 512);
+    c.distilled = read.flag("is_distilled", false);
     if (read.flag("guidance_embeds", true))
       throw Error(str(file, ": guidance_embeds is true: the guidance that FLUX.2-dev is told is not computed"),
                   "klein's transformers, base and distilled, have none.");
@@ -79,17 +86,41 @@ struct Flux2Config {
             {"rope_theta", rope_theta},
             {"axes_dims_rope", axes_dims_rope},
             {"guidance_embeds", false},
-            {"sample_size", side}};
+            {"sample_size", side},
+            {"text_encoder_out_layers", text_layers},
+            {"max_sequence_length", text_length},
+            {"is_distilled", distilled}};
+  }
+  /// Qwen3's states of a user's message, thinking off, padded: diffusers' pipeline_flux2_klein.
+  Json text_encoding() const {
+    return {{"layers", text_layers},  {"before", ""}, {"mean", Json::array()}, {"scale", Json::array()}, {"limit", 0},
+            {"longest", text_length}, {"chat", true}, {"padded", true}};
+  }
+  /// Throws Error where a pipeline's scheduler_config.json asks for other times than time_of()'s.
+  [[gnu::cold]] static void check_scheduler(const Json& json, const std::string& file) {
+    const ConfigReader read{json, file};
+    read.expect("_class_name", "FlowMatchEulerDiscreteScheduler");
+    read.expect("time_shift_type", "exponential");
+    if (!read.flag("use_dynamic_shifting", false))
+      throw Error(file +
+                  ": use_dynamic_shifting is off: times that do not depend on the picture's size are not computed");
+    for (const char* other :
+         {"use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "invert_sigmas", "stochastic_sampling"})
+      if (read.flag(other, false)) throw Error(str(file, ": ", other, " is not computed"));
+    if (json.contains("shift_terminal") && !json["shift_terminal"].is_null())
+      throw Error(file + ": shift_terminal is not computed");
   }
   DenoiserInfo info() const {
     return {.model_type = "flux2",
             .channels = in_channels,
             .side = side,
+            .latents = true,
             .text_width = joint_attention_dim,
+            .dropped_is_empty = true,
             .predicts = Predicts::velocity,
             .picture_layers = {"to_q", "to_k", "to_v", "to_out.0", "to_qkv_mlp_proj", "attn.to_out"},
-            .steps = 50,
-            .guidance = 4};
+            .steps = distilled ? 4 : 50,
+            .guidance = distilled ? 1.0f : 4.0f};
   }
 
   /// Angles of a head's pairs, which lie together: the places of h x w latents row by row, then words, (P, hd / 2).

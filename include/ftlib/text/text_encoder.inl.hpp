@@ -1,35 +1,67 @@
 // text/text_encoder.inl.hpp: the bodies of text/text_encoder.hpp.
 #pragma once
-#include <ftlib/io/mapped_file.hpp>  // MappedFile
-#include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
-#include <ftlib/text/opened.hpp>     // opened
-#include <ftlib/text/prompt.hpp>     // Prompt
+#include <ftlib/io/mapped_file.hpp>   // MappedFile
+#include <ftlib/io/safetensors.hpp>   // SafetensorsFile, write_safetensors
+#include <ftlib/tensor/quantise.hpp>  // quantise_row
+#include <ftlib/text/opened.hpp>      // opened
+#include <ftlib/text/prompt.hpp>      // Prompt
 #include <ftlib/text/text_encoder.hpp>
 
-#include <algorithm>  // std::clamp
-#include <cmath>      // std::sqrt
+#include <algorithm>  // std::any_of, std::clamp, std::max_element
+#include <cmath>      // std::abs, std::sqrt
 #include <cstring>    // std::memcpy
 #include <tuple>      // std::tie
 
 namespace ft::inline FTLIB_ABI {
 
+namespace detail {
+FTLIB_INLINE std::string layers_in_words(const std::vector<int64_t>& layers) {
+  std::string words = layers.size() == 1 ? "layer" : "layers";
+  for (const int64_t layer : layers) words += str(' ', layer);
+  return words;
+}
+/// A few states of a large model are: bf16 holds those.
+FTLIB_INLINE bool beyond_half(std::span<const float> values) {
+  return std::any_of(values.begin(), values.end(), [](float v) { return std::abs(v) > 65504.0f; });
+}
+}  // namespace detail
+
 FTLIB_INLINE Json TextEncoding::to_json() const {
-  Json json{{"layer", layer}, {"before", before}, {"mean", mean}, {"scale", scale}, {"limit", limit}};
+  Json json{{"before", before}, {"mean", mean}, {"scale", scale}, {"limit", limit}};
+  if (layers.size() == 1) json["layer"] = layers.front();
+  else json["layers"] = layers;
   if (longest) json["longest"] = longest;
+  for (const auto& [key, value] :
+       {std::pair{"chat", chat}, std::pair{"thinking", thinking}, std::pair{"padded", padded}})
+    if (value) json[key] = true;
   return json;
 }
 
 FTLIB_INLINE TextEncoding TextEncoding::from_json(const Json& json, const std::string& file) {
-  TextEncoding e{at<int64_t>(json, "layer", file),
+  const auto flag = [&](const char* key) { return value_or<bool>(json, key, false, file); };
+  TextEncoding e{json.is_object() && json.contains("layers") ? at<std::vector<int64_t>>(json, "layers", file)
+                                                             : std::vector{at<int64_t>(json, "layer", file)},
                  at<std::string>(json, "before", file),
                  at<std::vector<float>>(json, "mean", file),
                  at<std::vector<float>>(json, "scale", file),
                  at<float>(json, "limit", file),
-                 value_or<int64_t>(json, "longest", 0, file)};
-  if (e.layer < 0 || e.mean.size() != e.scale.size() || !(e.limit >= 0) || e.longest < 0)
-    throw Error(str(file, ": layer ", e.layer, ", mean of ", e.mean.size(), ", scale of ", e.scale.size(), ", limit ",
-                    e.limit, " and longest ", e.longest, " make no sense"));
+                 value_or<int64_t>(json, "longest", 0, file),
+                 flag("chat"),
+                 flag("thinking"),
+                 flag("padded")};
+  e.check(file);
   return e;
+}
+
+FTLIB_INLINE void TextEncoding::check(const std::string& file) const {
+  bool fits = !layers.empty() && mean.size() == scale.size() && limit >= 0 && longest >= 0;
+  for (const int64_t layer : layers) fits &= layer >= 1 || layers.size() == 1;
+  if (!fits)
+    throw Error(str(file, ": ", detail::layers_in_words(layers), ", mean of ", mean.size(), ", scale of ", scale.size(),
+                    ", limit ", limit, " and longest ", longest, " make no sense"));
+  if (padded && longest == 0) throw Error(file + ": texts are padded, and `longest` does not say to how many tokens");
+  if (chat && !before.empty())
+    throw Error(str(file, ": texts are messages, and ", quote(before), " is to be before them"));
 }
 
 FTLIB_INLINE uint64_t fingerprint(std::span<const std::byte> bytes) {
@@ -56,15 +88,24 @@ TextEncoder<T, D> TextEncoder<T, D>::open(const std::filesystem::path& path, Tex
   const auto width = static_cast<std::size_t>(encoder.width());
   const auto& e = encoder.encoding_;
   const auto layers = encoder.model_->info().num_hidden_layers;
-  if (e.layer > layers || (!e.mean.empty() && e.mean.size() != width))
-    throw Error(str(path.string(), ": has ", layers, " layers and width ", width, ", layer ", e.layer, " and width ",
-                    e.mean.size(), " are asked for"),
+  e.check(path.string());
+  if (int64_t& only = encoder.encoding_.layers.front(); only < 0 && only + layers > 0) only += layers;
+  if (e.layers.front() < 0 || *std::max_element(e.layers.begin(), e.layers.end()) > layers ||
+      (!e.mean.empty() && e.mean.size() != width))
+    throw Error(str(path.string(), ": has ", layers, " layers and width ", width, ", ",
+                    detail::layers_in_words(e.layers), " and width ", e.mean.size(), " are asked for"),
                 "give the language model that the captions were read with.");
-  if (!encoder.model_->info().encoder) encoder.before_ = text::Prompt(*encoder.tokenizer_, {}).plain(e.before);
-  else if (!e.before.empty())
-    throw Error(str(path.string(), ": is an encoder, which reads texts alone, and ", quote(e.before),
-                    " is to be read before them"),
+  if (e.padded && encoder.tokenizer_->pad() < 0)
+    throw Error(path.string() + ": texts are to be padded, and the tokenizer has no pad token", "",
+                ErrorKind::bad_file);
+  const bool reads_both_ways = encoder.model_->info().encoder;
+  if (reads_both_ways && (!e.before.empty() || e.chat || e.padded))
+    throw Error(str(path.string(), ": is an encoder, which reads texts alone, and ",
+                    e.before.empty() ? "a chat template or padding is asked for"
+                                     : quote(e.before) + " is to be read before them"),
                 "leave it empty (image_style pretrain: --before \"\").");
+  if (e.chat) encoder.chat_.emplace(*encoder.tokenizer_);
+  else if (!reads_both_ways) encoder.before_ = text::Prompt(*encoder.tokenizer_, {}).plain(e.before);
   return encoder;
 }
 
@@ -74,6 +115,7 @@ template <Scalar T, Device D> TextEncoder<T, D> TextEncoder<T, D>::session(const
   other.ctx_ = std::make_unique<Context<D>>(options);
   other.model_ = model_;
   other.tokenizer_ = tokenizer_;
+  other.chat_ = chat_;
   other.encoding_ = encoding_;
   other.before_ = before_;
   other.cache_name_ = cache_name_;
@@ -89,8 +131,11 @@ auto TextEncoder<T, D>::encode(const std::vector<std::string>& texts, const std:
   std::vector<std::string> missing;
   for (const std::string& text : texts)
     if (raw.emplace(text, std::vector<float>()).second) missing.push_back(text);
-  for (std::size_t begin = 0; begin < missing.size(); begin += texts_at_once) {
-    const auto end = std::min(missing.size(), begin + texts_at_once);
+  const auto at_once = encoding_.padded
+                           ? std::max<std::size_t>(1, tokens_at_once / static_cast<std::size_t>(encoding_.longest))
+                           : texts_at_once;
+  for (std::size_t begin = 0; begin < missing.size(); begin += at_once) {
+    const auto end = std::min(missing.size(), begin + at_once);
     compute(std::span(missing).subspan(begin, end - begin), raw);
     if (progress) progress(static_cast<int64_t>(end), static_cast<int64_t>(missing.size()));
   }
@@ -133,8 +178,11 @@ void TextEncoder<T, D>::standardise(const std::vector<std::string>& texts, const
 
 template <Scalar T, Device D> std::vector<int32_t> TextEncoder<T, D>::tokens(const std::string& text) {
   const bool whole = model_->info().encoder;  // else it goes on behind `before`
-  auto own = tokenizer_->encode(whole ? text : " " + text, {.special = Special::as_text, .add_special_tokens = whole});
-  if (text.empty() || own.empty()) throw Error("text encoder: a text is empty", "give each picture a caption.");
+  std::vector<int32_t> own;
+  if (chat_) own = chat_->encode({{"user", text}}, {.thinking = encoding_.thinking});
+  else own = tokenizer_->encode(whole ? text : " " + text, {.special = Special::as_text, .add_special_tokens = whole});
+  if ((text.empty() && !chat_) || own.empty())
+    throw Error("text encoder: a text is empty", "give each picture a caption.");
   if (const auto most = static_cast<std::size_t>(encoding_.longest); most && own.size() > most) {
     left_out_ += static_cast<int64_t>(own.size() - most);
     const auto last = own.back();
@@ -149,18 +197,32 @@ template <Scalar T, Device D>
 void TextEncoder<T, D>::compute(std::span<const std::string> texts, std::map<std::string, std::vector<float>>& raw) {
   const NoGrad off(*ctx_);
   PackedTokens batch;
-  for (const std::string& text : texts) batch.add(tokens(text));
+  for (const std::string& text : texts) {
+    auto own = tokens(text);
+    const auto padding = encoding_.padded ? encoding_.longest - static_cast<int64_t>(own.size()) : 0;
+    own.insert(own.end(), static_cast<std::size_t>(padding), tokenizer_->pad());
+    batch.add(own);
+    if (encoding_.padded) batch.padding.push_back(padding);
+  }
   batch.targets.clear();
-  const auto states =
-      convert<float>(*ctx_, encoding_.layer == 0 ? model_->hidden(*ctx_, batch, {})
-                                                 : model_->hidden_after(*ctx_, batch, {encoding_.layer}).front())
-          .to_host(*ctx_);
-  const auto C = static_cast<std::size_t>(width()), skip = before_.size();
+  std::vector<std::vector<float>> of_layers;
+  const auto keep = [&](const Tensor<T, D>& states) {
+    of_layers.push_back(convert<float>(*ctx_, states).to_host(*ctx_));
+  };
+  if (encoding_.layers == std::vector<int64_t>{0}) keep(model_->hidden(*ctx_, batch, {}));
+  else
+    for (const auto& states : model_->hidden_after(*ctx_, batch, encoding_.layers)) keep(states);
+  const auto C = static_cast<std::size_t>(model_->info().hidden_size), skip = before_.size();
   for (std::size_t i = 0; i < texts.size(); ++i) {
-    const auto begin = static_cast<std::size_t>(batch.starts[i]) + skip,
-               end = static_cast<std::size_t>(batch.starts[i + 1]);
-    for (std::size_t k = begin * C; k < end * C; ++k)  // as a cache gives them back
-      raw[texts[i]].push_back(static_cast<float>(half(states[k])));
+    auto& rows = raw[texts[i]];
+    for (auto n = static_cast<std::size_t>(batch.starts[i]) + skip; n < static_cast<std::size_t>(batch.starts[i + 1]);
+         ++n)
+      for (const auto& states : of_layers)
+        rows.insert(rows.end(), states.begin() + static_cast<std::ptrdiff_t>(n * C),
+                    states.begin() + static_cast<std::ptrdiff_t>((n + 1) * C));
+    const bool wide = detail::beyond_half(rows);
+    for (float& v : rows)
+      v = wide ? static_cast<float>(bfloat16(v)) : static_cast<float>(half(v));  // as a cache has them
   }
 }
 
@@ -184,8 +246,11 @@ template <Scalar T, Device D> std::string TextEncoder<T, D>::cache_name() {
     for (const auto& file : files) hash = 31 * hash + fingerprint(MappedFile::open(file)->bytes());
     char text[64];
     if (encoding_.longest) hash = 31 * hash + static_cast<uint64_t>(encoding_.longest);
+    if (encoding_.chat) hash = 31 * hash + 7 + (encoding_.thinking ? 2 : 0) + (encoding_.padded ? 1 : 0);
+    for (std::size_t i = 1; i < encoding_.layers.size(); ++i)
+      hash = 31 * hash + static_cast<uint64_t>(encoding_.layers[i]);
     std::snprintf(text, sizeof text, "text-states-%016llx-%lld.safetensors", static_cast<unsigned long long>(hash),
-                  static_cast<long long>(encoding_.layer));
+                  static_cast<long long>(encoding_.layers.front()));
     cache_name_ = text;
   }
   return cache_name_;
@@ -213,11 +278,13 @@ void TextEncoder<T, D>::write_cache(const std::filesystem::path& path,
   std::optional<SafetensorsFile> old;
   if (path_exists(path)) old = SafetensorsFile::open(path);
   std::vector<TensorEntry> entries;
-  std::vector<std::vector<half>> bytes;
+  std::vector<std::vector<std::byte>> bytes;
   for (const auto& [text, values] : raw) {
-    auto& stored = bytes.emplace_back();
-    for (const float v : values) stored.emplace_back(v);
-    entries.push_back({text, DType::f16, {static_cast<int64_t>(values.size()) / width(), width()}, stored.data()});
+    const DType type = detail::beyond_half(values) ? DType::bf16 : DType::f16;
+    const auto count = static_cast<int64_t>(values.size());
+    auto& stored = bytes.emplace_back(static_cast<std::size_t>(storage_bytes(type, count)));
+    quantise_row(type, values.data(), count, stored.data());
+    entries.push_back({text, type, {count / width(), width()}, stored.data()});
   }
   if (old)
     for (const std::string& name : old->names())

@@ -43,7 +43,9 @@ enum class Predicts {
 struct DenoiserInfo {
   std::string model_type = {};
   int64_t channels = 3, side = 0;  // what it denoises is (channels, side, side)
+  bool latents = false;            // of an autoencoder, which makes pictures of them
   int64_t text_width = 0;          // W, of the text encoder's hidden states
+  bool dropped_is_empty = false;   // a dropped caption is the empty text's states: set_dropped()
   float noise_scale = 1;           // s
   Predicts predicts = Predicts::picture;
   // The linear layers that pictures pass, and those that modulate them: an adapter on these changes how things are

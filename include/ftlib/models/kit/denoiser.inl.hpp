@@ -7,6 +7,8 @@
 #include <ftlib/tensor/copy.hpp>      // convert
 #include <ftlib/tensor/quantise.hpp>  // quantise_row
 
+#include <cmath>  // std::cos, std::exp, std::log, std::sin
+
 namespace ft::inline FTLIB_ABI {
 
 /// Floats of the host on the device, in the compute type.
@@ -15,6 +17,36 @@ Tensor<T, D> upload_floats(Context<D>& ctx, const Shape& shape, const std::vecto
   Tensor<float, D> x(ctx, shape, values);
   if constexpr (std::same_as<T, float>) return x;
   else return convert<T>(ctx, x);
+}
+
+/// How times enter a network: of each so many cosines and then as many sines, at rates from 1 down to about 1 / 10000:
+/// (B, waves).                                                                             arXiv:1706.03762
+inline std::vector<float> time_waves(const std::vector<double>& times, int64_t waves) {
+  const int64_t half = waves / 2;
+  std::vector<float> values;
+  for (const double time : times)
+    for (int64_t i = 0; i < 2 * half; ++i) {
+      const double angle =
+          time * std::exp(-std::log(10000.0) * static_cast<double>(i % half) / static_cast<double>(half));
+      values.push_back(static_cast<float>(i < half ? std::cos(angle) : std::sin(angle)));
+    }
+  return values;
+}
+
+/// Captions with `dropped`, the empty one's states (rows, width), in the place of those without rows. Throws Error
+/// where there are some and it is not known.
+inline PackedText with_dropped(const PackedText& given, const std::vector<float>& dropped, int64_t width,
+                               const std::string& model) {
+  PackedText text;
+  for (std::size_t b = 0; b + 1 < given.starts.size(); ++b) {
+    const auto begin = static_cast<std::size_t>(given.starts[b] * width),
+               end = static_cast<std::size_t>(given.starts[b + 1] * width);
+    if (begin == end && dropped.empty())
+      throw Error(model + ": a caption is dropped, and the states of the empty one are not known",
+                  "give them to set_dropped(), or drop none (caption_drop 0, guidance 1).");
+    text.add(begin == end ? std::span(dropped) : std::span(given.states).subspan(begin, end - begin), width);
+  }
+  return text;
 }
 
 template <Scalar T, Device D> Json Denoiser<T, D>::text_encoding() const { return nullptr; }

@@ -6,10 +6,11 @@
 #include <ftlib/io/safetensors.hpp>       // SafetensorsFile
 #include <ftlib/models/kit/denoiser.hpp>  // Denoiser
 
-#include <filesystem>  // std::filesystem::path
-#include <functional>  // std::function
-#include <memory>      // std::unique_ptr
-#include <string>      // std::string
+#include <filesystem>    // std::filesystem::path
+#include <functional>    // std::function
+#include <memory>        // std::unique_ptr
+#include <string>        // std::string
+#include <system_error>  // std::error_code
 
 namespace ft::inline FTLIB_ABI {
 
@@ -18,10 +19,11 @@ struct DenoiserFile {
   SafetensorsFile tensors;
   Json config;         // JSON under "config" in the header's metadata, or config.json beside the file; or null
   std::string source;  // where that stands, for messages
+  std::filesystem::path path = {};
 
   /// Throws Error where there is no configuration, unless it may be missing.
   [[gnu::cold]] static DenoiserFile open(const std::filesystem::path& path, bool may_be_missing = false) {
-    DenoiserFile file{SafetensorsFile::open(path), {}, path.string() + " (config)"};
+    DenoiserFile file{SafetensorsFile::open(path), {}, path.string() + " (config)", path};
     const auto found = file.tensors.metadata().find("config");
     const auto beside = path.parent_path() / "config.json";
     if (found != file.tensors.metadata().end()) {
@@ -36,6 +38,13 @@ struct DenoiserFile {
     return file;
   }
   std::string name() const { return tensors.file_name(); }
+  /// A file of the diffusers pipeline whose transformer/ this is: "model_index.json"; null where there is none.
+  [[gnu::cold]] Json of_pipeline(const std::filesystem::path& name) const {
+    std::error_code error;
+    const auto folder = std::filesystem::absolute(path, error).parent_path();
+    const auto beside = folder.parent_path() / name;
+    return folder.filename() == "transformer" && path_exists(beside) ? read_json(beside) : Json();
+  }
 };
 
 /// How a denoiser is known and made, for one compute type and device.

@@ -23,6 +23,9 @@ struct PackedTokens {
   std::vector<int64_t> starts{0};  // (B+1)  sequence i is [starts[i], starts[i + 1])
   // (N)    the token that should follow, or ignored_target; empty where no loss is asked
   std::vector<int32_t> targets = {};
+  // (B)    so many last tokens of a sequence see those before them, each from its own position, and no other padding,
+  //        nor does another token see them; empty: none. For attention without a window and without a cache.
+  std::vector<int64_t> padding = {};
 
   int64_t sequences() const { return static_cast<int64_t>(starts.size()) - 1; }
   int64_t tokens() const { return static_cast<int64_t>(ids.size()); }

@@ -43,8 +43,14 @@ Placement<D> place(Context<D>& ctx, const PackedTokens& batch, const ForwardOpti
     const int64_t begin = batch.starts[static_cast<std::size_t>(i)],
                   end = batch.starts[static_cast<std::size_t>(i) + 1], n = end - begin;
     int64_t before = 0;  // tokens that the cache holds
+    const int64_t seen = end - (batch.padding.empty() ? 0 : batch.padding.at(static_cast<std::size_t>(i)));
+    if (seen < begin + (end > begin ? 1 : 0) || seen > end || (options.cache && seen < end))
+      throw Error(
+          str("language model: ", end - seen, " of ", n, " tokens are padding", options.cache ? ", with a cache" : ""),
+          "at least one is not, and a cache takes none.");
     if (!options.cache) {
-      p.segments.push_back({begin, end, begin, end});
+      p.segments.push_back({begin, seen, begin, seen});
+      for (int64_t j = seen; j < end; ++j) p.segments.push_back({j, j + 1, begin, seen});
     } else {
       const int64_t slot = options.slots.empty() ? i : options.slots[static_cast<std::size_t>(i)];
       const int64_t base = slot * options.cache->capacity();
