@@ -1,6 +1,6 @@
 // src/models.cpp: the language models, those of pictures and their autoencoders, how a checkpoint becomes one, and how
 // layers ask for the adapter in use.
-#include <ftlib/models/kit/autoencoder.inl.hpp>
+#include <ftlib/models/kit/autoencoder_registry.inl.hpp>
 #include <ftlib/models/kit/denoiser_registry.inl.hpp>
 #include <ftlib/models/kit/language_model.inl.hpp>
 #include <ftlib/models/kit/registry.inl.hpp>

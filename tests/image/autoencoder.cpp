@@ -4,7 +4,8 @@
 #include "fixture.hpp"
 
 #include <doctest/doctest.h>
-#include <ftlib/models/kit/autoencoder.hpp>
+#include <ftlib/models/kit/autoencoder_registry.hpp>
+#include <ftlib/ops/elementwise.hpp>
 
 #include <algorithm>
 

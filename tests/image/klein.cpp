@@ -5,6 +5,7 @@
 
 #include <doctest/doctest.h>
 #include <ftlib/image/painter.hpp>
+#include <ftlib/models/kit/autoencoder_registry.hpp>
 #include <ftlib/train/trainer.hpp>
 
 using namespace ft;

@@ -1,13 +1,14 @@
 // image/painter.inl.hpp: the bodies of image/painter.hpp.
 #pragma once
 #include <ftlib/image/painter.hpp>
-#include <ftlib/image/text_to_image.inl.hpp>  // model_file_of
-#include <ftlib/io/atomic_file.hpp>           // write_atomically
-#include <ftlib/io/json.hpp>                  // read_json
-#include <ftlib/io/mapped_file.hpp>           // MappedFile
-#include <ftlib/io/safetensors.hpp>           // SafetensorsFile, write_safetensors
-#include <ftlib/models/kit/denoiser.inl.hpp>  // upload_floats
-#include <ftlib/tensor/copy.hpp>              // convert
+#include <ftlib/image/text_to_image.inl.hpp>          // model_file_of
+#include <ftlib/io/atomic_file.hpp>                   // write_atomically
+#include <ftlib/io/json.hpp>                          // read_json
+#include <ftlib/io/mapped_file.hpp>                   // MappedFile
+#include <ftlib/io/safetensors.hpp>                   // SafetensorsFile, write_safetensors
+#include <ftlib/models/kit/autoencoder_registry.hpp>  // open_autoencoder
+#include <ftlib/models/kit/denoiser.inl.hpp>          // upload_floats
+#include <ftlib/tensor/copy.hpp>                      // convert
 
 #include <algorithm>  // std::max, std::min
 #include <cstdio>     // std::snprintf

@@ -1,12 +1,9 @@
 // models/kit/autoencoder.hpp: what autoencoders of pictures have in common: pixels in, the latents out that a denoiser
-// works on, and back. To add one: write its file and give its class name a line in open_autoencoder()
-// (models/kit/autoencoder.inl.hpp).
+// works on, and back.
 #pragma once
 #include <ftlib/autograd/parameter.hpp>  // Parameter
 
-#include <filesystem>  // std::filesystem::path
 #include <functional>  // std::function
-#include <memory>      // std::unique_ptr
 
 namespace ft::inline FTLIB_ABI {
 
@@ -35,13 +32,4 @@ template <Scalar T, Device D> class Autoencoder {
   Autoencoder& operator=(Autoencoder&&) = default;
 };
 
-/// The autoencoder that a folder holds as diffusers writes it (config.json, diffusion_pytorch_model.safetensors), or a
-/// file with its config.json beside it; in the compute type, frozen. Throws Error where it is none that is known.
-template <Scalar T, Device D>
-std::unique_ptr<Autoencoder<T, D>> open_autoencoder(Context<D>& ctx, const std::filesystem::path& path);
-
 }  // namespace ft::inline FTLIB_ABI
-
-#if FTLIB_HEADER_ONLY
-#include <ftlib/models/kit/autoencoder.inl.hpp>
-#endif

@@ -1,7 +1,7 @@
-// models/kit/autoencoder.inl.hpp: the bodies of models/kit/autoencoder.hpp.
+// models/kit/autoencoder_registry.inl.hpp: the bodies of models/kit/autoencoder_registry.hpp.
 #pragma once
 #include <ftlib/models/autoencoder_kl.hpp>  // AutoencoderKL
-#include <ftlib/models/kit/autoencoder.hpp>
+#include <ftlib/models/kit/autoencoder_registry.hpp>
 
 namespace ft::inline FTLIB_ABI {
 
