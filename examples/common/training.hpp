@@ -3,6 +3,7 @@
 #include "rows.hpp"
 
 #include <ftlib/adapters/lora.hpp>
+#include <ftlib/distributed/node.hpp>
 #include <ftlib/io/atomic_file.hpp>
 #include <ftlib/io/json.hpp>
 #include <ftlib/train/screen/plot.hpp>
@@ -67,6 +68,10 @@ inline const CLI::Validator not_empty([](std::string& text) { return text.empty(
 
 /// The ranks that mpirun or srun has started, which share a training; null: there are none.
 inline ft::Communicator* ranks = nullptr;
+/// What this rank has of its machine, which main() asks for once there are ranks.
+inline ft::NodeShare node;
+/// CPU threads of a model, where `asked` are: 0 means this rank's share of the cores.
+inline int threads(int asked) { return asked == 0 && ranks && ranks->size() > 1 ? node.cores : asked; }
 inline bool first_rank() { return !ranks || ranks->rank() == 0; }
 
 /// While it lives, nothing is printed: what other ranks say is what the first one says.

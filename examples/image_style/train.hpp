@@ -161,7 +161,8 @@ struct PretrainArguments : TrainArguments {
 inline Painter unlearned(const PretrainArguments& a, const Data& data) {
   std::vector<std::string> captions;
   for (const auto& sample : data.samples()) captions.push_back(sample.caption);
-  auto encoder = Encoder::open(a.text_model, {.layers = {a.layer}, .before = a.before}, {.threads = a.threads});
+  auto encoder =
+      Encoder::open(a.text_model, {.layers = {a.layer}, .before = a.before}, {.threads = examples::threads(a.threads)});
   std::cout << "reading " << captions.size() << " captions\n" << std::flush;
   {
     ReadingProgress progress;
@@ -181,15 +182,17 @@ inline Painter unlearned(const PretrainArguments& a, const Data& data) {
       .noise_scale = 1,
       .conditioning = a.conditioning == "adaln" ? ft::Conditioning::adaln_zero : ft::Conditioning::none};
   config.check("pretrain");
-  auto model = Model::initial(config.to_json(), a.run.seed, {.threads = a.threads, .seed = a.run.seed}, a.flow);
-  return {std::move(model), std::move(encoder), a.style, {.threads = a.threads, .seed = a.run.seed}};
+  auto model = Model::initial(config.to_json(), a.run.seed,
+                              {.threads = examples::threads(a.threads), .seed = a.run.seed}, a.flow);
+  return {std::move(model), std::move(encoder), a.style, {.threads = examples::threads(a.threads), .seed = a.run.seed}};
 }
 
 inline void pretrain(const PretrainArguments& a) {
   examples::check_apart("--out", a.out, {a.data, a.from, a.text_model}, /*replaced=*/false);
   const auto data = Data::open(a.data);
   auto painter = examples::first_rank_first([&] {
-    return a.from.empty() ? unlearned(a, data) : open_painter(a.from, a.text_model, a.threads, a.run.seed, a.flow);
+    return a.from.empty() ? unlearned(a, data)
+                          : open_painter(a.from, a.text_model, examples::threads(a.threads), a.run.seed, a.flow);
   });
   examples::begin_ranks(painter.model().context(), a.run.rank_timeout);
   painter.model().train_all();
@@ -313,7 +316,7 @@ inline void train(const TuneArguments& a) {
   examples::check_apart("--out", result, {a.data, a.base, a.text_model});
   const auto data = Data::open(a.data);
   const auto style = a.style.empty() ? only_style(data, a.data) : a.style;
-  auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed, a.flow);
+  auto painter = open_painter(a.base, a.text_model, examples::threads(a.threads), a.run.seed, a.flow);
   const auto words = a.words.empty() ? painter.base_style() : a.words;
   auto lora = a.lora;
   lora.named["picture"] = painter.info().picture_layers;
@@ -362,7 +365,7 @@ struct FinishArguments : TrainArguments {
 inline void finish(const FinishArguments& a) {
   examples::check_apart("--out", a.out, {a.data, a.base, a.adapter, a.text_model}, /*replaced=*/false);
   const auto data = Data::open(a.data);
-  auto painter = open_painter(a.base, a.text_model, a.threads, a.run.seed);
+  auto painter = open_painter(a.base, a.text_model, examples::threads(a.threads), a.run.seed);
   load_adapter(painter, a.adapter, 1, /*finished=*/false);
   const auto style = a.style.empty() ? painter.style() : a.style;
   examples::begin_ranks(painter.model().context(), a.run.rank_timeout);

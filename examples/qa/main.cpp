@@ -55,6 +55,7 @@ int main(int argc, char** argv) {
 #if FTLIB_WITH_MPI
   return ft::run_ranks(argc, argv, [&](ft::Communicator* world) {
     examples::ranks = world;
+    examples::node = ft::share_node(world);
     const examples::Muted others(!examples::first_rank());
     return run(argc, argv);
   });

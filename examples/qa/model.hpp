@@ -75,7 +75,7 @@ struct ModelArguments {
     if (device == "cpu") {
       if (dtype != "f32")
         throw ft::Error("--dtype bf16: the CPU computes in f32", "leave it out, or add --device cuda.");
-      return f(ft::CausalLM<float, ft::Cpu>::from_pretrained(model, {.threads = threads}));
+      return f(ft::CausalLM<float, ft::Cpu>::from_pretrained(model, {.threads = examples::threads(threads)}));
     }
 #if FTLIB_WITH_CUDA
     if (dtype == "bf16") return f(ft::CausalLM<ft::bfloat16, ft::Cuda>::from_pretrained(model));

@@ -3,6 +3,7 @@
 
 #include <doctest/doctest.h>
 #include <ftlib/distributed/link.hpp>
+#include <ftlib/distributed/node.hpp>
 #include <ftlib/distributed/thread_group.hpp>
 #include <ftlib/finetune.hpp>
 
@@ -180,6 +181,38 @@ TEST_CASE("ranks: the plan says what an exchange takes, from what lies between r
   const Plan plan{
       .steps = 10, .ranks = 2, .exchange_bytes = 3e6, .exchange_seconds = 0.5, .bandwidth = 1e7, .latency = 2e-3};
   CHECK(str(plan).find("exchange 0.5 s a step, 3") != std::string::npos);
+}
+
+TEST_CASE("ranks: groups of them say things to one another; each has its share of its machine") {
+  struct Placed final : Communicator {  // ranks 0, 1, 4 and 5 on one machine, the others on another
+    Communicator& other;
+    explicit Placed(Communicator& o) : other(o) {}
+    int rank() const override { return other.rank(); }
+    int size() const override { return other.size(); }
+    std::string node() const override { return rank() / 2 % 2 ? "second" : "first"; }
+    void swap(int with, std::span<const std::byte> out, std::span<std::byte> in) override { other.swap(with, out, in); }
+    std::vector<std::string> gather(std::string_view mine) override { return other.gather(mine); }
+    void cancel() override { other.cancel(); }
+  };
+  run_thread_group(7, [](Communicator& world) {
+    Placed placed(world);
+    const auto group = split(placed, placed.node());
+    const std::vector<std::vector<std::string>> members{{"0", "1", "4", "5"}, {"2", "3", "6"}};
+    const auto& mine = members[placed.node() == "second"];
+    CHECK(group->gather(str(world.rank())) == mine);
+    CHECK(mine[static_cast<std::size_t>(group->rank())] == str(world.rank()));
+    std::vector<std::size_t> bounds{0};
+    for (std::size_t i = 0; i < mine.size(); ++i) bounds.push_back(bounds.back() + i + 1);
+    std::vector<int> x(bounds.back(), world.rank());
+    reduce_scatter(*group, std::span(x), bounds);
+    all_gather(*group, std::span(x), bounds);
+    for (const int v : x) CHECK(v == (mine.size() == 4 ? 10 : 11));
+    const auto share = share_node(&placed);
+    CHECK(share.rank == group->rank());
+    CHECK(share.ranks == static_cast<int>(mine.size()));
+    CHECK(share.cores == std::max(1, available_cores() / share.ranks));  // threads of a process are bound alike
+  });
+  CHECK(share_node(nullptr).cores == available_cores());
 }
 
 TEST_CASE("ranks: who looks at gradients sees all of them") {

@@ -9,6 +9,7 @@
 #include <cstddef>      // std::byte
 #include <cstdint>      // std::int64_t
 #include <cstring>      // std::memcpy
+#include <memory>       // std::unique_ptr
 #include <span>         // std::span
 #include <sstream>      // std::istringstream
 #include <string>       // std::string
@@ -34,6 +35,8 @@ class Communicator {
   virtual std::vector<std::string> gather(std::string_view mine) = 0;
   /// For messages: "rank 3 of 8", and what an engine knows beside.
   virtual std::string name() const { return str("rank ", rank(), " of ", size()); }
+  /// The machine that this rank runs on: ranks of one machine say the same.
+  virtual std::string node() const { return {}; }
 
   /// Makes a call that waits in another thread throw Error, and all later ones: before a rank that has failed leaves.
   virtual void cancel() = 0;
@@ -81,6 +84,62 @@ class Communicator {
                     "all ranks need the same program, files and options.");
     }
   }
+}
+
+namespace detail {
+/// f(partner) for every other rank, in W rounds of pairs.
+template <class F> void in_pairs(Communicator& world, F f) {
+  for (int round = 0; round < world.size(); ++round)
+    if (const int other = (round - world.rank() + world.size()) % world.size(); other != world.rank()) f(other);
+}
+
+class RankGroup final : public Communicator {
+ public:
+  RankGroup(Communicator& world, std::vector<int> ranks, int rank)
+      : world_(world), ranks_(std::move(ranks)), rank_(rank) {}
+  int rank() const override { return rank_; }
+  int size() const override { return static_cast<int>(ranks_.size()); }
+  std::string name() const override { return world_.name(); }
+  std::string node() const override { return world_.node(); }
+  bool any_thread() const override { return world_.any_thread(); }
+  void cancel() override { world_.cancel(); }
+  void swap(int other, std::span<const std::byte> out, std::span<std::byte> in) override {
+    world_.announce(announced_);
+    world_.swap(ranks_[static_cast<std::size_t>(other)], out, in);
+  }
+  std::vector<std::string> gather(std::string_view mine) override {
+    std::vector<std::string> all(ranks_.size());
+    all[static_cast<std::size_t>(rank_)] = mine;
+    in_pairs(*this, [&](int other) {
+      const std::uint64_t length = mine.size();
+      std::uint64_t theirs = 0;
+      swap(other, std::as_bytes(std::span(&length, 1)), std::as_writable_bytes(std::span(&theirs, 1)));
+      std::string& got = all[static_cast<std::size_t>(other)];
+      got.resize(theirs);
+      swap(other, std::as_bytes(std::span(mine)), std::as_writable_bytes(std::span(got)));
+    });
+    return all;
+  }
+
+ private:
+  Communicator& world_;
+  std::vector<int> ranks_;  // of world_
+  int rank_;
+};
+}  // namespace detail
+
+/// This rank's end of a group of those that give the same colour, in their order. All ranks call it. `world` must
+/// outlive the group, carries what it says, and is not used while the group is; its time-out holds.
+[[gnu::cold]] inline std::unique_ptr<Communicator> split(Communicator& world, const std::string& colour) {
+  world.announce("the forming of groups");
+  std::vector<int> ranks;
+  int rank = 0, mine = 0;
+  for (const std::string& theirs : world.gather(colour)) {
+    if (rank == world.rank()) mine = static_cast<int>(ranks.size());
+    if (theirs == colour) ranks.push_back(rank);
+    ++rank;
+  }
+  return std::make_unique<detail::RankGroup>(world, std::move(ranks), mine);
 }
 
 /// Whether a piece of work is this rank's: ranks have one each in turn. `world` is null for one rank.
@@ -136,13 +195,6 @@ inline std::size_t part_of(int rank, int ranks) {
   for (int bit = 1; bit < ranks; bit *= 2) part = part * 2 + static_cast<std::size_t>((rank & bit) != 0);
   return part;
 }
-namespace detail {
-/// f(partner) for every other rank, in W rounds of pairs.
-template <class F> void in_pairs(Communicator& world, F f) {
-  for (int round = 0; round < world.size(); ++round)
-    if (const int other = (round - world.rank() + world.size()) % world.size(); other != world.rank()) f(other);
-}
-}  // namespace detail
 
 /// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it; the
 /// rest of x is lost. There are W + 1 bounds, and (W-1)/W of x leave each of W ranks. Where W is a power of two, added

@@ -38,7 +38,7 @@ class MpiCommunicator final : public Communicator {
   std::string name() const override { return name_of(rank_); }
   void cancel() override { cancelled_ = true; }
   bool any_thread() const override { return threads_ >= MPI_THREAD_SERIALIZED; }
-  const std::string& node() const { return nodes_[static_cast<std::size_t>(rank_)]; }
+  std::string node() const override { return nodes_[static_cast<std::size_t>(rank_)]; }
 
   void swap(int other, std::span<const std::byte> out, std::span<std::byte> in) override {
     constexpr std::size_t most = std::size_t{64} << 20;  // MPI counts in int, and the time-out is of one piece

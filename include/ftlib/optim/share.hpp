@@ -1,7 +1,8 @@
 // optim/share.hpp: a rank's share of tensors, and how ranks put theirs together.
 #pragma once
-#include <ftlib/distributed/shares.hpp>  // Share, Shares
-#include <ftlib/tensor/tensor.hpp>       // Tensor
+#include <ftlib/distributed/array_exchange.hpp>  // ArrayExchange
+#include <ftlib/distributed/shares.hpp>          // Share, Shares
+#include <ftlib/tensor/tensor.hpp>               // Tensor
 
 namespace ft::inline FTLIB_ABI {
 
@@ -17,16 +18,23 @@ void gather_shares(Context<D>& ctx, const Shares& shares, const std::vector<Tens
   if (shares.ranks() == 1) return;
   std::vector<bool> there;
   for (const auto& x : xs) there.push_back(static_cast<bool>(x));
-  std::vector<T> flat(shares.bounds(there).back());
   const auto bytes = [](const Share& share) { return static_cast<std::size_t>(share.count()) * sizeof(T); };
-  const auto bounds = shares.pieces(there, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
-    if (part == shares.my_part()) ctx.copy_to_host(flat.data() + place, xs[i].data() + share.begin, bytes(share));
+  auto bounds = shares.bounds(there);
+  for (std::size_t& bound : bounds) bound *= sizeof(T);
+  const auto flat = std::static_pointer_cast<std::byte>(ctx.allocate(bounds.back()));
+  shares.pieces(there, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
+    if (part != shares.my_part()) return;
+    ctx.copy_on_device(flat.get() + place * sizeof(T), xs[i].data() + share.begin, bytes(share));
   });
-  all_gather(*shares.world(), std::span(flat), bounds);
+  HostArrays<D> host(*shares.world());
+  ArrayExchange<D>* const own = arrays_of<D>(shares.world());
+  ArrayExchange<D>& arrays = own ? *own : host;
+  arrays.all_gather(ctx, flat, std::move(bounds));
+  arrays.wait(ctx);
   shares.pieces(there, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
     if (part == shares.my_part()) return;
     Tensor<T, D> x = xs[i];
-    ctx.copy_from_host(x.data() + share.begin, flat.data() + place, bytes(share));
+    ctx.copy_on_device(x.data() + share.begin, flat.get() + place * sizeof(T), bytes(share));
   });
 }
 

@@ -1,9 +1,9 @@
 // train/gradient_exchange.hpp: the ranks that share a step: which micro-batches each has, and their gradients' sum.
 #pragma once
-#include <ftlib/autograd/tape.hpp>           // GradientListener
-#include <ftlib/distributed/background.hpp>  // Background
-#include <ftlib/optim/clip.hpp>              // StepCheck
-#include <ftlib/optim/share.hpp>             // Shares
+#include <ftlib/autograd/tape.hpp>               // GradientListener
+#include <ftlib/distributed/array_exchange.hpp>  // ArrayExchange
+#include <ftlib/optim/clip.hpp>                  // StepCheck
+#include <ftlib/optim/share.hpp>                 // Shares
 
 #include <cstdint>        // std::int64_t
 #include <map>            // std::map
@@ -22,9 +22,10 @@ namespace ft::inline FTLIB_ABI {
 /// share of parameters alone (distributed/shares.hpp), which it updates, and then gives the weights to the others.
 /// Without a communicator, gradients are added where they are, and all calls are free.
 ///
-/// Groups of parameters leave for the other ranks, in a thread of their own, while the backward pass of a rank's last
-/// micro-batch goes on: one after the other, each when it has heard of all of its gradients' parts, whose number
-/// earlier micro-batches of the kind have told. Where there come more after all, the group is sent again.
+/// Groups of parameters leave for the other ranks, in a thread of their own or by an engine of the device's, while the
+/// backward pass of a rank's last micro-batch goes on: one after the other, each when it has heard of all of its
+/// gradients' parts, whose number earlier micro-batches of the kind have told. Where there come more after all, the
+/// group is sent again.
 template <Scalar T, Device D> class GradientExchange final : GradientListener {
  public:
   using Gradient = Tensor<accumulate_t<T>, D>;
@@ -50,7 +51,7 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
 
   /// The micro-batches that are this rank's: [first, last); none where there are fewer than ranks, for the last of
   /// these. `step` is for messages, as of all calls until the next one.
-  std::pair<std::size_t, std::size_t> share(std::size_t micro_batches, int64_t step);
+  std::pair<std::size_t, std::size_t> share(Context<D>& ctx, std::size_t micro_batches, int64_t step);
   /// Before a micro-batch: who hears of its backward pass; null: nobody. `kind`: MicroBatch::kind; `last` of this
   /// rank's in a step: what is final leaves.
   GradientListener* listen(Context<D>& ctx, const char* kind, bool last);
@@ -79,9 +80,9 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
     std::vector<Gradient> gradients;  // of each parameter; empty where it has none
   };
   struct Group {
-    std::vector<bool> members;          // of all parameters
-    std::vector<accumulate_t<T>> flat;  // as it is exchanged
-    int64_t missing = 0;                // parameters that are not final
+    std::vector<bool> members;              // of all parameters
+    std::shared_ptr<accumulate_t<T>> flat;  // as it is exchanged
+    int64_t missing = 0;                    // parameters that are not final
     bool left = false;
   };
   void touched(const void* parameter) override;
@@ -108,7 +109,8 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
   std::vector<int32_t> counts_;                          // in this micro-batch
   std::vector<std::size_t> touched_;                     // by this rule
   std::vector<bool> late_;                               // touched after its group had left
-  std::unique_ptr<Background> background_;               // last, so that it ends before what it reads
+  std::unique_ptr<HostArrays<D>> through_host_;          // where the engine does not reach the device's memory
+  ArrayExchange<D>* arrays_ = nullptr;
 };
 
 }  // namespace ft::inline FTLIB_ABI

@@ -1,6 +1,6 @@
 // train/gradient_exchange.inl.hpp: what train/gradient_exchange.hpp declares.
 #pragma once
-#include <ftlib/tensor/copy.hpp>  // accumulate, clone
+#include <ftlib/tensor/copy.hpp>  // accumulate, clone, fill
 #include <ftlib/train/gradient_exchange.hpp>
 
 #include <algorithm>  // std::clamp, std::copy, std::fill, std::max
@@ -38,7 +38,8 @@ template <Scalar T, Device D> void GradientExchange<T, D>::share_out(Params para
   }
   late_.resize(params_.size());
   counts_.resize(params_.size());
-  background_ = std::make_unique<Background>(*world_);
+  arrays_ = arrays_of<D>(world_);
+  if (!arrays_) arrays_ = (through_host_ = std::make_unique<HostArrays<D>>(*world_)).get();
 }
 
 template <Scalar T, Device D> void GradientExchange<T, D>::announce(const char* what) {
@@ -51,11 +52,12 @@ template <Scalar T, Device D> bool GradientExchange<T, D>::any(bool here) {
 }
 
 template <Scalar T, Device D>
-std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(std::size_t micro_batches, int64_t step) {
+std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(Context<D>& ctx, std::size_t micro_batches,
+                                                                  int64_t step) {
   nodes_.clear();
   step_ = step;
   if (alone()) return {0, micro_batches};
-  background_->wait();  // for what a step that has failed has left
+  arrays_->wait(ctx);  // for what a step that has failed has left
   last_loss_ = 0;
   listens_ = nullptr;
   next_ = 0;
@@ -162,15 +164,15 @@ template <Scalar T, Device D> void GradientExchange<T, D>::send(Context<D>& ctx,
   std::vector<Gradient> sums(params_.size());
   for (std::size_t i = 0; i < sums.size(); ++i)
     if (group.members[i]) sums[i] = sum_of(ctx, i);
-  group.flat.resize(shares_.bounds(group.members).back());
+  group.flat = std::static_pointer_cast<A>(
+      ctx.allocate(static_cast<std::size_t>(shares_.bounds(group.members).back()) * sizeof(A)));
   auto bounds = shares_.pieces(group.members, [&](std::size_t, std::size_t i, const Share& share, std::size_t place) {
-    A* const at = group.flat.data() + place;
+    A* const at = group.flat.get() + place;
     if (sums[i])
-      ctx.copy_to_host(at, sums[i].data() + share.begin, static_cast<std::size_t>(share.count()) * sizeof(A));
-    else std::fill(at, at + share.count(), A(-0.0f));
+      ctx.copy_on_device(at, sums[i].data() + share.begin, static_cast<std::size_t>(share.count()) * sizeof(A));
+    else fill(ctx, View<A>(at, {share.count()}), A(-0.0f));
   });
-  background_->add(
-      [this, &group, bounds = std::move(bounds)] { reduce_scatter(*world_, std::span(group.flat), bounds); });
+  arrays_->reduce_scatter(ctx, group.flat, std::move(bounds), exact_);
 }
 
 template <Scalar T, Device D> void GradientExchange<T, D>::finish(Context<D>& ctx, StepCheck<D>& check) {
@@ -185,7 +187,7 @@ template <Scalar T, Device D> void GradientExchange<T, D>::finish(Context<D>& ct
     return nodes_.clear();
   }
   while (next_ < groups_.size()) send(ctx, groups_[next_++]);
-  background_->wait();
+  arrays_->wait(ctx);
 
   // Who has what, what was sent too early, and losses, in one gather.
   double loss = last_loss_;
@@ -215,16 +217,16 @@ template <Scalar T, Device D> void GradientExchange<T, D>::finish(Context<D>& ct
         send(ctx, groups_[g]);
         break;
       }
-  background_->wait();
+  arrays_->wait(ctx);
   for (std::size_t i = 0; i < params_.size(); ++i)
     if (there[i] && !params_[i]->grad) params_[i]->grad = Gradient(ctx, params_[i]->shape());
   for (Group& group : groups_) {
     shares_.pieces(group.members, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
       if (part == shares_.my_part() && there[i])
-        ctx.copy_from_host(params_[i]->grad.data() + share.begin, group.flat.data() + place,
+        ctx.copy_on_device(params_[i]->grad.data() + share.begin, group.flat.get() + place,
                            static_cast<std::size_t>(share.count()) * sizeof(A));
     });
-    group.flat = {};
+    group.flat = nullptr;
   }
   nodes_.clear();
   listens_ = nullptr;

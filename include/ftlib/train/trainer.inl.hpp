@@ -87,7 +87,7 @@ template <Scalar T, Device D> Step Trainer<T, D>::step(const Batch& batch, float
   graph_.run(ctx, [&] {
     StepCheck<D> check(ctx);  // loss and norm stay on the device until the update has been asked for
     zero_grad(params_);
-    const auto [first, last] = ranks_.share(batch.micro.size(), state_.step + 1);
+    const auto [first, last] = ranks_.share(ctx, batch.micro.size(), state_.step + 1);
     for (std::size_t i = first; i < last; ++i) {  // sums over tokens, so micro-batches of any size weigh right
       draw_from(i);
       Tape<D> tape(ctx, ranks_.listen(ctx, batch.micro[i]->kind(), i + 1 == last));
