@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, from Debian's or Ubuntu's packages, those of the named sets that are missing:
-#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks | mpi ...
+#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks | mpi | scaling ...
 # build is what the library and qa need; pictures is what image_style needs beside it.
 set -euo pipefail
 
@@ -14,9 +14,10 @@ for set in "$@"; do
       unicode-data) ;;
     benchmarks) packages+=(libbenchmark-dev libopenblas-dev) ;;
     mpi) packages+=(libopenmpi-dev openmpi-bin) ;;
+    scaling) packages+=(libopenmpi-dev openmpi-bin iproute2 util-linux libsimgrid-dev) ;;
     test) packages+=(doctest-dev python3) ;;
     ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev chromium) ;;
-    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, mpi, test, ci" >&2; exit 2 ;;
+    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, mpi, scaling, test, ci" >&2; exit 2 ;;
   esac
 done
 

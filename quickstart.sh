@@ -86,7 +86,7 @@ END
 }
 
 case ${1:-en} in
-  en) questions_and_answers en build/quickstart "Which peak rises higher above sea level than any other?" ;;
+  en) questions_and_answers en build/quickstart "What is the capital of Norway called?" ;;
   ko) questions_and_answers ko build/quickstart-ko "태양계에서 가장 큰 행성은 무엇인가요?" ;;
   style)
     case ${2:-painterly} in

@@ -11,19 +11,25 @@ struct Link {
   double latency = 0, bandwidth = 0;
 };
 
+/// By the machine's clock.
+inline double steady_seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
 /// Of each distance between ranks that reduce_scatter swaps over (1, 2, 4 ...; where ranks are no power of two, of one
 /// way to pair them), the slowest pair's figures. All ranks call it; takes some hundred swaps of 8 bytes, and a few of
-/// 1 MiB.
-inline std::vector<Link> measure_links(Communicator& world) {
-  using Clock = std::chrono::steady_clock;
+/// `bytes`: what is measured with messages of one size holds for that size, roughly. `now`: seconds, by another clock
+/// than the machine's.
+inline std::vector<Link> measure_links(Communicator& world, std::size_t bytes = std::size_t{1} << 20,
+                                       double (*now)() = steady_seconds) {
   world.announce("the measurement of the network");
-  std::vector<std::byte> out(std::size_t{1} << 20), in(out.size());
-  const auto seconds = [&](int other, std::size_t bytes, int times) {  // the median of swaps
+  std::vector<std::byte> out(bytes), in(out.size());
+  const auto seconds = [&](int other, std::size_t size, int times) {  // the median of swaps
     std::vector<double> all;
     for (int i = 0; i < times; ++i) {
-      const auto begin = Clock::now();
-      world.swap(other, std::span(out).first(bytes), std::span(in).first(bytes));
-      all.push_back(std::chrono::duration<double>(Clock::now() - begin).count());
+      const double begin = now();
+      world.swap(other, std::span(out).first(size), std::span(in).first(size));
+      all.push_back(now() - begin);
     }
     std::sort(all.begin(), all.end());
     return all[all.size() / 2];
