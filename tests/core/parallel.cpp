@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cmath>
 #include <memory>
 #include <numeric>
@@ -157,6 +158,16 @@ TEST_CASE("core/parallel: each piece of a job is done once, whoever comes to it,
   }
   CHECK(wrong == 0);
   CHECK(calls >= 2000);
+}
+
+TEST_CASE("core/parallel: a pool ends at any moment, with threads that are late for its last job") {
+  int64_t came = 0;
+  for (int i = 0; i < 2000; ++i) {
+    ThreadPool pool(3);
+    if (i % 4 == 0) std::this_thread::sleep_for(std::chrono::microseconds(300));  // so that they sleep, and are woken
+    pool.run([&](int thread) { came += thread == 0; });
+  }
+  CHECK(came == 2000);
 }
 
 TEST_CASE("core/parallel: the first exception of a job comes to the caller, and the pool goes on") {

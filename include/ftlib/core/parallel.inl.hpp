@@ -120,12 +120,14 @@ struct ThreadPool::State {
         std::unique_lock lock(mutex);
         wake.wait(lock, next);
       }
-      if (stopped) return;
       std::uint64_t now = state.load(std::memory_order_acquire);
       while ((now & open) && !state.compare_exchange_weak(now, now + 1, std::memory_order_acq_rel)) {
       }
       seen = number_of(now);
-      if (!(now & open)) continue;
+      if (!(now & open)) {
+        if (stopped) return;  // asked behind `now`: else the end could come between, and be taken for one that is known
+        continue;
+      }
       invoke(thread);
       state.fetch_sub(1, std::memory_order_acq_rel);
     }
