@@ -44,8 +44,8 @@
   X(, causal_conv_weights, View<T>, In<T>, In<T>, const std::vector<int32_t>&)                                        \
   X(, gather_patches, View<T>, In<T>, const Patches&, int64_t)                                                        \
   X(, group_norm_forward, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>, In<T>, In<T>, float)          \
-  X(, group_norm_backward, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>, In<T>,                       \
-    In<accumulate_t<T>>, In<accumulate_t<T>>, In<T>)                                                                  \
+  X(, group_norm_backward, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>, In<T>, In<T>, In<accumulate_t<T>>,  \
+    In<accumulate_t<T>>, In<T>)                                                                                       \
   X(, gated_delta_forward, const DeltaRule<T>&, View<T>, View<accumulate_t<T>>, View<accumulate_t<T>>)                \
   X(, gated_delta_backward, const DeltaRule<T>&, View<T>, View<T>, View<T>, View<T>, View<T>, View<accumulate_t<T>>,  \
     View<accumulate_t<T>>, In<T>, In<accumulate_t<T>>)                                                                \
