@@ -5,6 +5,7 @@
 
 #include <algorithm>  // std::clamp
 #include <cmath>      // std::sqrt
+#include <cstdint>    // UINT32_MAX
 #include <memory>     // std::shared_ptr
 #include <vector>     // std::vector
 
@@ -17,15 +18,26 @@ template <class T> struct Groups {
   const T* x;
   const accumulate_t<T>*mean, *r;  // (B, G)
   int64_t B, S, C, G;
+  uint32_t rows, each;  // S, and C / G: a division of 32 bits takes fewer registers than one of 64
 
-  __device__ int64_t of(int64_t b, int64_t c) const { return b * G + c / (C / G); }
+  /// Of row n and channel c.
+  __device__ int64_t of(int64_t n, int64_t c) const {
+    return static_cast<uint32_t>(n) / rows * G + static_cast<uint32_t>(c) / each;
+  }
 };
+template <class T>
+Groups<T> groups_of(In<T> x, const accumulate_t<T>* mean, const accumulate_t<T>* r, int64_t G) {
+  if (x.rows() > int64_t{UINT32_MAX})
+    throw Error(str("group_norm: x ", x.shape, " has more rows than the GPU's kernels count"));
+  return {x.data, mean, r, x.shape[0], x.shape[1], x.cols(), G, static_cast<uint32_t>(x.shape[1]),
+          static_cast<uint32_t>(x.cols() / G)};
+}
 template <class T> struct SquaresOf {
   Groups<T> at;
   template <int V> __device__ void add(accumulate_t<T> (&sum)[V], int64_t n, int64_t c) const {
     const auto xs = load<V>(at.x + n * at.C + c);
     for (int k = 0; k < V; ++k) {
-      const auto off = widen(xs.v[k]) - at.mean[at.of(n / at.S, c + k)];
+      const auto off = widen(xs.v[k]) - at.mean[at.of(n, c + k)];
       sum[k] += off * off;
     }
   }
@@ -37,7 +49,7 @@ template <class T> struct ProductsOf {
   template <int V> __device__ void add(accumulate_t<T> (&sum)[V], int64_t n, int64_t c) const {
     const auto xs = load<V>(at.x + n * at.C + c), dys = load<V>(dy + n * at.C + c);
     for (int k = 0; k < V; ++k) {
-      const int64_t g = at.of(n / at.S, c + k);
+      const int64_t g = at.of(n, c + k);
       sum[k] += widen(dys.v[k]) * (widen(xs.v[k]) - at.mean[g]) * at.r[g];
     }
   }
@@ -66,7 +78,7 @@ __global__ void __launch_bounds__(block_size) group_norm_kernel(Groups<T> at, T*
     const auto xs = load<V>(at.x + n * at.C + c), ws = load<V>(w + c), bs = load<V>(b + c);
     Pack<T, V> out;
     for (int k = 0; k < V; ++k) {
-      const int64_t g = at.of(n / at.S, c + k);
+      const int64_t g = at.of(n, c + k);
       out.v[k] = narrow<T>((widen(xs.v[k]) - at.mean[g]) * at.r[g] * widen(ws.v[k]) + widen(bs.v[k]));
     }
     store(y + n * at.C + c, out);
@@ -84,7 +96,7 @@ __global__ void __launch_bounds__(block_size)
     const auto xs = load<V>(at.x + n * at.C + c), dys = load<V>(dy + n * at.C + c), ws = load<V>(w + c);
     Pack<T, V> out;
     for (int k = 0; k < V; ++k) {
-      const int64_t g = at.of(n / at.S, c + k);
+      const int64_t g = at.of(n, c + k);
       const auto z = (widen(xs.v[k]) - at.mean[g]) * at.r[g];
       out.v[k] = narrow<T>(at.r[g] * (widen(dys.v[k]) * widen(ws.v[k]) - q[g] - z * p[g]));
     }
@@ -131,7 +143,7 @@ void group_norm_forward(Context<Cuda>& ctx,
                         In<T> bias,                  // (C)
                         float eps) {
   using A = accumulate_t<T>;
-  const detail::Groups<T> at{x.data, mean.data, r.data, x.shape[0], x.shape[1], x.cols(), mean.cols()};
+  const auto at = detail::groups_of<T>(x, mean.data, r.data, mean.cols());
   const bool packs = detail::rows_aligned16<T>(at.C, y.data, x.data, w.data, bias.data);
   const std::shared_ptr<void> memory = ctx.allocate(static_cast<std::size_t>(at.B * at.C) * sizeof(A));
   A* const sums = static_cast<A*>(memory.get());
@@ -156,7 +168,7 @@ void group_norm_backward(Context<Cuda>& ctx,
                          In<accumulate_t<T>> r,     // (B, G)
                          In<T> w) {                 // (C)
   using A = accumulate_t<T>;
-  const detail::Groups<T> at{x.data, mean.data, r.data, x.shape[0], x.shape[1], x.cols(), mean.cols()};
+  const auto at = detail::groups_of<T>(x, mean.data, r.data, mean.cols());
   const bool packs = detail::rows_aligned16<T>(at.C, dx.data, dy.data, x.data, w.data);
   const int64_t channels = at.B * at.C, groups = at.B * at.G;
   const std::shared_ptr<void> memory = ctx.allocate(static_cast<std::size_t>(2 * (channels + groups)) * sizeof(A));
