@@ -366,10 +366,14 @@ TEST_CASE("ranks: an exchange is hidden behind a backward pass") {
     });
     return best.load();
   };
-  const int64_t at_once = seconds(1 << 30), in_groups = seconds(4 * Sleepy::size);
+  int64_t at_once = 0, in_groups = 0;  // some 130 apart on an idle machine; a busy one sleeps longer, and tries again
+  for (int attempt = 0; attempt < 5 && at_once - in_groups < 80; ++attempt) {
+    at_once = seconds(1 << 30);
+    in_groups = seconds(4 * Sleepy::size);
+  }
   CAPTURE(at_once);
   CAPTURE(in_groups);
-  CHECK(at_once - in_groups >= 40);  // some 130 on an idle machine; a busy one sleeps longer
+  CHECK(at_once - in_groups >= 80);
 }
 
 TEST_CASE("ranks: a gradient that changes after its group has left is sent again; an error leaves nobody waiting") {
