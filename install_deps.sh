@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs, from Debian's or Ubuntu's packages, those of the named sets that are missing:
-#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks | mpi | scaling ...
+#   install_deps.sh build | pictures | test | ci | quickstart | style | benchmarks | mpi | mpich | scaling | slurm ...
 # build is what the library and qa need; pictures is what image_style needs beside it.
 set -euo pipefail
 
@@ -14,10 +14,12 @@ for set in "$@"; do
       unicode-data) ;;
     benchmarks) packages+=(libbenchmark-dev libopenblas-dev) ;;
     mpi) packages+=(libopenmpi-dev openmpi-bin) ;;
+    mpich) packages+=(libmpich-dev mpich) ;;
+    slurm) packages+=(libopenmpi-dev openmpi-bin slurm-wlm munge python3) ;;
     scaling) packages+=(libopenmpi-dev openmpi-bin iproute2 util-linux libsimgrid-dev) ;;
     test) packages+=(doctest-dev python3) ;;
     ci) packages+=(clang clang-format clang-tidy doxygen libclang-rt-dev libbenchmark-dev libopenblas-dev chromium) ;;
-    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, mpi, scaling, test, ci" >&2; exit 2 ;;
+    *) echo "install_deps.sh: no set '$set'; there are build, pictures, quickstart, style, benchmarks, mpi, mpich, scaling, slurm, test, ci" >&2; exit 2 ;;
   esac
 done
 
