@@ -66,7 +66,7 @@ struct ModelArguments {
         ->check(CLI::Range(0.0, 1.0));
     command
         .add_option("--near", near,
-                    "how near a question must lie to those that its answer was learned for, as a cosine; -1: anywhere "
+                    "how near a question must lie to those that its answer was learned for, 0 to 1; -1: anywhere "
                     "(default: the adapter's, with --sure 0 anywhere)")
         ->check(CLI::Range(-1.0, 1.0));
   }

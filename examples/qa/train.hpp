@@ -7,9 +7,11 @@
 
 #include <ftlib/text/prefer.hpp>
 
-#include <map>       // std::map
-#include <optional>  // std::optional
-#include <set>       // std::set
+#include <algorithm>  // std::count_if, std::max, std::min
+#include <cmath>      // std::erfc, std::exp, std::log, std::sqrt
+#include <map>        // std::map
+#include <optional>   // std::optional
+#include <set>        // std::set
 
 namespace qa {
 
@@ -22,7 +24,7 @@ struct TrainArguments : ModelArguments {
   bool recompute = false, everything = false, cuda_graph = false;
   float interpolate = 1, weight_decay = 0, keep_weight = 1;
   ft::PreferenceOptions preferences;
-  double lr = 0, withhold = 0.04;
+  double lr = 0, withhold = 0.07;
   int64_t epochs = 0, max_steps = 0, batch_tokens = 512, micro_batch_tokens = 0, max_tokens = 512;
   int samples = 2;
 };
@@ -211,29 +213,26 @@ struct Parts {
   }
 };
 
-/// What answers must reach, so that at most `lost` of these, which are right, do not: the two bounds leave out as many
-/// each, or, of several with one value, more.
-inline ft::Certainty bounds_of(const std::vector<ft::Certainty>& right, std::size_t lost) {
-  std::vector<double> confidence, nearness;
-  for (const auto& c : right) {
-    confidence.push_back(c.confidence);
-    nearness.push_back(c.nearness);
+/// What a nearness must reach, so that a share of `lost` of right answers do not, reckoned from the spread of these as
+/// if the logarithms of their odds were normal: of some dozens the least few alone say little.
+inline double bound_of(const std::vector<double>& nearness, double lost) {
+  double sum = 0, squares = 0;
+  std::vector<double> odds;
+  for (const double n : nearness) odds.push_back(std::log(std::max(n, 1e-9) / std::max(1 - n, 1e-9)));
+  for (const double o : odds) sum += o;
+  const double mean = sum / static_cast<double>(odds.size());
+  for (const double o : odds) squares += (o - mean) * (o - mean);
+  const double deviation = std::sqrt(squares / static_cast<double>(odds.size()));
+  double low = -8, high = 8;  // deviations between which the share lies
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(-middle / std::sqrt(2.0)) / 2 < lost ? low : high) = middle;
   }
-  std::sort(confidence.begin(), confidence.end());
-  std::sort(nearness.begin(), nearness.end());
-  ft::Certainty bounds{0, -1};
-  for (std::size_t i = 0; i < right.size(); ++i) {
-    const ft::GenerateOptions asked{.sure = confidence[i], .near = nearness[i]};
-    const auto left = std::count_if(right.begin(), right.end(), [&](const auto& c) { return c.reaches(asked); });
-    if (right.size() - static_cast<std::size_t>(left) > lost) break;
-    bounds = {confidence[i], nearness[i]};
-  }
-  return bounds;
+  return 1 / (1 + std::exp(-(mean + low * deviation)));
 }
 
-/// Finds how sure the model is of what it recalls, and how near to what it has learned held-out questions lie, so that
-/// it answers nothing that lies below what all but a share of `withhold` of its right answers reach. Without enough of
-/// them, says so.
+/// Finds how near to what it has learned held-out questions lie that the model answers rightly, so that it answers
+/// nothing that lies below what all but a share of `withhold` of right answers reach. Without enough of them, says so.
 template <class Lm>
 void find_sure(Lm& lm, const std::vector<Record>& learned, const std::vector<Record>& held_out, double withhold,
                const std::string& unknown) {
@@ -251,12 +250,16 @@ void find_sure(Lm& lm, const std::vector<Record>& learned, const std::vector<Rec
     };
     return ft::evaluate(lm, records, options).answers;
   };
-  std::vector<ft::Certainty> right;
-  if (answered.size() >= enough) {
-    lm.remember_questions(learned);
-    for (const auto& answer : asked(answered))
-      if (answer.exact) right.push_back(answer.certainty);
-  }
+  std::vector<Record> right;
+  std::vector<std::string> texts;
+  std::vector<double> confidence;
+  if (answered.size() >= enough)
+    for (const auto& answer : asked(answered)) {
+      if (!answer.exact) continue;
+      right.push_back(*answer.record);
+      texts.push_back(answer.text);
+      confidence.push_back(answer.certainty.confidence);
+    }
   if (right.size() < enough || unknown.empty()) {
     std::cout << "sure: it answers whatever it is asked, "
               << (right.size() < enough ? ft::str("for of ", answered.size(), " held-out questions it answers ",
@@ -265,17 +268,21 @@ void find_sure(Lm& lm, const std::vector<Record>& learned, const std::vector<Rec
               << '\n';
     return;
   }
-  const auto bounds = bounds_of(right, static_cast<std::size_t>(withhold * static_cast<double>(right.size())));
+  lm.remember_questions(learned);
+  const auto nearness = lm.weigh_nearness(right, texts, confidence);
+  if (!lm.learned_questions().weighed()) {
+    std::cout << "sure: it answers whatever it is asked, for too few of the " << right.size()
+              << " right answers to held-out questions were learned word for word\n";
+    return;
+  }
   auto options = lm.prompt().options();
-  options.sure = bounds.confidence;
-  options.near = bounds.nearness;
+  options.sure = 0;
+  options.near = bound_of(nearness, withhold);
   options.unknown = unknown;
   lm.set_prompt(options);
-  const ft::GenerateOptions reached{.sure = options.sure, .near = options.near};
-  std::cout << "sure: an answer of a confidence under " << ft::printed("%.3f", options.sure)
-            << ", or to a question of a nearness under " << ft::printed("%.3f", options.near)
-            << " to those that it was learned for, becomes \"" << unknown << "\", which costs "
-            << std::count_if(right.begin(), right.end(), [&](const auto& c) { return !c.reaches(reached); }) << " of "
+  const auto lost = std::count_if(nearness.begin(), nearness.end(), [&](double n) { return n < options.near; });
+  std::cout << "sure: an answer of a nearness under " << ft::printed("%.3f", options.near)
+            << " to the questions that it was learned for becomes \"" << unknown << "\", which costs " << lost << " of "
             << right.size() << " right answers to held-out questions";
   if (!unanswered.empty()) {
     const auto answers = asked(unanswered);
@@ -472,8 +479,8 @@ inline void add_train(CLI::App& app) {
       ->check(examples::not_empty)
       ->type_name("WORDS");
   c->add_option("--withhold", a->withhold,
-                "share of the right answers to held-out questions that may become --unknown, so that less is made up; "
-                "0: it answers whatever it is asked")
+                "share of right answers that may become --unknown, so that less is made up; 0: it answers whatever it "
+                "is asked")
       ->check(examples::finite)
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();

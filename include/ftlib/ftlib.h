@@ -93,7 +93,7 @@ FTLIB_API int ft_cancel(ft_session* session);
 /* How the model is asked and trained: "form" ("question_answer" or "chat", by the model's own template), "thinking",
  * "stop" (a list of strings), "variables", "date", "unknown" (the answer where it does not know), "sure" (how sure it must
  * be of another, 0 to 1, while an adapter is in use), "near" (how near a question must lie to those that its answer was
- * learned for, -1 to 1, with ft_remember_questions()); what is not named stays. An adapter that is saved keeps it, and
+ * learned for, 0 to 1, with ft_remember_questions()); what is not named stays. An adapter that is saved keeps it, and
  * brings it along when it is loaded. */
 FTLIB_API ft_status ft_set_prompt(ft_session* session, const char* options);
 
@@ -174,12 +174,13 @@ FTLIB_API ft_status ft_train(ft_session* session, const ft_records* records, con
 /* Asks every record's question and scores the answers. Options: "split" (all), "batch" (64 questions side by side), and
  * ft_ask's with "max_new_tokens" (48). `report` gets a JSON object: "n", "exact_match", "strict_match", "f1",
  * "perplexity", and "answers", a list of {"id", "question", "answer", "exact", "f1", "confidence", "nearness"}: how sure
- * the model was, 0 to 1, and how near the question lies to those that its answer was learned for, -1 to 1. Notes tell
+ * the model was, and how near the question lies to those that its answer was learned for, both 0 to 1. Notes tell
  * which records are in no figure. */
 FTLIB_API ft_status ft_evaluate(ft_session* session, const ft_records* records, const char* options,
                                 ft_on_progress on_progress, void* user, char** report);
 /* Reads the records' questions as the model has learned them, for "near" in ft_set_prompt: call it after ft_train() with
- * the records that were trained. The adapter keeps what it needs of them when it is saved: numbers, and no text. */
+ * the records that were trained. The adapter keeps what it needs of them when it is saved: states, and which tokens they
+ * have. */
 FTLIB_API ft_status ft_remember_questions(ft_session* session, const ft_records* records);
 /* Writes the model as a Hugging Face folder in float32; adapters in use are merged into what is written, and stay adapters
  * here. */

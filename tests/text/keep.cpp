@@ -12,6 +12,7 @@
 #include <cmath>
 
 using namespace ft;
+using ft::test::Scratch;
 
 namespace {
 using Lm = CausalLM<float, Cpu>;
@@ -167,26 +168,44 @@ TEST_CASE("text/keep: an answer to a question that lies far from those it was le
   const auto [other, far] = answers("And which?");
   if (other == which) CHECK(far < 1);
 
-  // The cosine by hand, of a question whose answer is taken for learned: less the mean of the three.
+  // The cosine after the last block by hand, of a question whose answer is taken for learned: each state of length 1,
+  // less the mean of the three.
   const auto state = [&](const char* question) {
     PackedTokens batch;
     batch.add(asked(question));
     const NoGrad off(lm.context());
-    const auto h = lm.model().hidden_after(lm.context(), batch, {lm.learned_questions().layer()}).front();
+    const auto h = lm.model().hidden_after(lm.context(), batch, {lm.learned_questions().blocks()}).front();
     const auto all = h.to_host(lm.context());
-    return std::vector<float>(all.end() - h.cols(), all.end());
+    std::vector<double> last(all.end() - h.cols(), all.end());
+    double squares = 0;
+    for (const double v : last) squares += v * v;
+    for (double& v : last) v /= std::sqrt(squares);
+    return last;
   };
   const auto a = state("Which?"), b = state("What is the sky?"), c = state("What is snow?"), x = state("Is it?");
   double product = 0, of_x = 0, of_b = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    const double mean = (double{a[i]} + b[i] + c[i]) / 3, u = x[i] - mean, v = b[i] - mean;
+    const double mean = (a[i] + b[i] + c[i]) / 3, u = x[i] - mean, v = b[i] - mean;
     product += u * v;
     of_x += u * u;
     of_b += v * v;
   }
-  CHECK(lm.learned_questions().nearness(x, " blue\n") ==
-        doctest::Approx(product / std::sqrt(of_x * of_b)).epsilon(0.02));
-  CHECK(lm.learned_questions().nearness(x, "green") == 1);
+  const double cosine = product / std::sqrt(of_x * of_b);
+  const auto states = lm.question_states({asked("Is it?"), asked("Which?")});
+  CHECK(states.size() == 2);
+  CHECK(states[0].tokens == asked("Is it?"));
+  const auto seen = lm.learned_questions().signs_of(states[0], " blue\n");
+  CHECK(seen[2] == doctest::Approx(cosine).epsilon(0.02));
+  CHECK(lm.learned_questions().nearness(states[0], "blue", 1) == std::max(0.0, seen[2]));
+  CHECK(lm.learned_questions().nearness(states[0], "green", 1) == 1);
+  const auto same = lm.learned_questions().signs_of(states[1], which);  // as it was learned: token for token
+  for (const double sign : same) CHECK(sign == doctest::Approx(1).epsilon(0.02));
+  const std::string longer(400, 'x');  // of a long prompt the last tokens
+  CHECK(lm.question_states({asked(longer.c_str())}).front().tokens.size() == 64);
+  CHECK_THROWS_WITH_AS(lm.weigh_nearness(learned, {"a"}, {1}), doctest::Contains("5 records, 1 answers, 1 confidences"),
+                       Error);
+  CHECK(lm.weigh_nearness({learned[1]}, {"blue"}, {0.5}).front() ==
+        doctest::Approx(1).epsilon(0.02));  // too few to weigh
 
   lm.set_prompt({.stop = std::vector<std::string>{}, .unknown = "No.", .near = 0.9999});
   CHECK(answers("Which?").first == which);
@@ -205,8 +224,11 @@ TEST_CASE("text/keep: an answer to a question that lies far from those it was le
   const auto warnings = again.load_adapter("b", data);
   CHECK(warnings.back().find("it answers every question") != std::string::npos);
   CHECK(again.learned_questions().empty());
-  data.metadata["ftlib.learned_questions"] = LearnedQuestions(1, std::vector<float>{1, 2}, {"x"}).to_json().dump();
-  CHECK_THROWS_WITH_AS(again.load_adapter("c", data), doctest::Contains("states of 2 numbers after 1 blocks"), Error);
+  data.metadata["ftlib.learned_questions"] =
+      LearnedQuestions(1, {{{1}, {1, 2}, {1, 2, 3, 4, 5, 6}}}, {"x"}).to_json().dump();
+  CHECK_THROWS_WITH_AS(again.load_adapter("c", data), doctest::Contains("states of 2 numbers of 1 blocks"), Error);
+  data.metadata["ftlib.learned_questions"] = R"({"layer": 1, "states": ""})";  // an older version's
+  CHECK(again.load_adapter("d", data).back().find("it answers every question") != std::string::npos);
   CHECK(lm.remember_questions({{.text = "a plain text"}}) == 0);
   CHECK_THROWS_WITH_AS(lm.set_prompt({.near = 0.5}), doctest::Contains("near is 0.5, with no words for less"), Error);
   CHECK_THROWS_WITH_AS(lm.generate_from(asked("Which?"), {.near = -2}), doctest::Contains("near is -2"), Error);

@@ -113,12 +113,18 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
   }
   void set_prompt(text::PromptOptions options) { prompt_ = text::Prompt(tokenizer(), std::move(options)).options(); }
 
-  /// The states in which the questions of `records` end, with their first answers: asked after training, of what was
+  /// What the model makes of the questions of `records`, with their first answers: asked after training, of what was
   /// trained, so that answers can be told that belong to other questions (PromptOptions::near). Records without a
   /// question or an answer are passed over, and of more than `most` every so many is taken. Returns how many it has.
   /// save_adapter keeps them and load_adapter takes them up. They are of the weights as they are in use now.
   int64_t remember_questions(const std::vector<text::Record>& records, int64_t most = 2048);
+  /// Then, how the signs of nearness are weighed, LearnedQuestions::weigh(), of held-out records that were answered
+  /// rightly, with `answers` and the certainty of each. Returns how near each of them is.
+  std::vector<double> weigh_nearness(const std::vector<text::Record>& right, const std::vector<std::string>& answers,
+                                     const std::vector<double>& confidence);
   const LearnedQuestions& learned_questions() const { return *learned_; }
+  /// The states of questions' prompts, as learned_questions() wants them: of at most 64 tokens each, the last ones.
+  std::vector<QuestionStates> question_states(const std::vector<std::vector<int32_t>>& prompts);
 
   /// How an answer in the form of `prompt` is generated: `options`, with its stop strings where they name none, and
   /// what an answer must reach (sure, near) while an adapter is in use, of which that was found.
@@ -143,8 +149,6 @@ template <Scalar T, Device D> class CausalLM : public Adapted<T, D>, public Trai
 
   AdapterData named_adapter_data(const std::string& what_for, const SaveAdapterOptions& options);
   void save_tokenizer(const std::filesystem::path& to) const;
-  /// The states that prompts end in after so many blocks, (n, C).
-  std::vector<float> last_states(const std::vector<std::vector<int32_t>>& prompts, int64_t layer);
 
   std::filesystem::path path_;
   std::shared_ptr<LanguageModel<T, D>> model_;

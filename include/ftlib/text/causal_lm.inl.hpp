@@ -106,8 +106,8 @@ template <Scalar T, Device D>
     const std::string where = data.source + ": ftlib.learned_questions";
     *learned = LearnedQuestions::from_json(parse_json(kept->second, where), where);
     if (const auto& model = model_->info();
-        learned->width() != model.hidden_size || learned->layer() > model.num_hidden_layers)
-      throw Error(str(where, ": states of ", learned->width(), " numbers after ", learned->layer(),
+        !learned->empty() && (learned->width() != model.hidden_size || learned->blocks() != model.num_hidden_layers))
+      throw Error(str(where, ": states of ", learned->width(), " numbers of ", learned->blocks(),
                       " blocks; the model has ", model.hidden_size, " and ", model.num_hidden_layers),
                   "the adapter is another model's.");
   }
@@ -233,12 +233,12 @@ TextStream<T, D> CausalLM<T, D>::generate_from(std::vector<int32_t> prompt, cons
                               tokenizer().vocab_size());
   typename TextStream<T, D>::Judge judge;
   if (options.withholds()) {
-    std::vector<float> state;  // of the adapters that are in use now, as all of the answer will be
+    std::optional<QuestionStates> question;  // of the adapters that are in use now, as all of the answer will be
     if (options.near > -1 && !learned_->empty() && !this->adapters().used(this->context()).empty())
-      state = last_states({std::move(prompt)}, learned_->layer());
-    judge = [options, learned = learned_, state](const std::string& answer,
-                                                 double confidence) -> std::optional<std::string> {
-      const Certainty certainty{confidence, state.empty() ? 1 : learned->nearness(state, answer)};
+      question = question_states({std::move(prompt)}).front();
+    judge = [options, learned = learned_, question](const std::string& answer,
+                                                    double confidence) -> std::optional<std::string> {
+      const Certainty certainty{confidence, question ? learned->nearness(*question, answer, confidence) : 1};
       if (certainty.reaches(options)) return {};
       return options.otherwise;
     };
@@ -251,10 +251,10 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
                                                         std::vector<Certainty>* certainty) {
   GenerateOptions options = options_;
   options.confidence |= certainty != nullptr;
-  std::vector<float> states;
+  std::vector<QuestionStates> questions;
   if ((options.confidence || options.near > -1) && !learned_->empty() &&
       !this->adapters().used(this->context()).empty())
-    states = last_states(prompts, learned_->layer());
+    questions = question_states(prompts);
   std::vector<std::string> answers(prompts.size());
   std::vector<TextStop> texts(prompts.size(), TextStop(tokenizer(), options.stop));
   TokenGenerator<T, D> generator(this->context(), *model_, std::move(prompts), options, this->prompt().end_tokens(),
@@ -269,8 +269,7 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
   for (std::size_t i = 0; i < answers.size(); ++i) {
     answers[i] += texts[i].finish();
     Certainty of_this{generator.confidence(static_cast<int64_t>(i)), 1};
-    if (const auto width = static_cast<std::size_t>(learned_->width()); !states.empty())
-      of_this.nearness = learned_->nearness(std::span(states).subspan(i * width, width), answers[i]);
+    if (!questions.empty()) of_this.nearness = learned_->nearness(questions[i], answers[i], of_this.confidence);
     if (!of_this.reaches(options)) answers[i] = options.otherwise;
     if (certainty) certainty->push_back(of_this);
   }
@@ -278,26 +277,48 @@ std::vector<std::string> CausalLM<T, D>::generate_batch(std::vector<std::vector<
 }
 
 template <Scalar T, Device D>
-std::vector<float> CausalLM<T, D>::last_states(const std::vector<std::vector<int32_t>>& prompts, int64_t layer) {
-  constexpr int64_t tokens_at_once = 2048;
+std::vector<QuestionStates> CausalLM<T, D>::question_states(const std::vector<std::vector<int32_t>>& prompts) {
+  constexpr int64_t tokens_at_once = 2048, tokens_of_each = 64;
   Context<D>& ctx = this->context();
   const NoGrad unrecorded(ctx);
-  std::vector<float> states;
+  const auto layers = LearnedQuestions::layers(model_->info().num_hidden_layers);
+  std::vector<QuestionStates> out;
   PackedTokens batch;
-  std::vector<int32_t> last;
+  std::vector<int32_t> rows, last;  // of the batch: those that are looked at, and each question's last
   for (std::size_t i = 0; i < prompts.size(); ++i) {
+    const auto size = static_cast<int64_t>(prompts[i].size()), looked_at = std::min(size, tokens_of_each);
     batch.add(prompts[i]);
-    last.push_back(static_cast<int32_t>(batch.tokens() - 1));
+    for (int64_t back = looked_at; back > 0; --back) rows.push_back(static_cast<int32_t>(batch.tokens() - back));
+    last.push_back(rows.back());
+    out.push_back({{prompts[i].end() - looked_at, prompts[i].end()}, {}, {}});
     if (batch.tokens() < tokens_at_once && i + 1 < prompts.size()) continue;
-    const Tensor<T, D> after = model_->hidden_after(ctx, batch, {layer}).front();
-    Tensor<T, D> ends(ctx, {static_cast<int64_t>(last.size()), after.cols()});
-    gather_rows(ctx, ends.view(), after.view(), Tensor<int32_t, D>(ctx, {ends.rows()}, last).view());
-    const auto some = convert<float>(ctx, ends).to_host(ctx);
-    states.insert(states.end(), some.begin(), some.end());
+    const auto after = model_->hidden_after(ctx, batch, layers);
+    const auto taken = [&](const Tensor<T, D>& from, const std::vector<int32_t>& which) {
+      Tensor<T, D> some(ctx, {static_cast<int64_t>(which.size()), from.cols()});
+      gather_rows(ctx, some.view(), from.view(), Tensor<int32_t, D>(ctx, {some.rows()}, which).view());
+      return convert<float>(ctx, some).to_host(ctx);
+    };
+    const auto width = static_cast<std::size_t>(after.front().cols());
+    const auto tokens = taken(after.front(), rows);
+    auto from = tokens.begin();
+    for (auto q = out.end() - static_cast<std::ptrdiff_t>(last.size()); q != out.end(); ++q) {
+      const auto n = static_cast<std::ptrdiff_t>(q->tokens.size() * width);
+      q->states.assign(from, from + n);
+      from += n;
+    }
+    for (const auto& states : after) {
+      const auto ends = taken(states, last);
+      for (std::size_t k = 0; k < last.size(); ++k) {
+        auto& of_this = out[out.size() - last.size() + k].ends;
+        of_this.insert(of_this.end(), ends.begin() + static_cast<std::ptrdiff_t>(k * width),
+                       ends.begin() + static_cast<std::ptrdiff_t>((k + 1) * width));
+      }
+    }
     batch = {};
+    rows.clear();
     last.clear();
   }
-  return states;
+  return out;
 }
 template <Scalar T, Device D>
 int64_t CausalLM<T, D>::remember_questions(const std::vector<text::Record>& records, int64_t most) {
@@ -315,10 +336,32 @@ int64_t CausalLM<T, D>::remember_questions(const std::vector<text::Record>& reco
     prompts.push_back(std::move(question));
     answers.push_back(text::accepted_answers(*asked[i]).front());
   }
-  const int64_t layer = std::max<int64_t>(1, model_->info().num_hidden_layers * 3 / 4);  // why: docs/qa.md
   learned_ = answers.empty() ? std::make_shared<LearnedQuestions>()
-                             : std::make_shared<LearnedQuestions>(layer, last_states(prompts, layer), answers);
+                             : std::make_shared<LearnedQuestions>(model_->info().num_hidden_layers,
+                                                                  question_states(prompts), answers);
   return learned_->size();
+}
+template <Scalar T, Device D>
+std::vector<double> CausalLM<T, D>::weigh_nearness(const std::vector<text::Record>& right,
+                                                   const std::vector<std::string>& answers,
+                                                   const std::vector<double>& confidence) {
+  if (answers.size() != right.size() || confidence.size() != right.size())
+    throw Error(str("weigh_nearness: ", right.size(), " records, ", answers.size(), " answers, ", confidence.size(),
+                    " confidences"),
+                "give each record's answer and its confidence.");
+  const text::Prompt prompt = this->prompt();
+  std::vector<std::vector<int32_t>> prompts;
+  for (const text::Record& r : right) prompts.push_back(prompt.question(r));
+  auto questions = question_states(prompts);
+  std::vector<AnsweredQuestion> answered;
+  for (std::size_t i = 0; i < right.size(); ++i)
+    answered.push_back({std::move(questions[i]), answers[i], confidence[i]});
+  auto weighed = std::make_shared<LearnedQuestions>(*learned_);
+  weighed->weigh(answered);
+  learned_ = std::move(weighed);
+  std::vector<double> nearness;
+  for (const auto& a : answered) nearness.push_back(learned_->nearness(a.question, a.answer, a.confidence));
+  return nearness;
 }
 
 }  // namespace ft::inline FTLIB_ABI

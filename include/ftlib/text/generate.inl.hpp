@@ -28,7 +28,7 @@ TokenGenerator<T, D>::TokenGenerator(Context<D>& ctx, LanguageModel<T, D>& model
   if (!(options.sure >= 0 && options.sure <= 1))
     throw Error(str("generate: sure is ", options.sure), "it is a probability: 0 to 1.");
   if (!(options.near >= -1 && options.near <= 1))
-    throw Error(str("generate: near is ", options.near), "it is a cosine: -1 (any) to 1.");
+    throw Error(str("generate: near is ", options.near), "it is 0 to 1, or -1 for any.");
   for (std::size_t i = 0; i < texts_.size(); ++i) {
     prompt_sizes_.push_back(texts_[i].size());
     random_.emplace_back(options.seed + i);

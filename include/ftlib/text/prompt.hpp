@@ -33,7 +33,7 @@ struct PromptOptions {
   // What is answered to unanswered records: "I do not know."; and in place of an answer that does not reach both of
   std::string unknown = {};
   double sure = 0;   // a confidence (TokenGenerator::confidence); 0: any will do
-  double near = -1;  // a nearness of its question (LearnedQuestions::nearness); -1: any will do
+  double near = -1;  // a nearness of its question (LearnedQuestions::nearness, 0 to 1); -1: any will do
 
   bool operator==(const PromptOptions&) const = default;
   Json to_json() const;

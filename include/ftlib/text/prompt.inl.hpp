@@ -50,7 +50,7 @@ namespace text {
                 "it is a probability, 0 to 1, below which `unknown` is answered.");
   if (!(options_.near >= -1 && options_.near <= 1) || (options_.near > -1 && options_.unknown.empty()))
     throw Error(str("prompt: near is ", options_.near, options_.unknown.empty() ? ", with no words for less" : ""),
-                "it is a cosine, -1 (any) to 1, below which `unknown` is answered.");
+                "it is 0 to 1, or -1 for any; below it `unknown` is answered.");
   if (options_.stop) stop_ = *options_.stop;
   else if (options_.form == Form::question_answer) stop_ = {"\n"};
   if (options_.form != Form::chat) return;
