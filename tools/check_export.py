@@ -31,8 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "tests/data/models"
 MIXTURES = {"q8_0": 7, "q4_0": 2, "q4_k_m": 15, "q4_k_s": 14, "q5_k_m": 17, "q6_k": 18}
 # What GGUF cannot say of some fixtures, and the change of config.json without which the rest is exported.
-WITHOUT = {"gemma3_tiny": {"query_pre_attn_scalar": 12}, "smollm3_tiny": None, "qwen3_moe_tiny": None,
-           "gemma4_kv_tiny": None}
+WITHOUT = {"gemma3_tiny": {"query_pre_attn_scalar": 12}, "smollm3_tiny": None, "qwen3_moe_tiny": None}
 WINDOWS = {"mistral_tiny": 8, "qwen2_tiny": 8, "phi3_tiny": 12}  # llama.cpp reads longer texts in full
 NAMED = ("--name", "x")  # of a model called phi3 llama.cpp wants tokens that the tiny vocabularies have not
 LONG = 16  # phi3's fixtures: texts up to that length have longrope's short factors, of which llama.cpp decides by its context

@@ -64,6 +64,7 @@ Traps these fixtures are made to catch:
    layer's scalar is a buffer: trained nowhere, in every file. gemma4_kv_tiny: values that are keys, no embeddings of layers.
  - gemma4's GGUF: norms as they are (no 1 added); rope_freqs turns a quarter of the pairs; widths of layers are an array;
    layers that read keys and values of others have weights for them nevertheless, which nobody reads.
+ - gemma4_kv_q4_1: no key says that values are keys: those layers have no attn_v; heads of keys are counted layer by layer.
  - smollm3's and granite's q and k rows are permuted in GGUF as llama's are, phi3's in one matrix are not.
  - GGUF scalars are float32: eps is 9.99999974e-06 there, 1e-5 in config.json.
 """
@@ -1013,8 +1014,11 @@ def write_gemma4_keys(w, model):
     windows = [kind == "sliding_attention" for kind in c.layer_types]
     layers = model.model.layers
     full = layers[windows.index(False)].self_attn
-    w.add_feed_forward_length([layer.mlp.intermediate_size for layer in layers])
-    w.add_head_count_kv(layers[0].self_attn.k_proj.out_features // layers[0].self_attn.head_dim)
+    def each(values):  # the converter writes lists where layers differ
+        return values if len(set(values)) > 1 else values[0]
+    w.add_feed_forward_length(each([layer.mlp.intermediate_size for layer in layers]))
+    w.add_head_count_kv(each([layer.self_attn.k_proj.out_features // layer.self_attn.head_dim
+                              for layer in layers[:c.num_hidden_layers - c.num_kv_shared_layers]]))
     w.add_shared_kv_layers(c.num_kv_shared_layers)
     w.add_embedding_length_per_layer_input(c.hidden_size_per_layer_input)
     w.add_sliding_window(c.sliding_window)
@@ -1027,7 +1031,7 @@ def write_gemma4_keys(w, model):
     w.add_rope_dimension_count_swa(layers[0].self_attn.head_dim)
     w.add_rope_freq_base(c.rope_parameters["full_attention"]["rope_theta"])
     w.add_rope_freq_base_swa(c.rope_parameters["sliding_attention"]["rope_theta"])
-    w.add_final_logit_softcapping(c.final_logit_softcapping)
+    w.add_final_logit_softcapping(c.final_logit_softcapping or 0.0)  # llama.cpp's is 30 where there is none
     turning = int(full.head_dim * c.rope_parameters["full_attention"]["partial_rotary_factor"] / 2)
     w.add_tensor("rope_freqs.weight", np.array([1.0] * turning + [1e30] * (full.head_dim // 2 - turning), dtype=np.float32))
 
@@ -1052,9 +1056,18 @@ def gemma4_q4_1():
     return randomise(transformers.Gemma4ForCausalLM(c), 0.2), "gemma4"
 
 
+def gemma4_kv_q4_1():
+    c = gemma4_config(vocab_size=len(GEMMA4_TOKENS), vocab_size_per_layer_input=len(GEMMA4_TOKENS), hidden_size=64,
+                      intermediate_size=64, head_dim=32, global_head_dim=64, num_hidden_layers=3, num_attention_heads=4,
+                      num_key_value_heads=2, num_global_key_value_heads=1, attention_k_eq_v=True, hidden_size_per_layer_input=0,
+                      layer_types=["sliding_attention", "sliding_attention", "full_attention"], num_kv_shared_layers=0,
+                      use_double_wide_mlp=False, final_logit_softcapping=None, bos_token_id=2, eos_token_id=1, pad_token_id=0)
+    return randomise(transformers.Gemma4ForCausalLM(c), 0.2), "gemma4"
+
+
 GGUFS = {f.__name__: f for f in (llama_q4_1, qwen2_q4_1, qwen3_q4_1, gemma3_q4_k, smollm3_q4_1, granite_q4_1, phi3_q4_1,
                                  gpt2_q4_1, lfm2_q4_1, qwen3_moe_q4_1, gpt_oss_fp4, qwen35_q4_1, qwen35_heads_q4_1,
-                                 gemma4_q4_1)}
+                                 gemma4_q4_1, gemma4_kv_q4_1)}
 
 
 def make_gguf(name, out):

@@ -147,24 +147,30 @@ def state_dict(reader, architecture, heads, kv_heads, delta=None):
     return state
 
 
-def gemma4_config(get, tie):
-    """Of a GGUF whose keys `get` gives."""
+def gemma4_config(get, names):
+    """Of a GGUF whose keys `get` gives, with tensors of these names."""
+    windows = get("attention.sliding_window_pattern")
+    full = windows.index(False)
+    heads = get("attention.head_count_kv")
+    heads = heads if isinstance(heads, list) else [heads] * len(windows)
     widths = get("feed_forward_length")
     widths = widths if isinstance(widths, list) else [widths]
     shared = get("attention.shared_kv_layers", 0)
     return transformers.Gemma4TextConfig(
         vocab_size=len(get("tokenizer.ggml.tokens")), hidden_size=get("embedding_length"), intermediate_size=widths[0],
         num_hidden_layers=get("block_count"), num_attention_heads=get("attention.head_count"),
-        num_key_value_heads=get("attention.head_count_kv"), head_dim=get("attention.key_length_swa"),
+        num_key_value_heads=heads[windows.index(True)], num_global_key_value_heads=heads[full],
+        attention_k_eq_v=f"blk.{full}.attn_v.weight" not in names, head_dim=get("attention.key_length_swa"),
         global_head_dim=get("attention.key_length"), max_position_embeddings=get("context_length"),
         rms_norm_eps=get("attention.layer_norm_rms_epsilon"), sliding_window=get("attention.sliding_window"),
-        layer_types=["sliding_attention" if w else "full_attention" for w in get("attention.sliding_window_pattern")],
+        layer_types=["sliding_attention" if w else "full_attention" for w in windows],
         rope_parameters={"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25,  # rope_freqs
                                             "rope_theta": get("rope.freq_base")},
                          "sliding_attention": {"rope_type": "default", "rope_theta": get("rope.freq_base_swa")}},
-        final_logit_softcapping=get("final_logit_softcapping"), vocab_size_per_layer_input=len(get("tokenizer.ggml.tokens")),
+        final_logit_softcapping=get("final_logit_softcapping") or None,
+        vocab_size_per_layer_input=len(get("tokenizer.ggml.tokens")),
         hidden_size_per_layer_input=get("embedding_length_per_layer_input"), num_kv_shared_layers=shared,
-        use_double_wide_mlp=shared > 0 and widths[-1] != widths[0], tie_word_embeddings=tie,
+        use_double_wide_mlp=shared > 0 and widths[-1] != widths[0], tie_word_embeddings="output.weight" not in names,
         bos_token_id=get("tokenizer.ggml.bos_token_id"), eos_token_id=get("tokenizer.ggml.eos_token_id"),
         pad_token_id=get("tokenizer.ggml.padding_token_id"), attn_implementation="eager")
 
@@ -178,7 +184,7 @@ def config(reader, architecture):
     heads = get("attention.head_count")
     width = get("embedding_length")
     if architecture == "gemma4":
-        return gemma4_config(get, tie=all(t.name != "output.weight" for t in reader.tensors))
+        return gemma4_config(get, {t.name for t in reader.tensors})
     common = dict(
         vocab_size=len(get("tokenizer.ggml.tokens")), hidden_size=width, intermediate_size=get("feed_forward_length"),
         num_hidden_layers=get("block_count"), num_attention_heads=heads,

@@ -22,7 +22,7 @@ struct Gemma4Config : TransformerConfig {
     f.size("hidden_size", "embedding_length", hidden_size);
     f.size("num_hidden_layers", "block_count", num_hidden_layers);
     f.size("num_attention_heads", "attention.head_count", num_attention_heads);
-    f.size("num_key_value_heads", "attention.head_count_kv", num_key_value_heads, num_attention_heads);
+    f.size("num_key_value_heads", nullptr, num_key_value_heads, num_attention_heads);
     f.size("max_position_embeddings", "context_length", max_position_embeddings, 131072);
     f.number("rms_norm_eps", "attention.layer_norm_rms_epsilon", rms_norm_eps, 1e-6f);
     f.tied(tie_word_embeddings, true);
@@ -32,13 +32,13 @@ struct Gemma4Config : TransformerConfig {
     f.sliding(sliding, num_hidden_layers, usual);
     if (static_cast<int64_t>(sliding.size()) != num_hidden_layers)
       f.fail("attention.sliding_window_pattern is missing: which layers have a window is not known");
-    f.flag("attention_k_eq_v", nullptr, k_is_v, false);
+    f.size("num_kv_shared_layers", "attention.shared_kv_layers", shared_layers, 0, 0);
+    values_of_keys(f);
     head_sizes(f);
     f.rope(rope, head_dim, f.is_gguf() ? 1e6f : 0, "full_attention", /*partial=*/true);
     if (rope.theta == 0) rope.theta = 1e6f, rope.divisors = detail::proportional_divisors(head_dim, 0.25f);
     f.local_rope(rope_local, window_head_dim, 10000);
     f.flag("attention_bias", nullptr, attention_bias, false);
-    f.size("num_kv_shared_layers", "attention.shared_kv_layers", shared_layers, 0, 0);
     feed_forward(f);
     for (int64_t i = num_hidden_layers - shared_layers; i < num_hidden_layers; ++i)
       if (kv_of(i) < 0)
@@ -114,9 +114,6 @@ struct Gemma4Config : TransformerConfig {
       if (weights.has(scalar)) weights.put(scalar + ".weight", weights.take(scalar, {1}));
       if (!weights.has(scalar + ".weight")) weights.put(scalar + ".weight", one());
       const bool shared = i >= num_hidden_layers - shared_layers;
-      if (!shared && !k_is_v && !weights.has(at + "self_attn.v_proj.weight"))
-        throw Error(str(weights.file(), ": layer ", i, " has no v_proj (GGUF: attn_v): its values are its keys"),
-                    "that is read where config.json says attention_k_eq_v.");
       for (const char* part : {"k_proj.weight", "v_proj.weight", "k_proj.bias", "v_proj.bias", "k_norm.weight"})
         if (shared) weights.ignore(at + "self_attn." + part);
     }
@@ -140,8 +137,22 @@ struct Gemma4Config : TransformerConfig {
     while (of >= 0 && sliding[static_cast<std::size_t>(of)] != sliding[static_cast<std::size_t>(i)]) --of;
     return of;
   }
+  /// What config.json says of all layers without a window, GGUF says by that they have no weight for values.
+  void values_of_keys(ConfigFields& f) {
+    f.flag("attention_k_eq_v", nullptr, k_is_v, false);
+    std::vector<bool> has_v;
+    for (const bool window : sliding) has_v.push_back(window || !k_is_v);
+    has_v.resize(static_cast<std::size_t>(std::max<int64_t>(0, num_hidden_layers - shared_layers)));
+    f.has_tensor("attn_v", has_v);
+    for (std::size_t i = 0; i < has_v.size(); ++i)
+      if (!sliding[i]) k_is_v = !has_v[i];
+    for (std::size_t i = 0; i < has_v.size(); ++i)
+      if (has_v[i] != (sliding[i] || !k_is_v))
+        f.fail(str("blk.", i, ".attn_v.weight is ", has_v[i] ? "there" : "missing",
+                   ": values are keys in all layers without a window, or in none"));
+  }
   /// config.json says the layers without a window by two keys of their own, or since transformers 5 each in
-  /// per_layer_config.
+  /// per_layer_config; GGUF counts the heads of each layer.
   void head_sizes(ConfigFields& f) {
     f.size("head_dim", "attention.key_length_swa", window_head_dim, 256);
     f.size(nullptr, "attention.value_length_swa", window_head_dim, window_head_dim);
@@ -156,19 +167,21 @@ struct Gemma4Config : TransformerConfig {
     }
     const bool by_layer = f.in_layers("head_dim", sizes);
     f.in_layers("num_key_value_heads", heads);
+    f.each_layer(nullptr, "attention.head_count_kv", heads, num_hidden_layers, heads);
     const int64_t otherwise = by_layer ? window_head_dim : 512;
     for (std::size_t i = 0; i < sliding.size(); ++i) {
       if (sizes[i] == 0) sizes[i] = otherwise;
       if (!sliding[i]) head_dim = sizes[i];
-      if (!sliding[i] && k_is_v) global_kv_heads = heads[i];
+      (sliding[i] || !k_is_v ? num_key_value_heads : global_kv_heads) = heads[i];
     }
     if (head_dim == 0) head_dim = otherwise;
+    if (!k_is_v) global_kv_heads = num_key_value_heads;
     for (std::size_t i = 0; i < sliding.size(); ++i) {
       if (sizes[i] != (sliding[i] ? window_head_dim : head_dim) ||
           heads[i] != (sliding[i] ? num_key_value_heads : global_kv_heads))
-        f.fail(
-            str("layer ", i, " has ", heads[i], " key-value heads of ", sizes[i], ", others of its type have others"));
-      if (num_attention_heads % heads[i])
+        f.fail(str("layer ", i, " has ", heads[i], " key-value heads of ", sizes[i],
+                   ", others of its type have others (num_key_value_heads, head_dim)"));
+      if (heads[i] < 1 || num_attention_heads % heads[i])
         f.fail(str("num_key_value_heads ", heads[i], " does not divide num_attention_heads ", num_attention_heads));
     }
   }

@@ -50,6 +50,9 @@ class ConfigFields {
                           const std::vector<int64_t>& otherwise) = 0;
   virtual void each_layer(const char* hf, std::vector<std::string>& words, int64_t count,
                           const std::vector<std::string>& otherwise) = 0;
+  /// Which layers have a tensor "blk.N.NAME.weight": what GGUF has no key for, and says by that. Of config.json nothing
+  /// is read.
+  virtual void has_tensor(const char* /*gguf*/, std::vector<bool>& /*layers*/) {}
   /// What config.json's per_layer_config says of a key in single layers, into `values`, one for each layer. Returns
   /// whether it has such a part.
   virtual bool in_layers(const char* /*hf*/, std::vector<int64_t>& /*values*/) { return false; }

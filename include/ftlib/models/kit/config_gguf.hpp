@@ -5,7 +5,7 @@
 #include <ftlib/models/kit/config.hpp>            // ConfigFields, TransformerConfig
 #include <ftlib/models/kit/gguf_description.hpp>  // GgufDescription
 
-#include <algorithm>  // std::max, std::min
+#include <algorithm>  // std::count, std::max, std::min
 #include <cmath>      // std::abs, std::sqrt
 #include <optional>   // std::optional
 #include <set>        // std::set
@@ -164,6 +164,9 @@ class GgufConfig final : public ConfigFields {
                   const std::vector<std::string>& otherwise) override {
     words = otherwise;
   }
+  void has_tensor(const char* name, std::vector<bool>& layers) override {
+    for (std::size_t i = 0; i < layers.size(); ++i) layers[i] = gguf_.contains(str("blk.", i, '.', name, ".weight"));
+  }
   void word(const char*, std::string& value, const char* fallback) override { value = fallback; }
   void expect(const char*, const char*) override {}  // the architecture's name says it
   [[noreturn]] void fail(const std::string& what) const override { throw Error(str(gguf_.file_name(), ": ", what)); }
@@ -256,9 +259,6 @@ class GgufConfigWriter final : public ConfigFields {
     put(key, static_cast<uint32_t>(value));
   }
   void number(const char*, const char* key, float& value, std::optional<float>) override { put(key, value); }
-  void optional_number(const char*, const char* key, float& value) override {
-    if (value != 0) put(key, value);
-  }
   void flag(const char*, const char* key, bool& value, bool) override { put(key, value); }
   void vocabulary(int64_t& rows) override { put("vocab_size", static_cast<uint32_t>(rows)); }
   void tied(bool&, bool) override {}  // by whether output.weight is there
@@ -303,9 +303,18 @@ class GgufConfigWriter final : public ConfigFields {
   void window(const char* key, int64_t& keys, int64_t) override { put(key, static_cast<uint32_t>(keys)); }
   void each_layer(const char*, const char* key, std::vector<int64_t>& values, int64_t,
                   const std::vector<int64_t>&) override {
-    put(key, GgufArray::of(std::vector<int32_t>(values.begin(), values.end())));
+    if (!key || values.empty()) return;
+    if (std::count(values.begin(), values.end(), values.front()) == std::ssize(values))
+      put(key, static_cast<uint32_t>(values.front()));  // as llama.cpp's converters
+    else put(key, GgufArray::of(std::vector<int32_t>(values.begin(), values.end())));
   }
   void each_layer(const char*, std::vector<std::string>&, int64_t, const std::vector<std::string>&) override {}
+  void has_tensor(const char* name, std::vector<bool>& layers) override {
+    for (std::size_t i = 0; i < layers.size(); ++i)
+      if (layers[i]) telling_.push_back(str("blk.", i, '.', name, ".weight"));
+  }
+  /// Names of weights that tell by being there.
+  const std::vector<std::string>& telling() const { return telling_; }
   void word(const char*, std::string&, const char*) override {}
   void expect(const char*, const char*) override {}
   [[noreturn]] void fail(const std::string& what) const override {
@@ -323,6 +332,7 @@ class GgufConfigWriter final : public ConfigFields {
 
   GgufDescription& out_;
   std::string prefix_;
+  std::vector<std::string> telling_;
   bool windows_ = false;
   int64_t head_dim_ = 0;
 };
@@ -433,6 +443,7 @@ template <class Config> [[gnu::cold]] GgufDescription gguf_description(const Con
   // A file of the keys, the tables, and matrices without columns.
   std::vector<GgufTensor> tensors{{"token_embd.weight", DType::f32, {config.vocab_size, 0}}};
   if (!config.tie_word_embeddings) tensors.push_back({"output.weight", DType::f32, {config.vocab_size, 0}});
+  for (const std::string& name : writer.telling()) tensors.push_back({name, DType::f32, {config.hidden_size, 0}});
   for (const auto& [name, values] : out.tables)
     tensors.push_back({name, DType::f32, {static_cast<int64_t>(values.size())}});
   GgufHeader header = gguf_header("gguf", out.metadata, tensors);

@@ -2,12 +2,14 @@
 // it, for a model whose tensors have other names.
 #pragma once
 #include <ftlib/adapters/data.hpp>                // AdapterData
+#include <ftlib/autograd/parameter.hpp>           // StackPart
 #include <ftlib/io/gguf.hpp>                      // GgufFile
 #include <ftlib/models/kit/gguf_description.hpp>  // GgufDescription
 
-#include <algorithm>  // std::equal
+#include <algorithm>  // std::copy_n, std::equal
 #include <map>        // std::map
 #include <string>     // std::string
+#include <tuple>      // std::tie
 #include <vector>     // std::vector
 
 namespace ft::inline FTLIB_ABI {
@@ -22,14 +24,58 @@ namespace detail {
 inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
   return a.type == b.type && a.shape == b.shape && std::equal(a.data, a.data + a.bytes(), b.data);
 }
+/// What a stack of experts has in memory of a GGUF tensor: the first expert's part of it, and that one's rows.
+struct ExpertStack {
+  StackPart part;
+  int64_t rows = 0;
+};
+/// Of a GGUF LoRA's pairs for the weights of one stack (E, R, in) and (E, rows, R), each scaled, the stack's as PEFT
+/// has it: A (E R, in), of each expert its rows; B (stack's rows, R E), column k E + e of expert e. Where all share
+/// their A, that is it; else their ranks stand behind one another.
+struct ExpertPair {
+  std::string name;  // GGUF's
+  Stored<Cpu> a, b;
+  float scale = 1;
+  ExpertStack stack;
+};
+[[gnu::cold]] inline std::pair<Stored<Cpu>, Stored<Cpu>> of_experts(const std::vector<ExpertPair>& pairs) {
+  const int64_t experts = pairs.front().a.shape[0], in = pairs.front().a.shape[2], rows = pairs.front().stack.part.rows;
+  bool shared = true;
+  int64_t ranks = 0;
+  for (const ExpertPair& p : pairs) {
+    shared &= same_values(pairs.front().a, p.a);
+    ranks += p.a.shape[1];
+  }
+  if (shared) ranks = pairs.front().a.shape[1];
+  auto [a, a_bytes] = new_stored(DType::f32, {experts * ranks, in});
+  auto [b, b_bytes] = new_stored(DType::f32, {rows, ranks * experts});
+  auto* const to_a = reinterpret_cast<float*>(a_bytes);
+  auto* const to_b = reinterpret_cast<float*>(b_bytes);
+  int64_t begin = 0;  // of the pair's ranks
+  for (const ExpertPair& p : pairs) {
+    const int64_t own = p.a.shape[1];
+    const auto* const from_a = reinterpret_cast<const float*>(p.a.data);
+    const auto* const from_b = reinterpret_cast<const float*>(p.b.data);
+    for (int64_t e = 0; e < experts; ++e) {
+      std::copy_n(from_a + e * own * in, own * in, to_a + (e * ranks + begin) * in);
+      for (int64_t r = 0; r < p.stack.rows; ++r)
+        for (int64_t k = 0; k < own; ++k)
+          to_b[(p.stack.part.first + r * p.stack.part.row_step) * ranks * experts + (begin + k) * experts + e] =
+              p.scale * from_b[(e * p.stack.rows + r) * own + k];
+    }
+    if (!shared) begin += own;
+  }
+  return {a, b};
+}
 }  // namespace detail
 
 /// The adapter in `file` for a model that `model` describes (LanguageModel::gguf). Where GGUF has a weight in parts,
-/// the parts' pairs become one: side by side, or, where they share their A, one behind the other. Throws Error for what
-/// is no LoRA of this architecture, and naming tensor or key for what is not read: adapters of embeddings, of experts,
-/// and aLoRA.                                                                                llama.cpp,
-/// src/llama-adapter.cpp
-[[gnu::cold]] inline AdapterData read_gguf_adapter(const GgufDescription& model, const GgufFile& file) {
+/// the parts' pairs become one: side by side, or, where they share their A, one behind the other. `stacks`: of a model
+/// with experts, by the name of the first expert's weight. Throws Error for what is no LoRA of this architecture, and
+/// naming tensor or key for what is not read: adapters of embeddings, and aLoRA.
+/// llama.cpp, src/llama-adapter.cpp
+[[gnu::cold]] inline AdapterData read_gguf_adapter(const GgufDescription& model, const GgufFile& file,
+                                                   const std::map<std::string, detail::ExpertStack>& stacks = {}) {
   const std::string& name = file.file_name();
   const auto type = file.get_or<std::string>("general.type", "model");
   if (type != "adapter")
@@ -52,8 +98,9 @@ inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
       throw Error(str(name, ": ", key, " is not known"), "it may change what the adapter computes.",
                   ErrorKind::bad_file);
 
-  // Pairs of a weight's parts, by the weight.
+  // Pairs of a weight's parts, by the weight; of a stack's, by the stack.
   std::map<std::string, std::vector<TensorMap::Piece>> weights;
+  std::map<std::string, std::vector<detail::ExpertPair>> of_stacks;
   for (const std::string& tensor : file.names()) {
     const std::size_t cut = tensor.rfind(".lora_");
     const std::string weight = tensor.substr(0, cut), end = cut == tensor.npos ? "" : tensor.substr(cut);
@@ -61,15 +108,42 @@ inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
     if ((!is_a && end != ".lora_b") || !file.contains(weight + (is_a ? ".lora_b" : ".lora_a")))
       throw Error(str(name, ": tensor '", tensor, "' is no half of a pair lora_a, lora_b"), {}, ErrorKind::bad_file);
     if (!is_a) continue;
-    if (weight.starts_with("token_embd.") || file.info(tensor).shape.rank() != 2)
-      throw Error(str(name, ": tensor '", tensor, "' ", file.info(tensor).shape, " adapts ",
-                      weight.starts_with("token_embd.") ? "the embedding" : "experts", ", which is not read"),
-                  "make the adapter without it.", ErrorKind::bad_file);
+    if (weight.starts_with("token_embd."))
+      throw Error(
+          str(name, ": tensor '", tensor, "' ", file.info(tensor).shape, " adapts the embedding, which is not read"),
+          "make the adapter without it.", ErrorKind::bad_file);
+    const auto unfit = [&](const Shape& a, const Shape& b) {
+      return Error(str(name, ": tensor '", weight, "': lora_a ", a, " and lora_b ", b, " do not fit"), {},
+                   ErrorKind::bad_file);
+    };
+    const std::string first = model.map.first_of_stack(weight, name);
+    if (file.info(tensor).shape.rank() != (first.empty() ? 2 : 3))
+      throw unfit(file.info(tensor).shape, file.info(weight + ".lora_b").shape);
+    if (!first.empty()) {
+      const auto stack = stacks.find(first);
+      if (stack == stacks.end())
+        throw Error(str(name, ": tensor '", tensor, "' adapts experts, which this model has not in one stack"), {},
+                    ErrorKind::bad_file);
+      detail::ExpertPair pair{weight, detail::in_float(file.tensor(tensor)),
+                              detail::in_float(file.tensor(weight + ".lora_b")), 1, stack->second};
+      const Shape &a = pair.a.shape, &b = pair.b.shape;
+      auto& others = of_stacks[stack->second.part.stack];
+      if (a.count() == 0 || b != Shape{stack->second.part.count, stack->second.rows, a[1]} || a[0] != b[0] ||
+          (!others.empty() && others.front().a.shape[2] != a[2]))
+        throw unfit(a, b);
+      pair.scale = alpha == 0 ? 1 : alpha / static_cast<float>(a[1]);
+      others.push_back(std::move(pair));
+      continue;
+    }
     const auto [whole, pieces] = model.map.pieces_of(weight, name);
     weights[whole] = pieces;
   }
-  if (weights.empty()) throw Error(name + ": holds no pair lora_a, lora_b", {}, ErrorKind::bad_file);
+  if (weights.empty() && of_stacks.empty())
+    throw Error(name + ": holds no pair lora_a, lora_b", {}, ErrorKind::bad_file);
 
+  for (const auto& [stack, pairs] : of_stacks)
+    std::tie(data.tensors[stack + ".lora_A.weight"], data.tensors[stack + ".lora_B.weight"]) =
+        detail::of_experts(pairs);
   for (const auto& entry : weights) {
     const std::string& whole = entry.first;
     const std::vector<TensorMap::Piece>& pieces = entry.second;

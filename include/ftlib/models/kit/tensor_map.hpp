@@ -243,6 +243,13 @@ class TensorMap {
         pieces.push_back({rules_[i].gguf + ending, rules_[i].end - rules_[i].begin});
     return {rule.hf + ending, std::move(pieces)};
   }
+  /// The first expert's Hugging Face tensor, where the GGUF tensor `name` is a stack of experts; empty where it is
+  /// none. Throws Error for a name that is not in the map.
+  [[gnu::cold]] std::string first_of_stack(const std::string& name, const std::string& file) const {
+    const auto [stem, ending] = parted(from_gguf_, name);
+    const TensorRule& rule = rule_of(from_gguf_, stem, name, file);
+    return rule.transform == Transform::stack ? filled(rule.hf, "{e}", 0) + ending : std::string();
+  }
   /// A tensor of GGUF that is to be made, and of which of Hugging Face's: one, or a stack's one of each expert.
   struct Part {
     std::string name;  // GGUF's
