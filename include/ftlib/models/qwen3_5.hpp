@@ -71,6 +71,11 @@ struct Qwen3_5Config : TransformerConfig {
   }
   DecoderTraits decoder() const override { return {.norm_offset = 1}; }
   void prepare(Weights& weights) const override { weights.pass_over_all("mtp."); }  // layers that guess later tokens
+  std::string in_llama_cpp() const override {
+    if (value_dim == key_dim) return {};
+    return str("llama.cpp opens no such file, for linear_value_head_dim ", value_dim, " is not linear_key_head_dim ",
+               key_dim);
+  }
 
  private:
   /// Which of the parts that turn go by height and width in pictures: in texts all go by the token's place.

@@ -90,11 +90,8 @@ AdapterData CausalLM<T, D>::named_adapter_data(const std::string& what_for, cons
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name,
                                                                     const std::filesystem::path& path) {
-  if (path.extension() != ".gguf") return load_adapter(name, read_peft(path));
-  std::map<std::string, detail::ExpertStack> stacks;
-  for (const Parameter<T, D>* w : this->adapters().base())
-    if (w->part_of && w->part_of->number == 0) stacks[w->name] = {*w->part_of, w->shape()[0]};
-  return load_adapter(name, read_gguf_adapter(model_->gguf(), GgufFile::open(path), stacks));
+  return load_adapter(
+      name, path.extension() == ".gguf" ? read_gguf_adapter(model_->gguf(), GgufFile::open(path)) : read_peft(path));
 }
 template <Scalar T, Device D>
 [[gnu::cold]] std::vector<std::string> CausalLM<T, D>::load_adapter(const std::string& name, const AdapterData& data) {

@@ -434,8 +434,19 @@ template <class Config> [[gnu::cold]] GgufDescription gguf_description(const Con
                       .layers = config.num_hidden_layers,
                       .heads = config.num_attention_heads,
                       .kv_heads = config.num_key_value_heads,
+                      .stacks = {},
                       .notes = {}};
-  for (int64_t i = 0; i < out.layers; ++i) out.experts = std::max(out.experts, config.layer(i).experts);
+  for (int64_t i = 0; i < out.layers; ++i) {
+    const LayerTraits t = config.layer(i);
+    const std::string at = str(config.decoder().layers, i, '.');
+    out.experts = std::max(out.experts, t.experts);
+    if (!t.router) continue;
+    for (const char* which : {"gate", "up", "down"}) {
+      const bool down = std::string_view(which) == "down";
+      out.stacks[str(at, t.expert, "0.", which, "_proj.weight")] = {expert_part(t, at, which, 0, config.hidden_size),
+                                                                    down ? config.hidden_size : t.expert_size};
+    }
+  }
   Config copy = config;  // fields() is one description, for readers and for writers
   GgufConfigWriter writer(out);
   copy.fields(writer);

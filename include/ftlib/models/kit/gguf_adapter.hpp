@@ -2,7 +2,6 @@
 // it, for a model whose tensors have other names.
 #pragma once
 #include <ftlib/adapters/data.hpp>                // AdapterData
-#include <ftlib/autograd/parameter.hpp>           // StackPart
 #include <ftlib/io/gguf.hpp>                      // GgufFile
 #include <ftlib/models/kit/gguf_description.hpp>  // GgufDescription
 
@@ -24,11 +23,6 @@ namespace detail {
 inline bool same_values(const Stored<Cpu>& a, const Stored<Cpu>& b) {
   return a.type == b.type && a.shape == b.shape && std::equal(a.data, a.data + a.bytes(), b.data);
 }
-/// What a stack of experts has in memory of a GGUF tensor: the first expert's part of it, and that one's rows.
-struct ExpertStack {
-  StackPart part;
-  int64_t rows = 0;
-};
 /// Of a GGUF LoRA's pairs for the weights of one stack (E, R, in) and (E, rows, R), each scaled, the stack's as PEFT
 /// has it: A (E R, in), of each expert its rows; B (stack's rows, R E), column k E + e of expert e. Where all share
 /// their A, that is it; else their ranks stand behind one another.
@@ -70,12 +64,10 @@ struct ExpertPair {
 }  // namespace detail
 
 /// The adapter in `file` for a model that `model` describes (LanguageModel::gguf). Where GGUF has a weight in parts,
-/// the parts' pairs become one: side by side, or, where they share their A, one behind the other. `stacks`: of a model
-/// with experts, by the name of the first expert's weight. Throws Error for what is no LoRA of this architecture, and
-/// naming tensor or key for what is not read: adapters of embeddings, and aLoRA.
+/// the parts' pairs become one: side by side, or, where they share their A, one behind the other. Throws Error for what
+/// is no LoRA of this architecture, and naming tensor or key for what is not read: adapters of embeddings, and aLoRA.
 /// llama.cpp, src/llama-adapter.cpp
-[[gnu::cold]] inline AdapterData read_gguf_adapter(const GgufDescription& model, const GgufFile& file,
-                                                   const std::map<std::string, detail::ExpertStack>& stacks = {}) {
+[[gnu::cold]] inline AdapterData read_gguf_adapter(const GgufDescription& model, const GgufFile& file) {
   const std::string& name = file.file_name();
   const auto type = file.get_or<std::string>("general.type", "model");
   if (type != "adapter")
@@ -120,8 +112,8 @@ struct ExpertPair {
     if (file.info(tensor).shape.rank() != (first.empty() ? 2 : 3))
       throw unfit(file.info(tensor).shape, file.info(weight + ".lora_b").shape);
     if (!first.empty()) {
-      const auto stack = stacks.find(first);
-      if (stack == stacks.end())
+      const auto stack = model.stacks.find(first);
+      if (stack == model.stacks.end())
         throw Error(str(name, ": tensor '", tensor, "' adapts experts, which this model has not in one stack"), {},
                     ErrorKind::bad_file);
       detail::ExpertPair pair{weight, detail::in_float(file.tensor(tensor)),

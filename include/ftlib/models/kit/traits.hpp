@@ -1,9 +1,13 @@
 // models/kit/traits.hpp: what the layers of a decoder are made of: a table by which one class
 // (models/kit/transformer.hpp) computes all architectures.
 #pragma once
-#include <ftlib/nn/mlp.hpp>    // Activation
-#include <ftlib/nn/norm.hpp>   // NormKind
-#include <ftlib/ops/rope.hpp>  // RopeOptions
+#include <ftlib/autograd/parameter.hpp>  // StackPart
+#include <ftlib/nn/mlp.hpp>              // Activation
+#include <ftlib/nn/norm.hpp>             // NormKind
+#include <ftlib/ops/rope.hpp>            // RopeOptions
+
+#include <string>       // std::string
+#include <string_view>  // std::string_view
 
 namespace ft::inline FTLIB_ABI {
 
@@ -47,6 +51,21 @@ struct LayerTraits {
   float residual_scale = 1;           // s
   Activation activation = Activation::silu;
 };
+
+/// Where an expert's matrix ("gate", "up" or "down") lies in the stacks of its layer, whose name is `at`: gate and up
+/// are one there, one behind the other or row by row in turns. `width` of the model.
+[[gnu::cold]] inline StackPart expert_part(const LayerTraits& t, const std::string& at, std::string_view which,
+                                           int64_t expert, int64_t width) {
+  const bool down = which == "down";
+  return {.stack = str(at, t.expert, down ? "down_proj" : "gate_up_proj"),
+          .number = expert,
+          .count = t.experts,
+          .rows = down ? width : 2 * t.expert_size,
+          .first = which != "up"   ? 0
+                   : t.interleaved ? 1
+                                   : t.expert_size,
+          .row_step = !down && t.interleaved ? 2 : 1};
+}
 
 /// What is around the layers.
 struct DecoderTraits {

@@ -192,14 +192,11 @@ template <Scalar T, Device D> class BlockReader {
     const auto matrix = [&](const std::string& name, int64_t out, int64_t in) {
       return read_.weights.template matrix<T>(read_.ctx, at + name + ".weight", {out, in}, WeightKind::other);
     };
-    // Row r of the weight is row first + r step of the stack's matrix.
-    const auto part_of = [&](Parameter<T, D> w, const char* stack, int64_t i, int64_t rows, int64_t first,
-                             int64_t step) {
-      w.part_of =
-          std::make_shared<const StackPart>(StackPart{str(at, t.expert, stack), i, t.experts, rows, first, step});
+    const auto part = [&](const char* which, int64_t i, int64_t out, int64_t in) {
+      Parameter<T, D> w = matrix(str(t.expert, i, '.', which, "_proj"), out, in);
+      w.part_of = std::make_shared<const StackPart>(expert_part(t, at, which, i, C));
       return w;
     };
-    const int64_t up_first = t.interleaved ? 1 : F, step = t.interleaved ? 2 : 1;
     const auto bias = [&](const std::string& name, int64_t out) {
       return read_.weights.template vector<T>(read_.ctx, at + name + ".bias", out);
     };
@@ -208,9 +205,9 @@ template <Scalar T, Device D> class BlockReader {
     if (t.mlp_bias) e.router_bias = bias(t.router, t.experts);
     for (int64_t i = 0; i < t.experts; ++i) {
       const std::string expert = str(t.expert, i);
-      e.gate.push_back(part_of(matrix(expert + ".gate_proj", F, C), "gate_up_proj", i, 2 * F, 0, step));
-      e.up.push_back(part_of(matrix(expert + ".up_proj", F, C), "gate_up_proj", i, 2 * F, up_first, step));
-      e.down.push_back(part_of(matrix(expert + ".down_proj", C, F), "down_proj", i, C, 0, 1));
+      e.gate.push_back(part("gate", i, F, C));
+      e.up.push_back(part("up", i, F, C));
+      e.down.push_back(part("down", i, C, F));
       if (!t.mlp_bias) continue;
       e.gate_bias.push_back(bias(expert + ".gate_proj", F));
       e.up_bias.push_back(bias(expert + ".up_proj", F));
