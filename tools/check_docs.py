@@ -17,6 +17,7 @@ for source in [*root.glob("examples/**/*.?pp"), *root.glob("tools/**/*"), *root.
     if source.is_file() and source.suffix in (".hpp", ".cpp", ".py", ".sh", ""):
         text = source.read_text(encoding="utf-8", errors="replace")
         known_anywhere |= set(re.findall(r"add_(?:option|flag|argument)\w*\(\s*[\"'](--[a-z-]+)", text))
+        known_anywhere |= set(re.findall(r"sys\.argv\S* [!=]= \[?[\"'](--[a-z-]+)", text))
         known_anywhere |= set(re.findall(r"^\s*(--[a-z-]+)\)", text, re.M))  # a case of bash
 tops = {p.name for p in root.iterdir()} - {"build"}
 bad = []
