@@ -63,9 +63,9 @@ class LearnedQuestions {
   bool weighed() const { return weighed_; }
 
   /// How near a question lies, 0 to 1, to those that `answer` was learned for: once weighed, 0.5 for what is usual of a
-  /// right answer, 0.27 for a standard deviation less, 0.12 for two, ..., confidence among it; of an answer that was
-  /// not learned, by confidence alone. Where nothing is known: 1. White space around an answer does not count. Throws
-  /// Error for states of another width.
+  /// right answer, 0.27 for a score of the signs that is a standard deviation less, 0.12 for two, and confidence
+  /// weighs 0.6 as much; of an answer that was not learned, by confidence alone. Where nothing is known: 1. White space
+  /// around an answer does not count. Throws Error for states of another width.
   double nearness(const QuestionStates& question, std::string_view answer, double confidence) const;
 
   /// What is weighed; zeros where the answer was not learned.
@@ -92,11 +92,11 @@ class LearnedQuestions {
   Signs signs_of(const QuestionStates& question, const std::vector<std::size_t>& rows) const;
 
   int64_t blocks_ = 0;
-  std::vector<float> token_mean_, ends_mean_;  // (C), (3, C)
-  std::vector<std::int8_t> ends_,
-      tokens_;                             // (n, 3, C); (all tokens, 64). A row's unit is its own, which no cosine sees
-  std::vector<std::int64_t> first_token_;  // (n + 1), of each question among tokens_
-  std::vector<std::uint64_t> answers_;     // hashes, (n)
+  std::vector<float> token_mean_, ends_mean_;               // (C), (3, C)
+  std::vector<std::int8_t> ends_;                           // (n, 3, C). A row's unit is its own, which no cosine sees
+  std::vector<std::int8_t> tokens_;                         // (all tokens, 64)
+  std::vector<std::int64_t> first_token_;                   // (n + 1), of each question among tokens_
+  std::vector<std::uint64_t> answers_;                      // hashes, (n)
   std::map<int32_t, int64_t> questions_with_;               // of each token
   std::map<std::uint64_t, std::vector<std::size_t>> rows_;  // of each answer
 
