@@ -12,7 +12,7 @@ for program, known in options.items():
         if source.parent.name in (program, "common"):
             known |= set(re.findall(r'"(--[a-z-]+)', source.read_text()))
 # Options of whatever is run from here, and of other people's programs.
-known_anywhere = set("--help --version --build --benchmark --expt-relaxed-constexpr --bind-to --map-by --host --mpi --mca --lora --target --test-dir --showme --allow-run-as-root".split())
+known_anywhere = set("--help --version --build --benchmark --expt-relaxed-constexpr --bind-to --map-by --host --mpi --mca --lora --target --test-dir --showme --allow-run-as-root --no-python --nproc-per-node".split())
 for source in [*root.glob("examples/**/*.?pp"), *root.glob("tools/**/*"), *root.glob("tests/**/*.py"), *root.glob("benchmarks/**/*.?pp"), *root.glob("*.sh")]:
     if source.is_file() and source.suffix in (".hpp", ".cpp", ".py", ".sh", ""):
         text = source.read_text(encoding="utf-8", errors="replace")

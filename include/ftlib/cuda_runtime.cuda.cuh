@@ -118,6 +118,7 @@
 #define FTLIB_CUDA_COMMON_TEMPLATES(EXTERN)                                                                          \
   EXTERN template void fill<int32_t>(Context<Cuda>&, View<int32_t>, int32_t);                                        \
   EXTERN template void copy<int32_t, int32_t>(Context<Cuda>&, View<int32_t>, View<const int32_t>);                   \
+  EXTERN template void accumulate<double>(Context<Cuda>&, View<double>, View<const double>);                         \
   EXTERN template void copy<float, bfloat16>(Context<Cuda>&, View<float>, View<const bfloat16>);                     \
   EXTERN template void copy<bfloat16, float>(Context<Cuda>&, View<bfloat16>, View<const float>);                     \
   EXTERN template void gemm(Context<Cuda>&, Write, int64_t, int64_t, int64_t, float*, int64_t,                       \

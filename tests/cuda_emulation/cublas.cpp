@@ -253,7 +253,10 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t oper
                                *algorithm,
                                workspace,
                                workspace_bytes};
-  if (!recording(stream)) return product.run();
+  if (!recording(stream)) {
+    const StreamWork begun(stream);
+    return product.run();
+  }
   record(stream, NodeKind::product, [product] {
     return static_cast<int>(product.run() == CUBLAS_STATUS_SUCCESS ? cudaSuccess : cudaErrorInvalidValue);
   });

@@ -28,13 +28,13 @@ inline constexpr int warpSize = cuda_emulation::warp_size;
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... args) {
   using Tuple = std::tuple<Parameters...>;
-  const auto run = [grid = config->gridDim, block = config->blockDim, shared = config->dynamicSmemBytes,
-                    kernel](Tuple parameters) {
+  const auto run = [stream = config->stream, grid = config->gridDim, block = config->blockDim,
+                    shared = config->dynamicSmemBytes, kernel](Tuple parameters) {
     const auto call = [](const void* k, void* p) {
       std::apply(reinterpret_cast<void (*)(Parameters...)>(const_cast<void*>(k)), *static_cast<Tuple*>(p));
     };
     return cuda_emulation::run(
-        {grid, block, shared, reinterpret_cast<const void*>(kernel), call, &parameters, sizeof parameters});
+        {stream, grid, block, shared, reinterpret_cast<const void*>(kernel), call, &parameters, sizeof parameters});
   };
   if (!cuda_emulation::of_current_device(config->stream)) return cudaErrorInvalidResourceHandle;
   Tuple parameters(static_cast<Parameters>(args)...);

@@ -85,6 +85,7 @@ void commit_copies();
 void wait_for_copies(std::size_t groups_left);
 
 struct Launch {
+  CUstream_st* stream;
   dim3 grid, block;
   std::size_t shared_bytes;
   const void* kernel;

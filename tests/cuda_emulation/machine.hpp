@@ -13,6 +13,7 @@
 #include "fibre.hpp"
 #include "memory.hpp"
 #include "program.hpp"
+#include "streams.hpp"
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -73,6 +74,9 @@ struct Pause {
   ~Pause() { watching = before; }
 };
 
+/// A stream's number in StreamOrder; the default stream is null.
+int stream_number(CUstream_st* stream);
+
 /// One grid at a time, on the thread that launched it; two threads must not launch at once.
 class Machine {
  public:
@@ -103,6 +107,7 @@ class Machine {
     gridDim = launch.grid;
     thread_count_ = static_cast<int>(threads);
     first_of_launch_ = interval_ + 1;
+    order_.begin(stream_number(launch.stream), first_of_launch_);
     blocks_run_.clear();
     if (blocks >= (std::size_t{1} << 31)) return cudaErrorInvalidConfiguration;
     std::vector<std::uint32_t> order(blocks);
@@ -171,6 +176,7 @@ class Machine {
         fault({kernel_and_thread() + verb(kind) + "memory of device " + std::to_string(a->device) + " on device " +
                    std::to_string(current_device),
                place});
+      used(*a);
       check(*a->shadow, offset, bytes, kind, place, first_of_launch_, global);
       return;
     }
@@ -241,6 +247,40 @@ class Machine {
   }
 
   Memory& memory() { return memory_; }
+  StreamOrder& order() { return order_; }
+  /// A copy or a library's work begins in a stream: the number that its accesses have, or 1, the host's, for what the
+  /// host does itself.
+  void begin_work(CUstream_st* stream) { order_.begin(stream_number(stream), work_ = ++interval_); }
+  void end_work() { work_ = 1; }
+  /// The bytes that the host, or work that has begun, accesses now; empty, or which work of another stream touches them
+  /// and no event, and no waiting of the host's, lies between.
+  const char* access_by_work(Memory::Allocation& a, std::size_t offset, std::size_t bytes, bool writes) {
+    if (bytes == 0) return nullptr;
+    const char* conflict = nullptr;
+    if (work_ > 1) {
+      used(a);
+      a.shadow->for_each(offset, bytes, [&](Cell& cell) {
+        if (!order_.before(cell.write.interval)) conflict = "writes";
+        for (const Access& read : {cell.read, cell.other_read, cell.far_read})
+          if (writes && !conflict && !order_.before(read.interval)) conflict = "reads";
+        if (!writes && !conflict) {
+          if (!order_.before(cell.read.interval)) cell.far_read = cell.read;
+          cell.read = {};
+          cell.read.interval = work_;
+        }
+        return !conflict;
+      });
+    }
+    if (writes && !conflict) a.shadow->written(offset, bytes, work_);
+    return conflict;
+  }
+  /// Whether all that streams do with a block comes before what `stream` is asked for now.
+  bool may_free(const Memory::Allocation& a, CUstream_st* stream) {
+    order_.begin(stream_number(stream), ++interval_);
+    for (const StreamUse& use : a.uses)
+      if (!order_.before(use.stream, use.piece)) return false;
+    return true;
+  }
   void set_seed(std::uint64_t seed) { random_ = seed * 0x9E3779B97F4A7C15u + 0x1234567u; }
   void allow_shared(const void* kernel, std::size_t bytes) { shared_limits_.emplace_back(kernel, bytes); }
   std::int64_t launches() const { return launches_; }
@@ -472,9 +512,20 @@ class Machine {
 
   // Checks.
 
-  /// Whether an access came before the running thread's present on every GPU, whatever the order of threads.
-  bool ordered(const Access& a, std::uint32_t first) const {
-    if (a.interval < first) return true;             // of an earlier launch, or block where blocks share nothing
+  /// A block is used by the work that has begun: its last use in that stream.
+  void used(Memory::Allocation& a) {
+    if (a.last_work == order_.work()) return;
+    a.last_work = order_.work();
+    for (StreamUse& use : a.uses)
+      if (use.stream == order_.stream()) {
+        use.piece = order_.piece();
+        return;
+      }
+    a.uses.push_back({order_.stream(), order_.piece()});
+  }
+  /// Whether an access of this launch came before the running thread's present on every GPU, whatever the order of
+  /// threads.
+  bool ordered(const Access& a) const {
     if (a.interval < first_of_block_) return false;  // of another block of this launch
     if (a.interval < interval_) return true;         // a barrier lies between
     const int me = number_of(*running), other = static_cast<int>(a.thread);
@@ -495,12 +546,16 @@ class Machine {
     const char* unwritten = nullptr;
     Access conflict;
     const char* conflict_verb = nullptr;
+    // Of another launch: nothing of shared memory is left by it, and of the device's a stream may be.
+    const auto before = [&](const Access& a) {
+      return a.interval < first ? memory == shared || order_.before(a.interval) : ordered(a);
+    };
     shadow.for_each(offset, bytes, [&](Cell& cell) {
       if (kind != Kind::write && cell.write.interval < oldest) {
         unwritten = memory;
         return false;
       }
-      if (!(kind == Kind::atomic && cell.write.atomic) && !ordered(cell.write, first)) {
+      if (!(kind == Kind::atomic && cell.write.atomic && cell.write.interval >= first) && !before(cell.write)) {
         conflict = cell.write;
         conflict_verb = cell.write.atomic ? " changes it atomically" : " writes it";
         return false;
@@ -510,6 +565,7 @@ class Machine {
           cell.read = now;
           return true;
         }
+        if (cell.read.interval < first && !before(cell.read)) cell.far_read = cell.read;
         if (cell.read.interval >= first) {
           Access& kept = cell.read.interval < first_of_block_ ? cell.far_read : cell.other_read;
           if (&kept == &cell.other_read && kept.interval >= first && kept.interval < first_of_block_)
@@ -520,7 +576,7 @@ class Machine {
         return true;
       }
       for (const Access& read : {cell.read, cell.other_read, cell.far_read})
-        if (!ordered(read, first)) {
+        if (!before(read)) {
           conflict = read;
           conflict_verb = " reads it";
           return false;
@@ -532,6 +588,10 @@ class Machine {
       fault({kernel_and_thread() + "reads " + std::to_string(bytes) + " bytes of " + unwritten +
                  " that nobody has written" + place_in(offset, memory),
              pc});
+    if (conflict_verb && conflict.interval < first)
+      fault({"race of streams: " + kernel_and_thread() + verb(kind) + std::to_string(bytes) + " bytes of " + memory +
+                 place_in(offset, memory),
+             pc, std::string("; work of another stream") + conflict_verb + ", and no event lies between", conflict.pc});
     if (conflict_verb) {
       auto run = blocks_run_.rbegin();
       while (run->first > conflict.interval) ++run;
@@ -614,6 +674,8 @@ class Machine {
   }
   Program program_;
   Memory memory_;
+  StreamOrder order_;
+  std::uint32_t work_ = 1;
   Stacks stacks_;
   Shadow local_;  // of the program's thread-local block: shared memory
   std::vector<Thread> threads_{max_threads};
@@ -639,5 +701,13 @@ enum class HostAccess { copy, read, write };
 /// Throws Fault, naming the call, where the bytes at p are not within one allocation that lives, or are read and nobody
 /// has written them; marks what is written. Memory of the host's own passes.
 void host_access(const char* call, const void* p, std::size_t bytes, HostAccess access);
+
+/// While it lives, what host_access() is told of is work of a stream's, which must be ordered with that of others.
+struct StreamWork {
+  explicit StreamWork(CUstream_st* stream) { Machine::get().begin_work(stream); }
+  ~StreamWork() { Machine::get().end_work(); }
+  StreamWork(const StreamWork&) = delete;
+  StreamWork& operator=(const StreamWork&) = delete;
+};
 
 }  // namespace cuda_emulation

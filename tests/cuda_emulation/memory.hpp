@@ -9,6 +9,7 @@
 #include <cstdlib>    // std::calloc
 #include <deque>      // std::deque
 #include <stdexcept>  // std::runtime_error
+#include <vector>     // std::vector
 
 namespace cuda_emulation {
 
@@ -44,12 +45,12 @@ class Shadow {
     for (std::size_t i = at >> log2_; i <= last; ++i)
       if (!f(cells_[i])) return;
   }
-  /// The host has written these bytes.
-  void written_by_host(std::size_t at, std::size_t size) {
+  /// The host, or a copy, has written these bytes.
+  void written(std::size_t at, std::size_t size, std::uint32_t interval) {
     if (size == 0) return;
-    for_each(at, size, [](Cell& cell) {
+    for_each(at, size, [interval](Cell& cell) {
       cell = {};
-      cell.write.interval = 1;
+      cell.write.interval = interval;
       return true;
     });
   }
@@ -86,6 +87,12 @@ class Shadow {
   Cell* cells_;
 };
 
+/// How far a stream had come when it last used a block.
+struct StreamUse {
+  std::size_t stream;
+  std::uint32_t piece;
+};
+
 /// Device memory: an address is used once, so that a use after free is seen, and each allocation has a page of its own
 /// and one behind it that nobody owns.
 class Memory {
@@ -96,6 +103,8 @@ class Memory {
     bool alive;
     Shadow* shadow;
     int device;
+    std::size_t last_work;        // of StreamOrder
+    std::vector<StreamUse> uses;  // the last of each stream
   };
 
   Memory() {
@@ -109,7 +118,7 @@ class Memory {
     const std::size_t pages = (bytes + page - 1) / page + 1;
     if (next_ + pages > size / page) return nullptr;
     std::byte* const begin = arena_ + next_ * page;
-    allocations_.push_back({begin, bytes, true, new Shadow(bytes), device});
+    allocations_.push_back({begin, bytes, true, new Shadow(bytes), device, 0, {}});
     for (std::size_t i = 0; i < pages; ++i) owners_[next_ + i] = static_cast<std::uint32_t>(allocations_.size());
     next_ += pages;
     used_ += bytes;
@@ -123,6 +132,7 @@ class Memory {
     used_ -= a->bytes;
     delete a->shadow;
     a->shadow = nullptr;
+    a->uses = {};
     madvise(a->begin, (a->bytes + page - 1) / page * page, MADV_DONTNEED);
     return true;
   }

@@ -1,5 +1,5 @@
 // tests/cuda_emulation/runtime.cpp: the CUDA runtime's functions as far as the library uses them. Streams do their work
-// at once, in the order of the calls; so a missing event between two streams is not found here.
+// at once, in the order of the calls; what no event orders between two of them is a Fault (streams.hpp).
 #include <cuda_runtime_api.h>
 
 #include <ftlib/core/dtype.hpp>  // bfloat16, half
@@ -126,7 +126,9 @@ void host_access(const char* call, const void* p, std::size_t bytes, HostAccess 
            " of an allocation of " + std::to_string(a ? a->bytes : 0);
   };
   if (!a || !a->alive || offset + bytes > a->bytes) throw Fault(where() + (a && !a->alive ? ", which was freed" : ""));
-  if (access == HostAccess::write) a->shadow->written_by_host(offset, bytes);
+  if (const char* other = Machine::get().access_by_work(*a, offset, bytes, access == HostAccess::write))
+    throw Fault("race of streams: " + where() + "; work of another stream " + other +
+                " them, and no event lies between");
   if (access == HostAccess::read && !a->shadow->written(offset, bytes))
     throw Fault(where() + ", which nobody has written");
 }
@@ -174,7 +176,7 @@ cudaError_t release(void* p) {
 }
 /// A stream's handle, and what is recorded of it.
 struct Stream {
-  int device = current_device;
+  int device = current_device, number = Machine::get().order().add();
   bool recording = false;
   Graph graph;
 };
@@ -188,18 +190,23 @@ void must_stay(const void* host) {
   throw Fault("cudaMemcpyAsync: a recorded copy of host memory that is not pinned");
 }
 cudaError_t ordered(cudaStream_t stream, NodeKind kind, std::function<int()> work) {
-  if (!recording(stream)) return static_cast<cudaError_t>(work());
+  if (!recording(stream)) {
+    const StreamWork begun(stream);
+    return static_cast<cudaError_t>(work());
+  }
   record(stream, kind, std::move(work));
   return cudaSuccess;
 }
 struct Event {
   std::chrono::steady_clock::time_point time;
+  Seen seen;
   int device = current_device;
 };
 /// Handles that nobody looks into.
 template <class Handle> Handle handle() { return reinterpret_cast<Handle>(std::uintptr_t{16}); }
 }  // namespace
 
+int stream_number(CUstream_st* stream) { return stream ? of(stream)->number : 0; }
 bool of_current_device(CUstream_st* stream) { return !stream || of(stream)->device == current_device; }
 bool recording(CUstream_st* stream) { return stream && of(stream)->recording; }
 void record(CUstream_st* stream, NodeKind kind, std::function<int()> work) {
@@ -219,7 +226,13 @@ cudaError_t cudaMallocAsync(void** p, std::size_t bytes, cudaStream_t stream) {
 }
 cudaError_t cudaFree(void* p) { return release(p); }
 cudaError_t cudaFreeAsync(void* p, cudaStream_t stream) {
-  if (!recording(stream)) return release(p);
+  if (!recording(stream)) {
+    auto* const block = Machine::get().memory().find(static_cast<const std::byte*>(p));
+    if (block && block->alive && !Machine::get().may_free(*block, stream))
+      Machine::get().host_fault("race of streams: cudaFreeAsync: another stream uses " + std::to_string(block->bytes) +
+                                " bytes, and no event lies between");
+    return release(p);
+  }
   Machine::get().host_fault("cudaFreeAsync: while the stream is recorded");
   return cudaErrorStreamCaptureUnsupported;
 }
@@ -259,6 +272,8 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   if (recording(stream)) return cudaErrorStreamCaptureUnsupported;
   Machine::get().throw_pending();
+  StreamOrder& order = Machine::get().order();
+  order.host_waits(order.record(stream_number(stream)));
   return cudaSuccess;
 }
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
@@ -295,12 +310,20 @@ cudaError_t cudaGraphExecUpdate(cudaGraphExec_t made, cudaGraph_t graph, cudaGra
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t made) { return cudaGraphDestroy(reinterpret_cast<cudaGraph_t>(made)); }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t made, cudaStream_t stream) {
   if (!of_current_device(stream)) return cudaErrorInvalidResourceHandle;
-  for (const auto& [kind, work] : reinterpret_cast<Graph*>(made)->nodes)
+  for (const auto& [kind, work] : reinterpret_cast<Graph*>(made)->nodes) {
+    const StreamWork begun(stream);
     if (const int result = work(); result != cudaSuccess) return static_cast<cudaError_t>(result);
+  }
   return cudaSuccess;
 }
-cudaError_t cudaDeviceSynchronize() { return cudaStreamSynchronize(nullptr); }
-cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+cudaError_t cudaDeviceSynchronize() {
+  Machine::get().order().host_waits_for_all();
+  return cudaStreamSynchronize(nullptr);
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  Machine::get().order().wait(stream_number(stream), reinterpret_cast<Event*>(event)->seen);
+  return cudaSuccess;
+}
 cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
   *event = reinterpret_cast<cudaEvent_t>(new Event{});
   return cudaSuccess;
@@ -313,9 +336,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   if (reinterpret_cast<Event*>(event)->device != (stream ? of(stream)->device : current_device))
     return cudaErrorInvalidResourceHandle;
   reinterpret_cast<Event*>(event)->time = std::chrono::steady_clock::now();
+  reinterpret_cast<Event*>(event)->seen = Machine::get().order().record(stream_number(stream));
   return cudaSuccess;
 }
-cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t event) {
+  Machine::get().order().host_waits(reinterpret_cast<Event*>(event)->seen);
+  return cudaSuccess;
+}
+cudaError_t cudaEventQuery(cudaEvent_t event) { return cudaEventSynchronize(event); }
 cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t from, cudaEvent_t to) {
   *milliseconds = std::chrono::duration<float, std::milli>(reinterpret_cast<Event*>(to)->time -
                                                            reinterpret_cast<Event*>(from)->time)

@@ -196,6 +196,37 @@ inline std::size_t part_of(int rank, int ranks) {
   return part;
 }
 
+namespace detail {
+/// Parts [first, last) of an array that is cut for ranks.
+struct Parts {
+  std::size_t first, last;
+};
+/// Recursive halving: round(other, sent, kept) for each other rank that half of what is left is sent to, and the other
+/// half received from: at distance 1, 2, 4 ..., so that ranks of one machine have done most before others are asked.
+/// `ranks` is a power of two.
+template <class F> void halve(int rank, int ranks, F round) {
+  Parts all{0, static_cast<std::size_t>(ranks)};
+  for (int distance = 1; distance < ranks; distance *= 2) {
+    const std::size_t middle = all.first + (all.last - all.first) / 2;
+    Parts kept{all.first, middle}, sent{middle, all.last};
+    if (rank & distance) std::swap(kept, sent);
+    all = kept;
+    round(rank ^ distance, sent, kept);
+  }
+}
+/// The way back, recursive doubling: round(other, mine, theirs), in whose end all parts are there.
+template <class F> void double_up(int rank, int ranks, F round) {
+  Parts mine{part_of(rank, ranks), part_of(rank, ranks) + 1};
+  for (int distance = ranks / 2; distance > 0; distance /= 2) {
+    const std::size_t count = mine.last - mine.first;
+    const bool low = (rank & distance) == 0;
+    round(rank ^ distance, mine, low ? Parts{mine.last, mine.last + count} : Parts{mine.first - count, mine.first});
+    if (low) mine.last += count;
+    else mine.first -= count;
+  }
+}
+}  // namespace detail
+
 /// Adds x up over ranks: afterwards each has its part of the sum, from bounds[part_of()] to the bound after it; the
 /// rest of x is lost. There are W + 1 bounds, and (W-1)/W of x leave each of W ranks. Where W is a power of two, added
 /// in a binary tree, ((0+1)+(2+3))+((4+5)+(6+7)), by recursive halving (Thakur, Rabenseifner and Gropp, 2005,
@@ -221,17 +252,12 @@ template <class V> void reduce_scatter(Communicator& world, std::span<V> x, cons
     return;
   }
   std::vector<V> theirs;
-  std::size_t first = 0, last = ranks;
-  for (int distance = 1; distance < world.size(); distance *= 2) {
-    const std::size_t middle = first + (last - first) / 2;
-    const bool low = (world.rank() & distance) == 0;
-    const auto sent = low ? range(middle, last) : range(first, middle);
-    (low ? last : first) = middle;
-    const auto kept = range(first, last);
-    theirs.resize(kept.size());
-    world.swap(world.rank() ^ distance, std::as_bytes(sent), std::as_writable_bytes(std::span(theirs)));
-    for (std::size_t i = 0; i < theirs.size(); ++i) kept[i] += theirs[i];  // a + b is b + a to the bit
-  }
+  detail::halve(world.rank(), world.size(), [&](int other, detail::Parts sent, detail::Parts kept) {
+    const auto out = range(sent.first, sent.last), sum = range(kept.first, kept.last);
+    theirs.resize(sum.size());
+    world.swap(other, std::as_bytes(out), std::as_writable_bytes(std::span(theirs)));
+    for (std::size_t i = 0; i < theirs.size(); ++i) sum[i] += theirs[i];  // a + b is b + a to the bit
+  });
 }
 
 /// Each rank gives its part of x, as reduce_scatter has left it, and has all of x afterwards: by recursive doubling, or
@@ -240,19 +266,17 @@ template <class V> void all_gather(Communicator& world, std::span<V> x, const st
   const auto range = [&](std::size_t first, std::size_t last) {
     return x.subspan(bounds[first], bounds[last] - bounds[first]);
   };
-  std::size_t first = part_of(world.rank(), world.size()), parts = 1;
-  if (!std::has_single_bit(bounds.size() - 1))
+  if (!std::has_single_bit(bounds.size() - 1)) {
+    const std::size_t mine = part_of(world.rank(), world.size());
     return detail::in_pairs(world, [&](int other) {
       const auto r = static_cast<std::size_t>(other);
-      world.swap(other, std::as_bytes(range(first, first + 1)), std::as_writable_bytes(range(r, r + 1)));
+      world.swap(other, std::as_bytes(range(mine, mine + 1)), std::as_writable_bytes(range(r, r + 1)));
     });
-  for (int distance = world.size() / 2; distance > 0; distance /= 2, parts *= 2) {
-    const bool low = (world.rank() & distance) == 0;
-    const auto mine = range(first, first + parts);
-    const auto other = low ? range(first + parts, first + 2 * parts) : range(first - parts, first);
-    world.swap(world.rank() ^ distance, std::as_bytes(mine), std::as_writable_bytes(other));
-    if (!low) first -= parts;
   }
+  detail::double_up(world.rank(), world.size(), [&](int other, detail::Parts mine, detail::Parts theirs) {
+    world.swap(other, std::as_bytes(range(mine.first, mine.last)),
+               std::as_writable_bytes(range(theirs.first, theirs.last)));
+  });
 }
 
 }  // namespace ft::inline FTLIB_ABI
