@@ -12,6 +12,7 @@ within()), greedy tokens its own, template and end token the folder's, logits wi
 q4_k_m, q4_k_s, q5_k_m and q6_k have the tensor types that llama_model_quantize chooses for the float32 file, the same keys, and an error
 against float32 of at most 1.02 of its; logits of f16, q8_0 and q4_k_m are off by no more than twice what those of its file are. Prints a
 line for each model; the exit status is 1 where one is not as it should be."""
+import argparse
 import ctypes
 import json
 import os
@@ -308,20 +309,26 @@ def real(qa, model, adapter, scratch):
 
 def main():
     llama_cpp.llama_log_set(silent, ctypes.c_void_p(0))
-    if len(sys.argv) < 2 or not Path(sys.argv[1]).is_file():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("qa", type=Path)
+    parser.add_argument("model", type=Path, nargs="?")
+    parser.add_argument("adapter", type=Path, nargs="?")
+    parser.add_argument("--page", action="store_true")
+    options = parser.parse_args()
+    if not options.qa.is_file():
         sys.exit(__doc__)
-    qa = str(Path(sys.argv[1]).resolve())
+    qa = str(options.qa.resolve())
     with tempfile.TemporaryDirectory(prefix="ftlib-export-") as folder:
         scratch = Path(folder)
-        if len(sys.argv) > 2 and sys.argv[2] != "--page":
-            real(qa, Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else None, scratch)
+        if options.model:
+            real(qa, options.model, options.adapter, scratch)
         else:
             for model in sorted(MODELS.iterdir()):
                 if model.is_dir():
                     tiny(qa, model, scratch)
                 elif model.suffix == ".gguf":
                     tiny_gguf(qa, model, scratch)
-    if sys.argv[2:] == ["--page"] and not failed:
+    if options.page and not failed:
         page = ROOT / "docs/export.md"
         before, rest = page.read_text().split(BEGIN)
         head = ["model", "float32: logits beside transformers'", "greedy answers equal", "LoRA beside merged",

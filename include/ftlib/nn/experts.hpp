@@ -53,8 +53,7 @@ template <Scalar T, Device D> struct Experts {
     for (std::size_t e = 0; e < static_cast<std::size_t>(E); ++e) starts[e + 1] += starts[e];
     for (std::size_t i = 0; i < sorted.size(); ++i) back[static_cast<std::size_t>(sorted[i])] = static_cast<int32_t>(i);
 
-    const auto rows =
-        take_rows(ctx, concat(ctx, std::vector(static_cast<std::size_t>(chosen), x)), sorted);  // (k N, C)
+    const auto rows = take_rows(ctx, std::vector(static_cast<std::size_t>(chosen), x), sorted);  // (k N, C)
     const auto h = gated(ctx, activation, grouped_project(ctx, rows, gate, starts, gate_bias),
                          grouped_project(ctx, rows, up, starts, up_bias));
     const auto each = take_rows(ctx, grouped_project(ctx, h, down, starts, down_bias), back);

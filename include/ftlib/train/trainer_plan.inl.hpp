@@ -5,9 +5,12 @@
 #include <ftlib/train/run_watch.hpp>   // Stopwatch, Restore
 #include <ftlib/train/trainer.hpp>
 
-#include <algorithm>  // std::find_if, std::max
+#include <algorithm>  // std::clamp, std::find_if, std::max
 #include <map>        // std::map
 #include <string>     // std::string
+#if defined(__GLIBC__)
+#include <malloc.h>  // malloc_trim
+#endif
 
 namespace ft::inline FTLIB_ABI {
 
@@ -73,7 +76,7 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
     const auto& micro =
         **std::find_if(batch.micro.begin(), batch.micro.end(), [&](const auto& one) { return one->kind() == kind; });
     const detail::Stopwatch watch;
-    const int64_t before = ctx.memory().now;
+    const int64_t before = ctx.memory().now;  // of several micro-batches all but the first find gradients there
     ctx.reset_peak();
     Tape<D> tape(ctx);
     model_.loss_sum(micro, config_.recompute).visit([&](const auto& sum) {
@@ -82,7 +85,7 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
     ctx.synchronize();
     const Cost cost{static_cast<double>(micro.tokens()), watch.seconds(),
                     static_cast<double>(ctx.memory().peak - before)};
-    zero_grad(params_);
+    if (whole.micro.size() == 1) zero_grad(params_);
     return cost;
   };
   for (const auto& [name, kind] : kinds) {
@@ -94,12 +97,24 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
     plan.activation_bytes =
         std::max(plan.activation_bytes,
                  static_cast<int64_t>(large.bytes + per_token * (static_cast<double>(kind.largest) - large.tokens)));
-    plan.seconds += large.seconds / large.tokens * static_cast<double>(plan.tokens) * static_cast<double>(kind.tokens) /
-                    static_cast<double>(whole.tokens);
+    // What is done once for all tokens, a weight's gradient say, is no part of what a further token takes.
+    const double each = std::clamp((large.seconds - small.seconds) / more, 0.0, large.seconds / large.tokens);
+    const auto all = static_cast<double>(kind.largest);
+    plan.seconds += (large.seconds + each * (all - large.tokens)) / all * static_cast<double>(plan.tokens) *
+                    static_cast<double>(kind.tokens) / static_cast<double>(whole.tokens);
   }
+  zero_grad(params_);
   plan.seconds = plan.seconds / plan.ranks + static_cast<double>(plan.steps) * plan.exchange_seconds;
+  if (whole.micro.size() == 1)  // its activations go as its gradients come: what was measured has both
+    plan.activation_bytes = std::max<int64_t>(0, plan.activation_bytes - trained * wide);
   plan.peak_bytes = ctx.memory().now + plan.state_bytes + plan.activation_bytes;
-  if constexpr (std::same_as<D, Cpu>) plan.peak_bytes += process_memory().resident - ctx.memory().reserved;
+  if constexpr (std::same_as<D, Cpu>) {
+#if defined(__GLIBC__)
+    malloc_trim(0);  // what was freed and is still resident will be used again
+#endif
+    constexpr int64_t kept = int64_t{64} << 20;  // blocks that fit nothing else, which the allocator may keep
+    plan.peak_bytes += process_memory().resident - ctx.memory().reserved + kept;
+  }
   return plan;
 }
 
