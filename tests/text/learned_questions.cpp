@@ -115,7 +115,7 @@ TEST_CASE("text/learned_questions: logistic regression ends where its gradient d
   }
   negatives.resize(25);
   const double penalty = 3;
-  const auto w = detail::logistic_regression(positives, negatives, penalty);
+  const auto w = ft::detail::logistic_regression(positives, negatives, penalty);
   std::array<double, 3> gradient{penalty * w[0], penalty * w[1], 0};
   const auto add = [&](const std::array<double, 2>& x, double wanted) {
     const double p = 1 / (1 + std::exp(-(w[0] * x[0] + w[1] * x[1] + w[2])));
@@ -128,7 +128,7 @@ TEST_CASE("text/learned_questions: logistic regression ends where its gradient d
   for (const double g : gradient) CHECK(std::abs(g) < 1e-8);
   CHECK((w[0] > 0.5 && w[1] < 0 && std::abs(w[1]) < w[0]));
   // Parted by a line: the penalty keeps them finite.
-  const auto parted = detail::logistic_regression<1>({{1}, {2}}, {{-1}, {-2}}, 1);
+  const auto parted = ft::detail::logistic_regression<1>({{1}, {2}}, {{-1}, {-2}}, 1);
   CHECK((parted[0] > 0.3 && parted[0] < 3 && std::abs(parted[1]) < 1e-6));
 }
 
