@@ -133,7 +133,7 @@ struct Multiplication {
     check("B", lb, b, HostAccess::read, promised);
     if (t != 0) check("C", lc, c, HostAccess::read, promised);
     if (workspace_bytes < algorithm.data[1]) return CUBLAS_STATUS_INVALID_VALUE;
-    host_access("cublasLtMatmul", workspace, workspace_bytes, HostAccess::copy);
+    host_access("cublasLtMatmul", workspace, workspace_bytes, HostAccess::scratch);
     const Matrix left = read(la, a, o.transpose_a == CUBLAS_OP_T), right = read(lb, b, o.transpose_b == CUBLAS_OP_T);
     const auto m = static_cast<Eigen::Index>(ld.rows), n = static_cast<Eigen::Index>(ld.cols);
     if (left.rows() != m || right.cols() != n || left.cols() != right.rows() || lc.rows != ld.rows ||

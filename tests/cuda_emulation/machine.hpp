@@ -176,8 +176,7 @@ class Machine {
         fault({kernel_and_thread() + verb(kind) + "memory of device " + std::to_string(a->device) + " on device " +
                    std::to_string(current_device),
                place});
-      used(*a);
-      check(*a->shadow, offset, bytes, kind, place, first_of_launch_, global);
+      check(*a->shadow, offset, bytes, kind, place, first_of_launch_, global, used(*a));
       return;
     }
     const auto offset = static_cast<std::size_t>(p - program_.local_begin());
@@ -190,7 +189,7 @@ class Machine {
                             Program::demangled(s->name)
                       : ""),
                place});
-      check(local_, offset, bytes, kind, place, first_of_block_, shared);
+      check(local_, offset, bytes, kind, place, first_of_block_, shared, true);
       return;
     }
     if (kind == Kind::read && (program_.holds(p) || is_parameter(p))) return;  // constants, threadIdx
@@ -258,22 +257,27 @@ class Machine {
     if (bytes == 0) return nullptr;
     const char* conflict = nullptr;
     if (work_ > 1) {
-      used(a);
-      a.shadow->for_each(offset, bytes, [&](Cell& cell) {
-        if (!order_.before(cell.write.interval)) conflict = "writes";
-        for (const Access& read : {cell.read, cell.other_read, cell.far_read})
-          if (writes && !conflict && !order_.before(read.interval)) conflict = "reads";
-        if (!writes && !conflict) {
-          if (!order_.before(cell.read.interval)) cell.far_read = cell.read;
-          cell.read = {};
-          cell.read.interval = work_;
-        }
-        return !conflict;
-      });
+      const bool ordered = used(a);
+      if (!ordered || !writes)
+        a.shadow->for_each(offset, bytes, [&](Cell& cell) {
+          if (!ordered) {
+            if (!order_.before(cell.write.interval)) conflict = "writes";
+            for (const Access& read : {cell.read, cell.other_read, cell.far_read})
+              if (writes && !conflict && !order_.before(read.interval)) conflict = "reads";
+            if (!writes && !conflict && !order_.before(cell.read.interval)) cell.far_read = cell.read;
+          }
+          if (!writes && !conflict) {
+            cell.read = {};
+            cell.read.interval = work_;
+          }
+          return !conflict;
+        });
     }
     if (writes && !conflict) a.shadow->written(offset, bytes, work_);
     return conflict;
   }
+  /// The same of a block as a whole, whose bytes nobody looks at.
+  const char* use_by_work(Memory::Allocation& a) { return work_ <= 1 || used(a) ? nullptr : "uses"; }
   /// Whether all that streams do with a block comes before what `stream` is asked for now.
   bool may_free(const Memory::Allocation& a, CUstream_st* stream) {
     order_.begin(stream_number(stream), ++interval_);
@@ -512,20 +516,24 @@ class Machine {
 
   // Checks.
 
-  /// A block is used by the work that has begun: its last use in that stream.
-  void used(Memory::Allocation& a) {
-    if (a.last_work == order_.work()) return;
+  /// A block is used by the work that has begun: its last use in that stream. Returns whether all uses of it by earlier
+  /// work come before, so that nobody need look at them byte by byte.
+  bool used(Memory::Allocation& a) {
+    if (a.last_work == order_.work()) return a.ordered;
     a.last_work = order_.work();
-    for (StreamUse& use : a.uses)
-      if (use.stream == order_.stream()) {
-        use.piece = order_.piece();
-        return;
-      }
-    a.uses.push_back({order_.stream(), order_.piece()});
+    a.ordered = true;
+    StreamUse* mine = nullptr;
+    for (StreamUse& use : a.uses) {
+      a.ordered &= order_.before(use.stream, use.piece);
+      if (use.stream == order_.stream()) mine = &use;
+    }
+    if (mine) mine->piece = order_.piece();
+    else a.uses.push_back({order_.stream(), order_.piece()});
+    return a.ordered;
   }
   /// Whether an access of this launch came before the running thread's present on every GPU, whatever the order of
   /// threads.
-  bool ordered(const Access& a) const {
+  bool came_before(const Access& a) const {
     if (a.interval < first_of_block_) return false;  // of another block of this launch
     if (a.interval < interval_) return true;         // a barrier lies between
     const int me = number_of(*running), other = static_cast<int>(a.thread);
@@ -533,8 +541,9 @@ class Machine {
     if (me / warp_size != other / warp_size) return false;
     return clocks_[index(me / warp_size)].seen[index(me % warp_size)][index(other % warp_size)] > a.epoch;
   }
+  /// `ordered`: what comes before `first` is known to have come before this.
   void check(Shadow& shadow, std::size_t offset, std::size_t bytes, Kind kind, std::uint32_t pc, std::uint32_t first,
-             const char* memory) {
+             const char* memory, bool ordered) {
     const std::uint32_t oldest = memory == shared ? first_of_block_ : 1;  // a write before it leaves nothing to read
     const int me = number_of(*running);
     Access now;
@@ -548,7 +557,7 @@ class Machine {
     const char* conflict_verb = nullptr;
     // Of another launch: nothing of shared memory is left by it, and of the device's a stream may be.
     const auto before = [&](const Access& a) {
-      return a.interval < first ? memory == shared || order_.before(a.interval) : ordered(a);
+      return a.interval < first ? ordered || order_.before(a.interval) : came_before(a);
     };
     shadow.for_each(offset, bytes, [&](Cell& cell) {
       if (kind != Kind::write && cell.write.interval < oldest) {
@@ -696,8 +705,9 @@ class Machine {
   std::string pending_;
 };
 
-/// What the host, or a library for it, does to device memory; a copy may take along what nobody has written.
-enum class HostAccess { copy, read, write };
+/// What the host, or a library for it, does to device memory; a copy may take along what nobody has written, and
+/// scratch is looked at as a block, whose bytes are a library's own.
+enum class HostAccess { copy, read, write, scratch };
 /// Throws Fault, naming the call, where the bytes at p are not within one allocation that lives, or are read and nobody
 /// has written them; marks what is written. Memory of the host's own passes.
 void host_access(const char* call, const void* p, std::size_t bytes, HostAccess access);

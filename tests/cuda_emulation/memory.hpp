@@ -104,6 +104,7 @@ class Memory {
     Shadow* shadow;
     int device;
     std::size_t last_work;        // of StreamOrder
+    bool ordered;                 // all uses before that work come before it
     std::vector<StreamUse> uses;  // the last of each stream
   };
 
@@ -118,7 +119,7 @@ class Memory {
     const std::size_t pages = (bytes + page - 1) / page + 1;
     if (next_ + pages > size / page) return nullptr;
     std::byte* const begin = arena_ + next_ * page;
-    allocations_.push_back({begin, bytes, true, new Shadow(bytes), device, 0, {}});
+    allocations_.push_back({begin, bytes, true, new Shadow(bytes), device, 0, true, {}});
     for (std::size_t i = 0; i < pages; ++i) owners_[next_ + i] = static_cast<std::uint32_t>(allocations_.size());
     next_ += pages;
     used_ += bytes;

@@ -126,7 +126,10 @@ void host_access(const char* call, const void* p, std::size_t bytes, HostAccess 
            " of an allocation of " + std::to_string(a ? a->bytes : 0);
   };
   if (!a || !a->alive || offset + bytes > a->bytes) throw Fault(where() + (a && !a->alive ? ", which was freed" : ""));
-  if (const char* other = Machine::get().access_by_work(*a, offset, bytes, access == HostAccess::write))
+  Machine& machine = Machine::get();
+  if (const char* other = access == HostAccess::scratch
+                              ? machine.use_by_work(*a)
+                              : machine.access_by_work(*a, offset, bytes, access == HostAccess::write))
     throw Fault("race of streams: " + where() + "; work of another stream " + other +
                 " them, and no event lies between");
   if (access == HostAccess::read && !a->shadow->written(offset, bytes))
