@@ -1,5 +1,6 @@
 // image/painter.inl.hpp: the bodies of image/painter.hpp.
 #pragma once
+#include <ftlib/image/flow_data.inl.hpp>  // check_picture_size
 #include <ftlib/image/painter.hpp>
 #include <ftlib/image/text_to_image.inl.hpp>          // model_file_of
 #include <ftlib/io/atomic_file.hpp>                   // write_atomically

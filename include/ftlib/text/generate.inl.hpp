@@ -1,5 +1,6 @@
 // text/generate.inl.hpp: the bodies of text/generate.hpp.
 #pragma once
+#include <ftlib/nn/adapter.hpp>         // OverlayScope
 #include <ftlib/ops/cross_entropy.hpp>  // sum_all
 #include <ftlib/ops/shape.hpp>          // slice
 #include <ftlib/text/generate.hpp>

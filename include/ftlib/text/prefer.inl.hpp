@@ -1,6 +1,7 @@
 // text/prefer.inl.hpp: the bodies of text/prefer.hpp.
 #pragma once
-#include <ftlib/nn/adapter.hpp>  // AdaptersOff
+#include <ftlib/nn/adapter.hpp>        // AdaptersOff
+#include <ftlib/text/dataset.inl.hpp>  // quoted_id
 #include <ftlib/text/prefer.hpp>
 
 #include <algorithm>  // std::equal
