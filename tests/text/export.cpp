@@ -144,16 +144,21 @@ TEST_CASE("save_gguf: every family's folder comes back with the same logits, tok
     CHECK(again.tokenizer().eos() == lm.tokenizer().eos());
     // Over all logits, for one may be far off: a text's first token gives a delta net v (q k), and where q k is near
     // zero the norm behind it makes a rounding of the embedding or of q, k and v large. It is no single weight's doing.
-    for (const auto& halves : {std::pair{"f16", 0.004}, std::pair{"bf16", 0.05}}) {
-      const char* const type = halves.first;
-      const double within = halves.second;
+    struct Halves {
+      const char* type;
+      double within, each;  // of all logits, and of any
+    };
+    for (const Halves& halves : {Halves{"f16", 0.004, name == "qwen3_5_heads" ? 0.07 : 0.05}, {"bf16", 0.05, 0.5}}) {
+      const char* const type = halves.type;
       CAPTURE(type);
       save_gguf(lm, dir / "small.gguf", {.type = type});
       auto small = ExportLm::from_pretrained(dir / "small.gguf", {.threads = 2});
-      const double off = relative_difference(logits_of(lm, length), logits_of(small, length));
+      const auto wanted = logits_of(lm, length), got = logits_of(small, length);
+      const double off = relative_difference(wanted, got);
       CHECK(off > 0);
-      if (name == "gpt_oss_tiny" && halves.first == std::string("bf16")) continue;  // a token takes another expert
-      CHECK(ft::test::evidence(name, type, off) <= within);
+      if (name == "gpt_oss_tiny" && type == std::string("bf16")) continue;  // a token takes another expert
+      CHECK(ft::test::evidence(name, type, off) <= halves.within);
+      CHECK(largest_difference(wanted, got) <= halves.each);
     }
   }
 }
@@ -433,7 +438,7 @@ TEST_CASE(
       other.load_adapter(dir / "lora.gguf");
       most = std::max(most, largest_difference(logits_of(other, 12), wanted));
     }
-    CHECK(ft::test::evidence(name, "lora_gguf", most) <= 2e-5);
+    CHECK(ft::test::evidence(name, "lora_gguf", most) <= (adapter.empty() ? 2e-5 : 1e-5));
   }
 }
 

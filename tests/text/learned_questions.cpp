@@ -55,6 +55,14 @@ TEST_CASE("text/learned_questions: the nearest of the questions with this answer
 
   CHECK_THROWS_WITH_AS(q.nearness({{1}, {1, 2, 3}, {1, 2, 3, 4, 5, 6}}, "east", 1),
                        doctest::Contains("1 tokens has 3 numbers of states and 6 of ends, theirs have 2 each"), Error);
+  // Of states that all lean one way, the mean is taken off: (3, 4) / 5, (4, 3) / 5 and between them (1, 1) / sqrt(2).
+  const LearnedQuestions leaning(8, {one(1, 3, 4), one(2, 4, 3)}, {"a", "b"});
+  for (std::size_t layer = 0; layer < 3; ++layer) {
+    CHECK(leaning.signs_of(one(1, 0.6f, 0.8f), "a")[layer] == doctest::Approx(1));
+    CHECK(leaning.signs_of(one(1, 0.6f, 0.8f), "b")[layer] == doctest::Approx(-1));
+  }
+  CHECK_THROWS_WITH_AS(LearnedQuestions(1, {compass[0], {{1}, {1, 2, 3}, {1, 2, 3, 4, 5, 6}}}, {"a", "b"}),
+                       doctest::Contains("1 tokens has 3 numbers of states"), Error);
   CHECK_THROWS_WITH_AS(LearnedQuestions(1, {}, {}), doctest::Contains("0 questions and 0 answers"), Error);
   CHECK_THROWS_WITH_AS(LearnedQuestions(1, compass, {"a", "b"}), doctest::Contains("4 questions and 2 answers"), Error);
 }
