@@ -7,8 +7,7 @@
 
 #include <ftlib/text/prefer.hpp>
 
-#include <algorithm>  // std::count_if, std::max, std::min
-#include <cmath>      // std::erfc, std::exp, std::log, std::sqrt
+#include <algorithm>  // std::count_if
 #include <map>        // std::map
 #include <optional>   // std::optional
 #include <set>        // std::set
@@ -213,24 +212,6 @@ struct Parts {
   }
 };
 
-/// What a nearness must reach, so that a share of `lost` of right answers do not, reckoned from the spread of these as
-/// if the logarithms of their odds were normal: of some dozens the least few alone say little.
-inline double bound_of(const std::vector<double>& nearness, double lost) {
-  double sum = 0, squares = 0;
-  std::vector<double> odds;
-  for (const double n : nearness) odds.push_back(std::log(std::max(n, 1e-9) / std::max(1 - n, 1e-9)));
-  for (const double o : odds) sum += o;
-  const double mean = sum / static_cast<double>(odds.size());
-  for (const double o : odds) squares += (o - mean) * (o - mean);
-  const double deviation = std::sqrt(squares / static_cast<double>(odds.size()));
-  double low = -8, high = 8;  // deviations between which the share lies
-  for (int i = 0; i < 60; ++i) {
-    const double middle = (low + high) / 2;
-    (std::erfc(-middle / std::sqrt(2.0)) / 2 < lost ? low : high) = middle;
-  }
-  return 1 / (1 + std::exp(-(mean + low * deviation)));
-}
-
 /// Finds how near to what it has learned held-out questions lie that the model answers rightly, so that it answers
 /// nothing that lies below what all but a share of `withhold` of right answers reach. Without enough of them, says so.
 template <class Lm>
@@ -277,7 +258,7 @@ void find_sure(Lm& lm, const std::vector<Record>& learned, const std::vector<Rec
   }
   auto options = lm.prompt().options();
   options.sure = 0;
-  options.near = bound_of(nearness, withhold);
+  options.near = ft::LearnedQuestions::bound(nearness, withhold);
   options.unknown = unknown;
   lm.set_prompt(options);
   const auto lost = std::count_if(nearness.begin(), nearness.end(), [&](double n) { return n < options.near; });

@@ -6,6 +6,7 @@
 #include <ftlib/text/learned_questions.hpp>
 #include <ftlib/text/logistic_regression.hpp>
 
+#include <algorithm>
 #include <cmath>
 
 using namespace ft;
@@ -112,6 +113,25 @@ TEST_CASE("text/learned_questions: signs are weighed by right answers beside tho
   const auto kept = LearnedQuestions::from_json(parse_json(q.to_json().dump(), "kept"), "kept");
   CHECK(kept == q);
   CHECK(kept.nearness(right[3].question, "3", 0.7) == q.nearness(right[3].question, "3", 0.7));
+}
+
+TEST_CASE("text/learned_questions: a bound leaves out about the share of a normal spread") {
+  Random random(5);
+  std::vector<double> nearness;
+  for (int i = 0; i < 4000; ++i) nearness.push_back(1 / (1 + std::exp(-(0.4 + 1.3 * random.normal()))));
+  double before = 0;
+  for (const double lost : {0.02, 0.07, 0.3, 0.5}) {
+    const double bound = LearnedQuestions::bound(nearness, lost);
+    const auto below = std::count_if(nearness.begin(), nearness.end(), [&](double n) { return n < bound; });
+    CHECK(static_cast<double>(below) / 4000 == doctest::Approx(lost).epsilon(0.2));
+    CHECK(bound > before);
+    before = bound;
+  }
+  CHECK(LearnedQuestions::bound(nearness, 0.5) == doctest::Approx(1 / (1 + std::exp(-0.4))).epsilon(0.03));
+  CHECK(LearnedQuestions::bound(nearness, 0) < 1e-3);
+  CHECK(LearnedQuestions::bound(nearness, 1) > 0.999);
+  CHECK_THROWS_WITH_AS(LearnedQuestions::bound({}, 0.1), doctest::Contains("a bound of 0 answers"), Error);
+  CHECK_THROWS_WITH_AS(LearnedQuestions::bound({0.5}, 2), doctest::Contains("a share of 2"), Error);
 }
 
 TEST_CASE("text/learned_questions: logistic regression ends where its gradient does") {

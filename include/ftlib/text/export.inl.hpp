@@ -298,9 +298,8 @@ template <Scalar T, Device D>
   for (const TensorMap::Part& part : parts)
     if (part.name == "per_layer_model_proj.weight")
       report.notes.push_back(
-          "llama.cpp passes over the pair of per_layer_model_proj without a word, so that its answers are others: "
-          "merge "
-          "the adapter, or leave per_layer_model_projection out of its targets");
+          "llama.cpp passes over per_layer_model_proj's pair without a word, and answers otherwise: merge the adapter, "
+          "or leave per_layer_model_projection out of its targets");
 
   // llama.cpp knows one alpha, and divides it by each B's own rank.
   const auto alpha_of = [&](const std::string& name) {

@@ -68,6 +68,11 @@ class LearnedQuestions {
   /// around an answer does not count. Throws Error for states of another width.
   double nearness(const QuestionStates& question, std::string_view answer, double confidence) const;
 
+  /// What a nearness must reach, so that about a share of `lost` (0 to 1) of right answers, of which these are some,
+  /// do not: by the mean and the deviation of the logarithms of their odds, taken for normal, since of some dozens the
+  /// least few alone say little. Throws Error for none.
+  static double bound(const std::vector<double>& nearness, double lost);
+
   /// What is weighed; zeros where the answer was not learned.
   Signs signs_of(const QuestionStates& question, std::string_view answer) const;
 

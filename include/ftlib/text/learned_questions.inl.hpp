@@ -8,7 +8,7 @@
 #include <ftlib/text/logistic_regression.hpp>
 
 #include <algorithm>  // std::max, std::copy_n, std::is_sorted
-#include <cmath>      // std::sqrt, std::lround, std::log, std::exp
+#include <cmath>      // std::erfc, std::sqrt, std::lround, std::log, std::exp
 #include <cstring>    // std::memcpy
 #include <numeric>    // std::inner_product
 #include <set>        // std::set
@@ -272,6 +272,22 @@ FTLIB_INLINE double LearnedQuestions::nearness(const QuestionStates& question, s
     z += std::inner_product(s.begin(), s.end(), weights_.begin(), bias_);
   }
   return 1 / (1 + std::exp(-z));
+}
+
+FTLIB_INLINE double LearnedQuestions::bound(const std::vector<double>& nearness, double lost) {
+  if (nearness.empty() || !(lost >= 0 && lost <= 1))
+    throw Error(str("learned questions: a bound of ", nearness.size(), " answers, of which a share of ", lost,
+                    " is to be lost"),
+                "give some, and a share of 0 to 1.");
+  std::vector<double> odds;
+  for (const double n : nearness) odds.push_back(detail::log_odds(n));
+  const auto [mean, deviation] = detail::mean_and_deviation(odds);
+  double low = -8, high = 8;  // deviations between which the normal distribution has the share
+  for (int i = 0; i < 60; ++i) {
+    const double middle = (low + high) / 2;
+    (std::erfc(-middle / std::sqrt(2.0)) / 2 < lost ? low : high) = middle;
+  }
+  return 1 / (1 + std::exp(-(mean + low * deviation)));
 }
 
 [[gnu::cold]] FTLIB_INLINE Json LearnedQuestions::to_json() const {
