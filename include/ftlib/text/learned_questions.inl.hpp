@@ -40,7 +40,7 @@ template <class T> std::vector<T> values_of(const Json& json, const char* key, c
 
 inline constexpr std::size_t token_numbers = 64;
 
-/// Of row `row` of rows of `width`, as eight bits a number; its largest is 127.
+/// A row as eight bits a number; its largest becomes 127.
 FTLIB_INLINE void add_in_eight_bits(std::vector<std::int8_t>& to, std::span<const float> row) {
   float largest = 0;
   for (const float x : row) largest = std::max(largest, std::abs(x));
@@ -58,12 +58,16 @@ FTLIB_INLINE double cosine(std::span<const float> a, std::span<const std::int8_t
   }
   return of_a > 0 && of_b > 0 ? static_cast<double>(product / std::sqrt(of_a * of_b)) : -1;
 }
-/// Of length 1; zeros stay.
-FTLIB_INLINE void to_length_one(std::span<float> x) {
-  double sum = 0;
-  for (const float v : x) sum += double{v} * v;
-  if (sum > 0)
-    for (float& v : x) v = static_cast<float>(v / std::sqrt(sum));
+/// Rows of `width`, each of length 1; zeros stay.
+FTLIB_INLINE std::vector<float> of_length_one(std::vector<float> rows, std::size_t width) {
+  for (std::size_t at = 0; at < rows.size(); at += width) {
+    const auto row = std::span(rows).subspan(at, width);
+    double sum = 0;
+    for (const float v : row) sum += double{v} * v;
+    if (sum > 0)
+      for (float& v : row) v = static_cast<float>(v / std::sqrt(sum));
+  }
+  return rows;
 }
 FTLIB_INLINE double log_odds(double p) { return std::log(std::max(p, 1e-6) / std::max(1 - p, 1e-3)); }
 
@@ -92,16 +96,11 @@ FTLIB_INLINE LearnedQuestions::LearnedQuestions(int64_t blocks, const std::vecto
   double tokens = 0;
   for (const auto& question : questions) {
     check(question, width);
-    for (std::size_t i = 0; i < question.tokens.size(); ++i) {
-      std::vector<float> row(question.states.begin() + static_cast<std::ptrdiff_t>(i * width),
-                             question.states.begin() + static_cast<std::ptrdiff_t>((i + 1) * width));
-      detail::to_length_one(row);
-      for (std::size_t c = 0; c < width; ++c) token_sum[c] += static_cast<double>(row[c]);
-      ++tokens;
-    }
-    auto rows = question.ends;
-    for (std::size_t e = 0; e < ends; ++e) detail::to_length_one(std::span(rows).subspan(e * width, width));
+    const auto states = detail::of_length_one(question.states, width),
+               rows = detail::of_length_one(question.ends, width);
+    for (std::size_t c = 0; c < states.size(); ++c) token_sum[c % width] += static_cast<double>(states[c]);
     for (std::size_t c = 0; c < rows.size(); ++c) ends_sum[c] += static_cast<double>(rows[c]);
+    tokens += static_cast<double>(question.tokens.size());
   }
   for (const double sum : token_sum) token_mean_.push_back(static_cast<float>(sum / tokens));
   for (const double sum : ends_sum) ends_mean_.push_back(static_cast<float>(sum / static_cast<double>(answers.size())));
@@ -133,9 +132,7 @@ FTLIB_INLINE void LearnedQuestions::index() {
 }
 
 FTLIB_INLINE std::vector<float> LearnedQuestions::end_rows(const QuestionStates& question) const {
-  auto rows = question.ends;
-  const std::size_t width = rows.size() / ends;
-  for (std::size_t e = 0; e < ends; ++e) detail::to_length_one(std::span(rows).subspan(e * width, width));
+  auto rows = detail::of_length_one(question.ends, question.ends.size() / ends);
   for (std::size_t c = 0; c < rows.size(); ++c) rows[c] -= ends_mean_[c];
   return rows;
 }
@@ -144,18 +141,17 @@ FTLIB_INLINE std::vector<float> LearnedQuestions::end_rows(const QuestionStates&
 // doi:10.1016/S0022-0000(03)00025-4.
 FTLIB_INLINE std::vector<float> LearnedQuestions::token_rows(const QuestionStates& question) const {
   const std::size_t width = token_mean_.size(), n = question.tokens.size();
-  std::vector<float> out(n * detail::token_numbers), row(width);
+  const auto states = detail::of_length_one(question.states, width);
+  std::vector<float> out(n * detail::token_numbers);
   std::vector<std::uint64_t> bits(width);
   for (std::size_t c = 0; c < width; ++c) {
     const auto words = philox(0, c);
     bits[c] = std::uint64_t{words[1]} << 32 | words[0];
   }
   for (std::size_t i = 0; i < n; ++i) {
-    std::copy_n(question.states.begin() + static_cast<std::ptrdiff_t>(i * width), width, row.begin());
-    detail::to_length_one(row);
     const auto to = std::span(out).subspan(i * detail::token_numbers, detail::token_numbers);
     for (std::size_t c = 0; c < width; ++c) {
-      const float x = row[c] - token_mean_[c];
+      const float x = states[i * width + c] - token_mean_[c];
       for (std::size_t k = 0; k < detail::token_numbers; ++k) to[k] += (bits[c] >> k) & 1 ? x : -x;
     }
   }
