@@ -703,18 +703,18 @@ TEST_CASE("read_gguf_adapter: pairs of a weight's parts become one, with a rank 
     CHECK(ranks[0] == (pairs.size() == 1 ? 3 : pairs[1].rank == 2 ? 2 : 5));
   }
 
-  const auto refused = [&](const char* key, const GgufValue& value, const char* why) {
+  const auto refused_value = [&](const char* key, const GgufValue& value, const char* why) {
     GgufMetadata other = metadata;
     std::erase_if(other, [&](const auto& entry) { return entry.first == key; });
     if (!std::holds_alternative<bool>(value)) other.emplace_back(key, value);
     write({gate}, other);
     CHECK_THROWS_WITH_AS(lm.load_adapter(dir / "parts.gguf"), doctest::Contains(why), Error);
   };
-  refused("general.type", std::string("model"), "is a model, and no adapter");
-  refused("adapter.type", std::string("control"), "adapter.type 'control'");
-  refused("general.architecture", std::string("gpt2"), "an adapter for gpt2");
-  refused("adapter.lora.alpha", false, "adapter.lora.alpha' is missing");
-  refused("adapter.alora.invocation_tokens", uint32_t{1}, "adapter.alora.invocation_tokens is not known");
+  refused_value("general.type", std::string("model"), "is a model, and no adapter");
+  refused_value("adapter.type", std::string("control"), "adapter.type 'control'");
+  refused_value("general.architecture", std::string("gpt2"), "an adapter for gpt2");
+  refused_value("adapter.lora.alpha", false, "adapter.lora.alpha' is missing");
+  refused_value("adapter.alora.invocation_tokens", uint32_t{1}, "adapter.alora.invocation_tokens is not known");
   const auto refused_pair = [&](Pair p, const char* why) {
     write({std::move(p)}, metadata);
     CHECK_THROWS_WITH_AS(lm.load_adapter(dir / "parts.gguf"), doctest::Contains(why), Error);
