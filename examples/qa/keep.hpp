@@ -7,7 +7,7 @@
 #include <ftlib/text/keep.hpp>
 #include <ftlib/train/screen/progress.hpp>
 
-#include <algorithm>  // std::min
+#include <algorithm>  // std::clamp, std::min
 #include <cctype>     // std::ispunct
 #include <iostream>   // std::cout
 #include <set>        // std::set
@@ -16,8 +16,15 @@
 
 namespace qa {
 
-inline constexpr int64_t kept_texts = 96, kept_text_tokens = 128;  // what the base writes
-inline constexpr double kept_share = 0.25;                         // tokens of kept text for each that is learned
+inline constexpr int64_t kept_text_tokens = 128;  // of each text that the base writes
+inline constexpr double kept_share = 0.25;        // tokens of kept text for each that is learned
+
+/// How many texts the base writes for a run that reads so many tokens of records: what it reads of them once, within
+/// bounds, for writing takes its time too.
+inline int64_t texts_for(int64_t learned_tokens) {
+  return std::clamp<int64_t>(static_cast<int64_t>(kept_share * static_cast<double>(learned_tokens)) / kept_text_tokens,
+                             96, 192);
+}
 
 /// The texts of a file: of records (JSON lines) those that are plain texts, else its paragraphs, which blank lines
 /// divide.
@@ -75,12 +82,13 @@ inline std::vector<std::string> beginnings(const std::vector<ft::text::Record>& 
 /// The kept text as data: what a step reads of it, and a tenth that is only watched.
 class Kept {
  public:
-  /// Of the file `path`; where that is empty, of what the base writes, which is kept in `out` and taken from there
-  /// where it is of the same path and words. `whole`: all weights are trained, and the text is learned as it stands.
+  /// Of the file `path`; where that is empty, of `count` texts that the base writes, which are kept in `out` and taken
+  /// from there where they are of the same path and words. `whole`: all weights are trained, and the text is learned as
+  /// it stands.
   template <class Lm>
-  Kept(const std::string& path, Lm& lm, const std::vector<ft::text::Record>& records, const std::filesystem::path& out,
-       uint64_t seed, bool whole) {
-    const auto texts = path.empty() ? written(lm, records, out / "base-text.jsonl", seed) : texts_of(path);
+  Kept(const std::string& path, Lm& lm, const std::vector<ft::text::Record>& records, int64_t count,
+       const std::filesystem::path& out, uint64_t seed, bool whole) {
+    const auto texts = path.empty() ? written(lm, records, count, out / "base-text.jsonl", seed) : texts_of(path);
     const ft::text::Dataset data(texts, lm.prompt(), {.max_tokens = 2 * kept_text_tokens});
     if (data.size() < 10)
       throw ft::Error(ft::str("--keep: ", data.size(), " texts are too few"), "give ten or more, or --keep-weight 0.");
@@ -101,9 +109,9 @@ class Kept {
 
  private:
   template <class Lm>
-  static std::vector<ft::text::Record> written(Lm& lm, const std::vector<ft::text::Record>& records,
+  static std::vector<ft::text::Record> written(Lm& lm, const std::vector<ft::text::Record>& records, int64_t count,
                                                const std::filesystem::path& cache, uint64_t seed) {
-    const auto words = beginnings(records, kept_texts, seed);
+    const auto words = beginnings(records, count, seed);
     ft::Hash key;
     key.add(lm.path().string());
     for (const auto& word : words) key.add(word);

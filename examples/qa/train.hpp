@@ -38,16 +38,26 @@ inline std::string counted(const std::map<std::string, int64_t>& splits) {
 inline constexpr double default_lr = 1e-3, default_preference_lr = 1e-4;
 inline constexpr int64_t usual_epochs = 4, least_steps = 120;
 
-/// The usual epochs, or as many as make steps enough: so few records are read a step that four epochs of them would be
-/// a dozen steps, in which nothing is learned.
-inline int64_t enough_epochs(const ft::DataSource& data, int64_t batch_tokens, uint64_t seed) {
+/// How long a run is.
+struct Length {
+  int64_t epochs = 0, steps = 0;
+};
+
+/// Of what is asked for; without epochs the usual ones, or as many as make steps enough: of few records four epochs
+/// would be a dozen steps, in which nothing is learned.
+inline Length length_of(const TrainArguments& a, const ft::DataSource& data) {
   const auto steps =
-      data.size(0, {.batch_tokens = batch_tokens, .micro_batch_tokens = batch_tokens, .seed = seed})->batches;
-  const int64_t epochs = std::max(usual_epochs, (least_steps + steps - 1) / steps);
-  if (epochs > usual_epochs)
-    std::cout << "epochs: " << epochs << ", because one has " << steps << (steps == 1 ? " step" : " steps")
-              << ", and fewer than " << least_steps << " learn little\n";
-  return epochs;
+      data.size(0, {.batch_tokens = a.batch_tokens, .micro_batch_tokens = a.batch_tokens, .seed = a.run.seed})->batches;
+  Length run{.epochs = a.epochs};
+  if (run.epochs <= 0) {
+    run.epochs = std::max(usual_epochs, (least_steps + steps - 1) / steps);
+    if (run.epochs > usual_epochs)
+      std::cout << "epochs: " << run.epochs << ", because one has " << steps << (steps == 1 ? " step" : " steps")
+                << ", and fewer than " << least_steps << " learn little\n";
+  }
+  run.steps = run.epochs * steps;
+  if (a.max_steps > 0) run.steps = std::min(run.steps, a.max_steps);
+  return run;
 }
 
 /// What is answered where the model does not know, in the language of the records; empty where they are of several or
@@ -324,10 +334,11 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
               << (beside.back().left_out().empty() ? "" : "; ") << beside.back().left_out() << '\n';
   }
   // 3. What the model is to keep. One that is trained whole has no base beside it: there the text itself is learned.
+  const Length length = length_of(a, first);
   std::optional<Kept> kept;
   std::optional<ft::Keeping<T, D>> keeping;
   if (a.keep_weight > 0) {
-    kept.emplace(a.keep, lm, parts.to_learn(), out, a.run.seed, a.lora.full);
+    kept.emplace(a.keep, lm, parts.to_learn(), texts_for(length.steps * a.batch_tokens), out, a.run.seed, a.lora.full);
     mix.push_back({&kept->read(), kept_share, a.keep_weight});
     looked_at.push_back({&kept->watched(), 1, a.keep_weight});
     if (!a.lora.full) keeping.emplace(lm);
@@ -349,7 +360,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   examples::begin_ranks(lm.context(), a.run.rank_timeout);
   config.micro_batch_tokens = examples::micro_batch_of_ranks(a.batch_tokens, a.micro_batch_tokens, !a.run.no_exact,
                                                              "tokens", "--micro-batch-tokens");
-  config.epochs = a.epochs > 0 ? a.epochs : enough_epochs(first, a.batch_tokens, a.run.seed);
+  config.epochs = length.epochs;
   config.max_steps = a.max_steps;
   if (config.evaluate_every == 0 && config.epochs > usual_epochs)  // epochs of a few steps: not behind each
     config.evaluate_every = (least_steps + usual_epochs - 1) / usual_epochs;
