@@ -10,6 +10,7 @@
 #include <ftlib/train/data_source.inl.hpp>
 #include <ftlib/train/gradient_exchange.inl.hpp>
 #include <ftlib/train/mixed_source.inl.hpp>
+#include <ftlib/train/rank_files.inl.hpp>
 #include <ftlib/train/run.inl.hpp>
 #include <ftlib/train/run_folder.inl.hpp>
 #include <ftlib/train/screen/listeners.inl.hpp>
@@ -33,7 +34,7 @@ template class LionOptimizer<T, Cpu>;
 template class WeightAverage<T, Cpu>;
 template void save_checkpoint(Context<Cpu>&, const std::filesystem::path&, std::span<Parameter<T, Cpu>* const>,
                               const Optimizer<T, Cpu>&, const RunState&, const Description&,
-                              std::span<const Tensor<accumulate_t<T>, Cpu>>, const Shares&);
+                              std::span<const Tensor<accumulate_t<T>, Cpu>>, const Shares&, bool);
 template RunState load_checkpoint(Context<Cpu>&, const std::filesystem::path&, std::span<Parameter<T, Cpu>* const>,
                                   Optimizer<T, Cpu>&, const Description&, std::vector<Tensor<accumulate_t<T>, Cpu>>*,
                                   const Shares&);

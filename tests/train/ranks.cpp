@@ -6,12 +6,16 @@
 #include <ftlib/distributed/node.hpp>
 #include <ftlib/distributed/thread_group.hpp>
 #include <ftlib/finetune.hpp>
+#include <ftlib/io/atomic_file.hpp>
+#include <ftlib/train/rank_files.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <sstream>
 #include <thread>
 
 using namespace ft;
@@ -469,6 +473,84 @@ TEST_CASE("ranks: a run that was stopped goes on with another number of ranks, a
       CHECK(same_bits(rank.weights, whole[0].weights));
     }
   }
+}
+
+namespace {
+/// The bytes of a folder's files, by name.
+std::map<std::string, std::string> bytes_in(const std::filesystem::path& folder) {
+  std::map<std::string, std::string> all;
+  for (const auto& file : files_in(folder)) all[file.filename().string()] = read_file(file, uint64_t{1} << 30);
+  return all;
+}
+}  // namespace
+
+TEST_CASE("ranks: a checkpoint is the same files, written side by side or by rank 0, by any number of ranks") {
+  for (const bool full : {false, true}) {
+    TrainerConfig config = rank_config();
+    if (full) config.optimizer = AdamW8bit{.lr = 1e-3f};
+    config.ema_decay = full ? 0.9f : 0;
+    config.max_steps = 3;
+    config.save_every = 2;
+    std::map<std::string, std::string> wanted;
+    for (const int ranks : {1, 2, 4, 8})
+      for (const bool shared : {true, false}) {
+        CAPTURE(ranks);
+        CAPTURE(shared);
+        const Scratch dir;
+        std::atomic<int> together = 0;
+        run_thread_group(ranks, [&](Communicator& world) {
+          auto lm = RankLm::from_pretrained(std::filesystem::path(FTLIB_TEST_DATA) / "models" / "llama_q4_1.gguf",
+                                            {.threads = 1, .seed = 5});
+          if (full) lm.train_all();
+          else lm.attach({.rank = 4, .alpha = 8, .dropout = 0.1f, .seed = 3});
+          TrainerConfig c = config;
+          c.world = &world;
+          c.out_dir = dir / (shared || world.rank() == 0 ? "run" : str("run", world.rank()));
+          Trainer trainer(lm, c);
+          const auto data = rank_data(lm);
+          const auto plan = trainer.plan(data);
+          CHECK(plan.saves == (ranks > 1));
+          together += plan.saves_together;
+          std::ostringstream said;
+          said << plan;
+          CHECK((said.str().find("each writes its share of a checkpoint") != std::string::npos) == plan.saves_together);
+          trainer.fit(data);
+        });
+        CHECK(together == (shared && ranks > 1 ? ranks : 0));
+        const auto files = bytes_in(dir / "run" / "checkpoint");
+        CHECK(files.size() == (full ? 4u : 3u));
+        if (wanted.empty()) wanted = files;
+        CHECK(files == wanted);
+        for (const auto& file : files_in(dir / "run"))  // and nothing else is left
+          CHECK(file.filename().string().find(".part-") == std::string::npos);
+        if (!shared && ranks > 1) CHECK(!path_exists(dir / "run1" / "checkpoint"));
+      }
+  }
+}
+
+TEST_CASE("ranks: where one cannot write its share all are told, and what was saved stays") {
+  const Scratch dir;
+  make_folders(dir / "here");
+  write_atomically(dir / "here" / "run.part-1-2", "of a run that was killed");
+  const auto save = [&](int ranks, bool one_is_lost) {
+    run_thread_group(ranks, [&](Communicator& world) {
+      Context<Cpu> ctx({.threads = 1});
+      Parameter<float, Cpu> w("w", Tensor<float, Cpu>(ctx, {20000}, std::vector<float>(20000, one_is_lost ? 2 : 1)));
+      std::vector<Parameter<float, Cpu>*> params{&w};
+      const auto optimizer = OptimizerConfig(AdamW{}).make<float, Cpu>({});
+      const Shares shares(&world, {20000}, 4096, 1);
+      const auto folder = dir / (one_is_lost && world.rank() == 1 ? "gone" : "here") / "run";
+      save_checkpoint<float, Cpu>(ctx, folder, params, *optimizer, RunState(), Description(), {}, shares, true);
+    });
+  };
+  save(4, false);
+  const auto before = bytes_in(dir / "here" / "run");
+  CHECK(before.at("weights.safetensors").size() > 80000);
+  CHECK_THROWS_WITH_AS(save(4, true), doctest::Contains("rank 1: "), Error);
+  CHECK(bytes_in(dir / "here" / "run") == before);
+  CHECK(files_in(dir / "here").size() == 2);  // and the part, which a run's begin removes
+  remove_parts(dir / "here" / "run");
+  CHECK(files_in(dir / "here").size() == 1);
 }
 
 TEST_CASE("ranks: what does not fit is said, and no rank waits for one that has failed") {

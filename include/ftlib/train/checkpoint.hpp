@@ -24,11 +24,14 @@ std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::p
 
 /// Writes `folder` whole or not at all: what was there before stays until the new one is complete and on the disk.
 /// `run` is what a resumed run must agree in. `averages` of the trainable weights go along where there are some. All
-/// ranks that share parameters out call it, and rank 0 writes, one array after the other, what one rank would have.
+/// ranks that share parameters out call it, with the same file as one rank would write: `together`, for a folder that
+/// is the same on all (is_same_folder), each writes its share of weights and states; else rank 0 writes, one array
+/// after the other, what the others send it.
 template <Scalar T, Device D>
 void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
                      const Optimizer<T, D>& optimizer, const RunState& state, const Description& run,
-                     std::span<const Tensor<accumulate_t<T>, D>> averages = {}, const Shares& shares = {});
+                     std::span<const Tensor<accumulate_t<T>, D>> averages = {}, const Shares& shares = {},
+                     bool together = false);
 
 /// True where `folder` holds a checkpoint; finishes what a killed save had left half done.
 bool has_checkpoint(const std::filesystem::path& folder);

@@ -4,8 +4,10 @@
 #include <ftlib/io/json.hpp>         // Json
 #include <ftlib/io/safetensors.hpp>  // SafetensorsFile, write_safetensors
 #include <ftlib/train/checkpoint.hpp>
+#include <ftlib/train/rank_files.hpp>  // write_together
 
 #include <algorithm>  // std::copy, std::find
+#include <optional>   // std::optional
 
 namespace ft::inline FTLIB_ABI {
 
@@ -25,9 +27,10 @@ void write_state(const std::filesystem::path& file, const RunState& state, const
                  uint64_t position);
 /// Reads what write_state wrote; throws Error where it was made by a run of other settings.
 RunState read_state(const std::filesystem::path& file, const Description& run, uint64_t& seed, uint64_t& position);
-/// Of several ranks, the first one writes what all have; `parameters`: names, in the order of `shares`.
+/// Of several ranks, the first one writes what all have; `parameters`: names, in the order of `shares`. Where there is
+/// a folder that is written `together`, each writes into a file of it what it has.
 void write_states(const std::filesystem::path& file, const std::vector<StateEntry>& entries, const Shares& shares,
-                  const std::vector<std::string>& parameters);
+                  const std::vector<std::string>& parameters, const std::filesystem::path& together);
 std::vector<StateEntry> read_optimizer(const std::filesystem::path& file);
 }  // namespace detail
 
@@ -70,11 +73,13 @@ std::vector<Tensor<T, D>> load_tensors(Context<D>& ctx, const std::filesystem::p
 template <Scalar T, Device D>
 void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::span<Parameter<T, D>* const> params,
                      const Optimizer<T, D>& optimizer, const RunState& state, const Description& run,
-                     std::span<const Tensor<accumulate_t<T>, D>> averages, const Shares& shares) {
+                     std::span<const Tensor<accumulate_t<T>, D>> averages, const Shares& shares, bool together) {
   using A = accumulate_t<T>;
+  together &= shares.ranks() > 1;
   const detail::TrainedNames<T, D> trained(params);
+  const std::filesystem::path of_all = together ? folder : std::filesystem::path();
   const auto write_shared = [&](const std::filesystem::path& file) {
-    detail::write_states(file / "optimizer.safetensors", optimizer.save(ctx), shares, trained.names);
+    detail::write_states(file / "optimizer.safetensors", optimizer.save(ctx), shares, trained.names, of_all);
     if (averages.empty()) return;
     std::vector<StateEntry> states;
     for (std::size_t i = 0; i < averages.size(); ++i) {
@@ -87,18 +92,36 @@ void save_checkpoint(Context<D>& ctx, const std::filesystem::path& folder, std::
                         trained.names[i],
                         1});
     }
-    detail::write_states(file / "averages.safetensors", states, shares, trained.names);
+    detail::write_states(file / "averages.safetensors", states, shares, trained.names, of_all);
   };
   if (shares.ranks() > 1) shares.world()->announce(str("step ", state.step, ", checkpoint"));
-  if (shares.rank() > 0) return write_shared({});
+  if (shares.rank() > 0 && !together) return write_shared({});
   std::vector<Tensor<T, D>> weights;
   for (const Parameter<T, D>* w : params)
     if (w->trainable) weights.push_back(w->value);
-  AtomicFolder out(folder);
-  save_tensors<T, D>(ctx, out.folder() / "weights.safetensors", trained.names, weights);
-  write_shared(out.folder());
-  detail::write_state(out.folder() / "state.json", state, run, ctx.random().seed(), ctx.random().position());
-  out.commit();
+  std::optional<AtomicFolder> out;
+  if (shares.rank() == 0) out.emplace(folder);
+  const auto into = out ? out->folder() : std::filesystem::path();
+  if (together) {
+    std::vector<TensorEntry> entries;
+    std::vector<FilePiece> pieces;
+    std::vector<std::vector<T>> host;  // lives until the file is written
+    for (std::size_t i = 0; i < weights.size(); ++i) {
+      const Share mine = shares.mine(i);
+      entries.push_back({trained.names[i], dtype_of<T>, trained.shapes[i], &weights});  // bytes come by pieces
+      if (mine.count() == 0) continue;
+      host.push_back(part(weights[i], mine).to_host(ctx));
+      pieces.push_back({trained.names[i], static_cast<std::uint64_t>(mine.begin) * sizeof(T),
+                        std::as_bytes(std::span<const T>(host.back()))});
+    }
+    write_together(*shares.world(), folder, into / "weights.safetensors", std::move(entries), pieces);
+  } else {
+    save_tensors<T, D>(ctx, into / "weights.safetensors", trained.names, weights);
+  }
+  write_shared(into);
+  if (!out) return;
+  detail::write_state(into / "state.json", state, run, ctx.random().seed(), ctx.random().position());
+  out->commit();
 }
 
 template <Scalar T, Device D>
@@ -199,31 +222,42 @@ FTLIB_INLINE RunState read_state(const std::filesystem::path& path, const Descri
 }
 
 FTLIB_INLINE void write_states(const std::filesystem::path& file, const std::vector<StateEntry>& states,
-                               const Shares& shares, const std::vector<std::string>& parameters) {
+                               const Shares& shares, const std::vector<std::string>& parameters,
+                               const std::filesystem::path& together) {
   Communicator* const world = shares.world();
+  const auto array_of = [&](const StateEntry& s) {
+    return static_cast<std::size_t>(std::find(parameters.begin(), parameters.end(), s.parameter) - parameters.begin());
+  };
+  const auto width_of = [](const StateEntry& s) {
+    return std::size_t{s.type == "F64" ? 8u : s.type == "U8" ? 1u : 4u};
+  };
+  const auto place = [&](const StateEntry& s, int64_t element) {
+    return static_cast<std::size_t>((element + s.each - 1) / s.each) * width_of(s);
+  };
   std::vector<TensorEntry> entries;
+  std::vector<FilePiece> pieces;
   for (const StateEntry& s : states) {
     TensorEntry entry{s.name, s.type == "F64" ? DType::f64 : DType::f32, s.shape, s.bytes.data()};
     if (s.type != "F32" && s.type != "F64") entry.word = s.type;
-    if (shares.ranks() > 1 && s.each > 0) {
+    if (!together.empty()) {
+      entry.data = &s;  // bytes come by pieces
+      const bool shared = s.each > 0;
+      if (shared || shares.rank() == 0)
+        pieces.push_back({s.name, shared ? place(s, shares.mine(array_of(s)).begin) : 0, s.bytes});
+    } else if (shares.ranks() > 1 && s.each > 0) {
       entry.data = nullptr;
-      entry.make = [&s, &shares, &parameters, world] {  // of all ranks, on the first one; the others only send
-        const auto array =
-            static_cast<std::size_t>(std::find(parameters.begin(), parameters.end(), s.parameter) - parameters.begin());
-        const std::size_t width = s.type == "F64" ? 8 : s.type == "U8" ? 1 : 4;
-        const auto place = [&](int64_t element) {
-          return static_cast<std::size_t>((element + s.each - 1) / s.each) * width;
-        };
+      entry.make = [&, s = &s] {  // of all ranks, on the first one; the others only send
         std::vector<std::byte> all;
         if (shares.rank() > 0) {
-          if (!s.bytes.empty()) world->swap(0, s.bytes, {});
+          if (!s->bytes.empty()) world->swap(0, s->bytes, {});
           return all;
         }
-        all.resize(static_cast<std::size_t>(s.shape.count()) * width);
+        all.resize(static_cast<std::size_t>(s->shape.count()) * width_of(*s));
         for (int r = 0; r < shares.ranks(); ++r) {
-          const Share share = shares.of(array, r);
-          const auto theirs = std::span(all).subspan(place(share.begin), place(share.end) - place(share.begin));
-          if (r == 0) std::copy(s.bytes.begin(), s.bytes.end(), theirs.begin());
+          const Share share = shares.of(array_of(*s), r);
+          const auto begin = place(*s, share.begin);
+          const auto theirs = std::span(all).subspan(begin, place(*s, share.end) - begin);
+          if (r == 0) std::copy(s->bytes.begin(), s->bytes.end(), theirs.begin());
           else if (!theirs.empty()) world->swap(r, {}, theirs);
         }
         return all;
@@ -231,6 +265,7 @@ FTLIB_INLINE void write_states(const std::filesystem::path& file, const std::vec
     }
     entries.push_back(std::move(entry));
   }
+  if (!together.empty()) return write_together(*world, together, file, std::move(entries), pieces);
   if (shares.rank() == 0) return write_safetensors(file, std::move(entries));
   for (const TensorEntry& entry : safetensors_layout("a rank's states", std::move(entries), {}).entries)
     if (entry.make) entry.make();

@@ -35,6 +35,7 @@ struct Plan {
   int ranks = 1;
   double exchange_bytes = 0, exchange_seconds = 0;  // of gradients and weights, of one rank in a step
   double bandwidth = 0, latency = 0;                // measured, of the slowest pair of ranks: bytes a second, seconds
+  bool saves = false, saves_together = false;       // checkpoints: the ranks side by side, or rank 0 for all
   int64_t activation_bytes = 0;                     // of the largest micro-batch
   int64_t peak_bytes = 0;                           // of the process; on a GPU, of the tensors there
   double seconds = 0;

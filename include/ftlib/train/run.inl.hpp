@@ -27,6 +27,9 @@ FTLIB_INLINE std::ostream& operator<<(std::ostream& out, const Plan& p) {
     out << printed("; exchange %.3g s a step, %s out of each rank (measured: %s/s and %.2g ms between ranks)",
                    p.exchange_seconds, pretty_bytes(static_cast<int64_t>(p.exchange_bytes)).c_str(),
                    pretty_bytes(static_cast<int64_t>(p.bandwidth)).c_str(), 1000 * p.latency);
+  if (p.ranks > 1 && p.saves)
+    out << (p.saves_together ? "; all ranks see the run's folder, and each writes its share of a checkpoint"
+                             : "; the run's folder is not the same on all ranks: rank 0 writes checkpoints for all");
   return out << '\n';
 }
 

@@ -25,7 +25,7 @@ template <Scalar T, Device D> class RunFolder {
       : folder_(std::move(folder)), run_(std::move(run)), writes_(writes) {}
 
   /// Makes the folder; with `resume`, takes up its checkpoint where there is one, else removes it. Returns where the
-  /// run stands.
+  /// run stands. Ranks find out whether they see the same folder, and then write checkpoints together.
   RunState begin(const RunParts<T, D>& parts, bool resume);
   /// Writes all of it; sets state.best. All ranks call it, and give the one that writes what they have.
   void save(const RunParts<T, D>& parts, RunState& state);
@@ -36,7 +36,7 @@ template <Scalar T, Device D> class RunFolder {
 
   std::filesystem::path folder_;
   Description run_;
-  bool writes_;
+  bool writes_, together_ = false;
 };
 
 }  // namespace ft::inline FTLIB_ABI

@@ -7,7 +7,11 @@ namespace ft::inline FTLIB_ABI {
 
 template <Scalar T, Device D> RunState RunFolder<T, D>::begin(const RunParts<T, D>& parts, bool resume) {
   if (folder_.empty()) return {};
-  if (writes_) make_folders(folder_);
+  if (writes_) {
+    make_folders(folder_);
+    remove_parts(checkpoint());
+  }
+  if (parts.shares.ranks() > 1) together_ = is_same_folder(*parts.shares.world(), folder_);
   if (!resume || !has_checkpoint(checkpoint())) {
     if (!writes_) return {};
     std::error_code ignored;
@@ -36,7 +40,8 @@ template <Scalar T, Device D> void RunFolder<T, D>::save(const RunParts<T, D>& p
   using Average = Tensor<accumulate_t<T>, D>;
   save_checkpoint<T, D>(
       parts.ctx, checkpoint(), parts.params, parts.optimizer, state, run_,
-      parts.average ? std::span<const Average>(parts.average->averages()) : std::span<const Average>(), parts.shares);
+      parts.average ? std::span<const Average>(parts.average->averages()) : std::span<const Average>(), parts.shares,
+      together_);
   if (writes_) remove_best_files(state.best);
 }
 

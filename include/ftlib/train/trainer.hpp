@@ -86,7 +86,8 @@ template <Scalar T, Device D> class Trainer {
 
   /// Measures a small and a larger micro-batch, forward and backward, and says from them what the run will take.
   /// Weights and random state are as before afterwards. Opens the source once more for each of its passes. Of several
-  /// ranks all call it, and what lies between them is measured too. Throws Interrupted on a request to stop.
+  /// ranks all call it; what lies between them is measured too, and out_dir is made and looked for. Throws Interrupted
+  /// on a request to stop.
   Plan plan(const DataSource& train);
 
   /// Trains on `train` for the configured epochs, looks at `held_out` (may be null, or of another kind) in between, and

@@ -43,6 +43,8 @@ template <Scalar T, Device D> Plan Trainer<T, D>::plan(const DataSource& train) 
       plan.latency = std::max(plan.latency, link.latency);
       plan.bandwidth = plan.bandwidth > 0 ? std::min(plan.bandwidth, link.bandwidth) : link.bandwidth;
     }
+    plan.saves = !config_.out_dir.empty();
+    if (plan.saves) plan.saves_together = is_same_folder(*config_.world, config_.out_dir);
   }
 
   const detail::Restore random(ctx.random());
