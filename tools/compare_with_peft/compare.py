@@ -6,6 +6,10 @@ tokens per second (real ones, padding not counted), peak resident memory, loss a
 
     tools/compare_with_peft/run --model ... --device cuda --dtype bf16 [--full] --batch-tokens 8192 --steps 50 --warmup 10
 
+    tools/compare_with_peft/run --model ... --data tests/data/long_answers.en.jsonl --form chat --answers --steps 120 --warmup 0
+
+asks both adapters the records of split test, by qa evaluate, and tells how they answer.
+
 LoRA on all linear layers (or, with --full, all weights), float32 arithmetic unless told otherwise, loss on the answers.
 PyTorch gets the file's weights dequantised to float32, as a Hugging Face folder made once under --work; ftlib trains on
 the GGUF file as it is. Memory is what the
@@ -15,6 +19,7 @@ utilisation: 4 FLOP a token for each frozen weight of the layers and 6 for each 
 and head; so a little less than what is done."""
 import argparse
 import json
+import math
 import os
 import platform
 import statistics
@@ -32,13 +37,29 @@ ROOT = HERE.parent.parent
 
 def our_command(args, out):
     method = ["--full"] if args.full else ["--lora-rank", str(args.rank), "--lora-alpha", f"{args.alpha:g}"]
-    # On a GPU alone: a program that was built without one does not know the option's values. Epochs: enough for the steps.
-    device = ["--device", "cuda", "--dtype", args.dtype, "--epochs", "1000", "--evaluate-every", "100000",
-              "--samples", "0"] if args.device == "cuda" else []
+    # On a GPU alone: a program that was built without one does not know the option's values.
+    device = ["--device", "cuda", "--dtype", args.dtype] if args.device == "cuda" else []
+    # Epochs: enough for the steps, which are what ends it.
     return [str(args.qa), "train", "--model", str(args.model), "--data", str(args.data), "--out", str(out),
-            *method, *device, "--keep-weight", "0", "--withhold", "0", "--lr", str(args.lr),
+            *method, *device, "--form", args.form, "--epochs", "1000", "--samples", "0", "--evaluate-every", "100000", "--keep-weight", "0", "--withhold", "0", "--lr", str(args.lr),
             "--batch-tokens", str(args.batch_tokens), "--max-steps", str(args.warmup + args.steps),
             "--threads", str(args.threads), "--seed", str(args.seed), *args.qa_flags.split()]
+
+
+def answers(args, adapter, report):
+    """What `qa evaluate` says of an adapter, ours or PEFT's: figures of the records of split test."""
+    run([args.qa, "evaluate", "--model", args.model, "--adapter", adapter, "--data", args.data, "--form", args.form, "--sure", "0",
+         "--threads", args.threads, "--max-new-tokens", args.max_new_tokens, "--json", report], report.with_suffix(".log"), args.threads)
+    told = json.loads(report.read_text())
+    return {"base": told["base"], "tuned": told["tuned"]}
+
+
+def answers_table(result):
+    rows = [("records of split test", "exact match", "F1", "loss of the answers")]
+    one = result["ftlib"]["answers"]
+    for name, of in (("base", one["base"]), *((n, result[n]["answers"]["tuned"]) for n in ("ftlib", "PyTorch + PEFT"))):
+        rows.append((name, f"{100 * of['exact_match']:.1f} %", f"{100 * of['f1']:.1f} %", f"{math.log(of['perplexity']):.4f}"))
+    return "\n".join("| " + " | ".join(row) + " |" + ("\n| --- | ---: | ---: | ---: |" if n == 0 else "") for n, row in enumerate(rows))
 
 
 def steady_rate(rows, warmup):
@@ -196,6 +217,8 @@ def main():
     parser.add_argument("--alpha", type=float, default=32)
     parser.add_argument("--lr", type=float, default=5e-4)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--answers", action="store_true", help="ask both adapters the records of split test too")
+    parser.add_argument("--max-new-tokens", type=int, default=96, help="of an answer, with --answers")
     parser.add_argument("--only", choices=["ftlib", "peft"], help="measure one side alone")
     parser.add_argument("--work", type=Path, default=ROOT / "build/compare_with_peft", help="what is left: logs, reports")
     parser.add_argument("--json", type=Path, help="where the result goes too (default WORK/result.json)")
@@ -204,6 +227,8 @@ def main():
     for path, hint in ((args.model, "tools/fetch_model en fetches SmolLM2"), (args.data, "give --data FILE.jsonl")):
         if not path.is_file():
             stop(f"{path}: no such file", hint)
+    if args.answers and (args.only or args.full or args.rounds > 1):
+        stop("--answers with --only, --full or --rounds", "it asks one adapter of each side")
     args.work.mkdir(parents=True, exist_ok=True)
     if args.prepare_only:
         return prepare(args)
@@ -234,7 +259,8 @@ def main():
                  args.work / "tokens.json", "--out", out, "--steps", args.steps, "--warmup", args.warmup, "--threads",
                  args.threads, "--batch-tokens", args.batch_tokens, "--rank", args.rank, "--alpha", args.alpha, "--lr",
                  args.lr, "--seed", args.seed, "--device", args.device, "--dtype", args.dtype,
-                 *(["--full"] if args.full else [])], args.work / "peft.log", args.threads, args.device)
+                 *(["--full"] if args.full else []),
+                 *(["--save", args.work / "peft.adapter"] if args.answers else [])], args.work / "peft.log", args.threads, args.device)
             rounds["PyTorch + PEFT"].append(json.loads(out.read_text()) | {"peak_memory_bytes": peak, "seconds": seconds})
     for name, reports in rounds.items():
         if reports:
@@ -244,8 +270,13 @@ def main():
         ours, theirs = result["ftlib"], result["PyTorch + PEFT"]
         result["ratio"] = {"tokens_per_second": ours["tokens_per_second"] / theirs["tokens_per_second"],
                            "peak_memory": ours["peak_memory_bytes"] / max(1, theirs["peak_memory_bytes"])}
+    if args.answers:
+        result["ftlib"]["answers"] = answers(args, args.work / "ftlib.0/adapter", args.work / "ftlib.answers.json")
+        result["PyTorch + PEFT"]["answers"] = answers(args, args.work / "peft.adapter", args.work / "peft.answers.json")
     (args.json or args.work / "result.json").write_text(json.dumps(result, indent=1) + "\n")
     print(table(result, args))
+    if args.answers:
+        print("\n" + answers_table(result))
     if args.device == "cuda":
         print(f"\n{args.dtype}, {'all weights' if args.full else f'LoRA of rank {args.rank}'}; {args.steps} steps of about "
               f"{args.batch_tokens} tokens after {args.warmup} to warm up")

@@ -4,11 +4,12 @@
     train_peft.py --model HF_FOLDER --tokens TOKENS.json --out REPORT.json
 
 Records sorted by length into batches padded to their longest, batches shuffled; attention by PyTorch's fused kernel;
-AdamW; loss on the answers by transformers' own `labels`, which makes logits for all positions. bf16 is autocast over
+AdamW, its rate after a warm-up of 3 % a cosine's, as qa train's; loss on the answers by transformers' own `labels`, which makes logits for all positions. bf16 is autocast over
 float32 weights where all are trained, and over bfloat16 ones where LoRA leaves them frozen. No llama.cpp or gguf is
 imported here, so that the process holds what training needs and nothing else."""
 import argparse
 import json
+import math
 import random
 import resource
 import sys
@@ -64,6 +65,7 @@ def main():
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
     parser.add_argument("--full", action="store_true")
+    parser.add_argument("--save", help="a folder for the adapter")
     args = parser.parse_args()
     cuda, bf16 = args.device == "cuda", args.dtype == "bf16"
     torch.set_num_threads(args.threads)
@@ -81,12 +83,20 @@ def main():
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=args.lr, weight_decay=0.0, fused=cuda)
+    steps = args.warmup + args.steps
+    rises = math.ceil(0.03 * steps)
+
+    def rate(step):
+        if step < rises:
+            return (step + 1) / (rises + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - rises) / max(1, steps - rises)))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
     loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     batches = batches_by_length(records, args.batch_tokens, args.seed)
     pad = model.config.pad_token_id or 0
 
     losses, seconds, tokens, targets, padded = [], [], [], [], []
-    for step in range(args.warmup + args.steps):
+    for step in range(steps):
         batch = [records[i] for i in batches[step % len(batches)]]
         start = time.perf_counter()
         inputs = {name: x.to(args.device) for name, x in collate(batch, pad).items()}
@@ -95,6 +105,7 @@ def main():
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
+        schedule.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))  # waits for the GPU
         seconds.append(time.perf_counter() - start)
@@ -111,6 +122,8 @@ def main():
         "trainable": sum(p.numel() for p in trained), "threads": torch.get_num_threads(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__, "peft": peft.__version__}}
     json.dump(report, open(args.out, "w"))
+    if args.save:
+        model.save_pretrained(args.save)
 
 
 if __name__ == "__main__":

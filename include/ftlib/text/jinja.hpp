@@ -1,34 +1,16 @@
 // text/jinja.hpp: the part of Jinja that chat templates are written in, run safely. What is rendered says of each
 // character whether the template wrote it or a message, so that no message can write a control token.
 #pragma once
-#include <ftlib/text/conversation.hpp>  // Message
-#include <ftlib/text/jinja_piece.hpp>   // JinjaPiece
+#include <ftlib/text/jinja_input.hpp>  // JinjaInput, JinjaLimits
+#include <ftlib/text/jinja_piece.hpp>  // JinjaPiece
 
-#include <cstdint>      // std::int32_t
 #include <memory>       // std::shared_ptr
 #include <string>       // std::string
 #include <string_view>  // std::string_view
-#include <utility>      // std::pair
 #include <vector>       // std::vector
 
 namespace ft::inline FTLIB_ABI {
 namespace text {
-
-/// What a chat template is given. Roles are taken as the template's own words: check them first.
-struct JinjaInput {
-  const std::vector<Message>* messages = nullptr;  ///< `messages`: role and content of each; null: not defined
-  std::vector<std::pair<std::string, std::string>> texts = {};  ///< trusted, as bos_token
-  std::vector<std::pair<std::string, bool>> flags = {};         ///< as add_generation_prompt
-  std::string variables =
-      {};                 ///< an object of JSON, set last; its strings count as from outside, its members are sorted
-  std::string date = {};  ///< what strftime_now formats, "2024-07-26" or "2024-07-26T09:30:00"; empty: now
-};
-
-/// What a template may use up; each is far above what conversations of some megabytes need.
-struct JinjaLimits {
-  std::int64_t steps = 20'000'000;               ///< expressions and statements run
-  std::int64_t bytes = std::int64_t{512} << 20;  ///< of strings and lists made on the way, output among them
-};
 
 /// A template, parsed once; immutable, cheap to copy, safe from many threads.
 ///
