@@ -2,6 +2,7 @@
 // (tools/make_klein_fixtures.py): words to states, noise to pictures, pictures to latents, the loss, a LoRA.
 #include "../scratch.hpp"
 #include "fixture.hpp"
+#include "split_tensors.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/image/painter.hpp>
@@ -138,6 +139,40 @@ TEST_CASE("image/klein: latents and the loss are diffusers'; a LoRA learns from 
   CHECK(other.words() == "in photo style");
   CHECK(tuned == other.draw({"red apple"}, {.seeds = {7}, .style = "", .steps = 2})[0]);
   CHECK(tuned != c.open().draw({"red apple"}, {.seeds = {7}, .steps = 2})[0]);
+}
+
+TEST_CASE("image/klein: a pipeline whose parts lie in several files is the same; what is missing of them is named") {
+  const KleinCase c;
+  const auto whole = c.open().draw({"red apple"}, {.seeds = {7}, .steps = 2})[0];
+  const auto transformer = c.dir / "klein" / "transformer", encoder = c.dir / "klein" / "text_encoder",
+             vae = c.dir / "klein" / "vae";
+  split_tensors(transformer, "diffusion_pytorch_model");
+  split_tensors(vae, "diffusion_pytorch_model");
+  split_tensors(encoder, "model");
+  auto painter = c.open();
+  CHECK(painter.draw({"red apple"}, {.seeds = {7}, .steps = 2})[0] == whole);
+
+  auto& model = painter.model();  // an adapter finds such a base again, and tells it from another
+  model.attach({.rank = 2, .targets = model.info().picture_layers});
+  painter.save_adapter(c.dir / "adapter", "photo style", "in photo style");
+  CHECK(Painter<float, Cpu>::from_pretrained(c.dir / "adapter", {}, {.threads = 2}).notes().empty());
+  const auto index = transformer / "diffusion_pytorch_model.safetensors.index.json";
+  Json json = read_json(index);
+  auto bytes = read_file(transformer / "diffusion_pytorch_model-00002-of-00002.safetensors", 1 << 20);
+  bytes.back() = static_cast<char>(bytes.back() ^ 1);
+  write_atomically(transformer / "diffusion_pytorch_model-00002-of-00002.safetensors", bytes);
+  const auto notes = Painter<float, Cpu>::from_pretrained(c.dir / "adapter", {}, {.threads = 2}).notes();
+  REQUIRE(notes.size() == 1);
+  CHECK(notes[0].find("was trained on another base") != notes[0].npos);
+
+  json["weight_map"]["x_embedder.bias"] = "diffusion_pytorch_model-00001-of-00002.safetensors";
+  write_atomically(index, json.dump());
+  CHECK_THROWS_WITH_AS(c.open(),
+                       doctest::Contains("tensor 'x_embedder.bias' is not in its shard 'diffusion_pytorch_model-00001"),
+                       Error);
+  fs::remove(transformer / "diffusion_pytorch_model-00002-of-00002.safetensors");
+  CHECK_THROWS_WITH_AS(c.open(), doctest::Contains("names shard 'diffusion_pytorch_model-00002-of-00002.safetensors'"),
+                       Error);
 }
 
 TEST_CASE("image/klein: a distilled pipeline is drawn in four steps; what is missing or not computed is refused") {

@@ -6,9 +6,10 @@
 #include <ftlib/io/atomic_file.hpp>                   // write_atomically
 #include <ftlib/io/json.hpp>                          // read_json
 #include <ftlib/io/mapped_file.hpp>                   // MappedFile
-#include <ftlib/io/safetensors.hpp>                   // SafetensorsFile, write_safetensors
+#include <ftlib/io/safetensors.hpp>                   // SafetensorsFile, SafetensorsModel, write_safetensors
 #include <ftlib/models/kit/autoencoder_registry.hpp>  // open_autoencoder
 #include <ftlib/models/kit/denoiser.inl.hpp>          // upload_floats
+#include <ftlib/models/kit/denoiser_file.hpp>         // open_tensors, tensors_in
 #include <ftlib/tensor/copy.hpp>                      // convert
 
 #include <algorithm>  // std::max, std::min
@@ -21,12 +22,17 @@ namespace detail {
 
 inline constexpr const char* adapter_style_file = "style.json";
 
-/// Tells bases apart: of the file's size, its first MiB, which has the header, and its last.
+/// Tells bases apart: of the file's size, its first MiB, which has the header, and its last; of an index, of all the
+/// files that it names, for indices of different weights are alike.
 FTLIB_INLINE std::string base_mark(const std::filesystem::path& file) {
-  const auto mapped = MappedFile::open(file);
-  const auto bytes = mapped->bytes();
-  const auto some = std::min<std::size_t>(bytes.size(), std::size_t{1} << 20);
-  const uint64_t hash = 31 * (31 * fingerprint(bytes.first(some)) + fingerprint(bytes.last(some))) + bytes.size();
+  uint64_t hash = 0;
+  const SafetensorsModel tensors = open_tensors(file);
+  for (const SafetensorsFile& part : tensors.files()) {
+    const auto mapped = MappedFile::open(part.file_name());
+    const auto bytes = mapped->bytes();
+    const auto some = std::min<std::size_t>(bytes.size(), std::size_t{1} << 20);
+    hash = 31 * hash + 31 * (31 * fingerprint(bytes.first(some)) + fingerprint(bytes.last(some))) + bytes.size();
+  }
   char text[17];
   std::snprintf(text, sizeof text, "%016llx", static_cast<unsigned long long>(hash));
   return text;
@@ -68,7 +74,7 @@ FTLIB_INLINE void write_adapter_style(const std::filesystem::path& folder, const
 /// Is the folder an adapter of a picture model, and not a model?
 FTLIB_INLINE bool is_adapter_folder(const std::filesystem::path& folder) {
   return is_folder(folder) && path_exists(folder / "pytorch_lora_weights.safetensors") &&
-         !path_exists(folder / "model.safetensors");
+         tensors_in(folder, "model").empty();
 }
 
 /// What lies beside a base's file under one of these names, or in the pipeline that it is the transformer of.
@@ -113,7 +119,7 @@ template <Scalar T, Device D>
     return painter;
   }
   const auto file = reading_file([&] { return detail::model_file_of(folder); });
-  const auto metadata = SafetensorsFile::open(file).metadata();
+  const auto metadata = reading_file([&] { return open_tensors(file).metadata(); });
   const auto entry = metadata.find(encoding_key);
   auto model = Model::from_pretrained(file, options, flow);
   const Json read =
@@ -146,7 +152,7 @@ template <Scalar T, Device D>
                   style == metadata.end() ? "" : style->second, options, autoencoder);
   painter.base_ = file;
   if (painter.info().dropped_is_empty) painter.model_.network().set_dropped(*painter.encoder_.encode({""}).front());
-  if (autoencoder) painter.autoencoder_mark_ = detail::base_mark(vae / "diffusion_pytorch_model.safetensors");
+  if (autoencoder) painter.autoencoder_mark_ = detail::base_mark(tensors_in(vae, "diffusion_pytorch_model"));
   return painter;
 }
 

@@ -24,8 +24,9 @@ template <Scalar T, Device D> class TextToImage : public Adapted<T, D>, public T
   using typename Adapted<T, D>::Options;
 
   /// Opens a file that save() wrote, or a published one, or the folder that it lies in as model.safetensors or
-  /// diffusion_pytorch_model.safetensors; weights stay mapped as they are stored, and are frozen. Throws Error saying
-  /// what the path is where it is something else. Painter opens the reader of its captions too.
+  /// diffusion_pytorch_model.safetensors, in one file or in several with their index; weights stay mapped as they are
+  /// stored, and are frozen. Throws Error saying what the path is where it is something else. Painter opens the reader
+  /// of its captions too.
   static TextToImage from_pretrained(const std::filesystem::path& path, const Options& options = {},
                                      const FlowOptions& flow = {});
   /// A new model from a configuration (model_type and the sizes: MMJiTConfig::to_json), all of it trainable.

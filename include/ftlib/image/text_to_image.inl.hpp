@@ -18,8 +18,8 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(Denoiser<
   return all;
 }
 
-/// The file of weights that `path` stands for: itself, or the one in a folder. Throws Error saying what the path is
-/// where it is no picture model.
+/// The file of weights that `path` stands for, or the index of several: itself, or the one in a folder. Throws Error
+/// saying what the path is where it is no picture model.
 [[gnu::cold]] FTLIB_INLINE std::filesystem::path model_file_of(const std::filesystem::path& path) {
   const auto refuse = [&](const std::string& what, const std::string& hint) -> Error {
     return Error(str(path.string(), ": ", what, ", not a picture model"), hint);
@@ -47,8 +47,9 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(Denoiser<
         str("holds a diffusers pipeline (",
             value_or<std::string>(read_json(path / "model_index.json"), "_class_name", "?", path.string()), ")"),
         "it has no transformer folder; give a whole pipeline, or a base that image_style pretrain made.");
-  for (const char* name : {"model.safetensors", "diffusion_pytorch_model.safetensors"}) {
-    if (!has(name)) continue;
+  for (const char* stem : {"model", "diffusion_pytorch_model"}) {
+    const auto file = tensors_in(path, stem);
+    if (file.empty()) continue;
     if (has("config.json")) {
       const Json json = read_json(path / "config.json");
       if (json.contains("num_hidden_layers"))
@@ -56,13 +57,15 @@ template <Scalar T, Device D> std::vector<Parameter<T, D>*> weights_of(Denoiser<
             str("holds a language model (", value_or<std::string>(json, "model_type", "?", path.string()), ")"),
             "CausalLM opens it.");
     }
-    return path / name;
+    return file;
   }
   if (has("pytorch_lora_weights.safetensors"))
     throw refuse("holds an adapter of a picture model",
                  "open its base, then load_adapter; or Painter::from_pretrained.");
-  throw refuse("is a folder without model.safetensors and without diffusion_pytorch_model.safetensors",
-               "give the folder or file that Painter::save or TextToImage::save wrote.");
+  throw refuse(
+      "is a folder without model.safetensors and without diffusion_pytorch_model.safetensors, or an index of their "
+      "parts",
+      "give the folder or file that Painter::save or TextToImage::save wrote.");
 }
 }  // namespace detail
 

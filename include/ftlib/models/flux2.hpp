@@ -106,7 +106,7 @@ template <Scalar T, Device D> class Flux2 final : public Denoiser<T, D> {
     return {.model_type = "flux2",
             .class_name = "Flux2Transformer2DModel",
             .open = [](Context<D>& ctx, const DenoiserFile& file) { return std::make_unique<Flux2>(open(ctx, file)); },
-            .recognise = [](const SafetensorsFile& file) { return Flux2Config::of_single_file(file); }};
+            .recognise = [](const SafetensorsModel& file) { return Flux2Config::of_single_file(file); }};
   }
 
   const Flux2Config& config() const { return config_; }

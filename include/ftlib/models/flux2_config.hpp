@@ -1,7 +1,7 @@
 // models/flux2_config.hpp: FLUX.2-klein's configuration, its rotary angles and times, and the names of its single file.
 #pragma once
 #include <ftlib/io/json.hpp>                 // Json
-#include <ftlib/io/safetensors.hpp>          // SafetensorsFile
+#include <ftlib/io/safetensors.hpp>          // SafetensorsModel
 #include <ftlib/models/kit/denoiser.hpp>     // DenoiserInfo
 #include <ftlib/models/kit/json_reader.hpp>  // ConfigReader
 #include <ftlib/models/kit/tensor_map.hpp>   // rows_of, joined
@@ -153,7 +153,7 @@ struct Flux2Config {
   }
 
   /// What the names and shapes of Black Forest Labs' single file say; null where it is another.
-  static Json of_single_file(const SafetensorsFile& file);
+  static Json of_single_file(const SafetensorsModel& file);
 };
 
 namespace detail {
@@ -173,13 +173,13 @@ inline std::array<std::string, 3> flux2_parts(const std::string& name) {
 
 }  // namespace detail
 
-[[gnu::cold]] inline Json Flux2Config::of_single_file(const SafetensorsFile& file) {
+[[gnu::cold]] inline Json Flux2Config::of_single_file(const SafetensorsModel& file) {
   Flux2Config c;
   c.num_layers = c.num_single_layers = c.in_channels = c.attention_head_dim = 0;
   int64_t C = 0;
   for (const std::string& name : file.names()) {
     const std::string plain = detail::flux2_plain(name);
-    const Shape shape = file.info(name).shape;
+    const Shape shape = file.file_of(name).info(name).shape;
     const auto [kind, number, rest] = detail::flux2_parts(plain);
     if (plain == "img_in.weight" && shape.rank() == 2) C = shape[0], c.in_channels = shape[1];
     if (plain == "txt_in.weight" && shape.rank() == 2) c.joint_attention_dim = shape[1];
