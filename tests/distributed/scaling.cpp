@@ -129,7 +129,7 @@ double step_seconds(Communicator* world, const Sizes& sizes, int64_t group_bytes
       tape.backward(x);
       exchange.take(ctx, check, x);
     }
-    exchange.finish(ctx, check);
+    if (!exchange.finish(ctx, check)) throw Error("scaling: a layer's gradient came twice");
     for (std::size_t i = 0; i < params.size(); ++i) {
       const Share share = exchange.shares().mine(i);
       if (share.begin != 0 || share.count() == 0) continue;

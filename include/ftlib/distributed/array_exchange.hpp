@@ -5,6 +5,7 @@
 
 #include <concepts>  // std::same_as
 #include <cstddef>   // std::byte
+#include <deque>     // std::deque
 #include <memory>    // std::shared_ptr
 #include <vector>    // std::vector
 
@@ -49,10 +50,11 @@ template <Device D> class HostArrays final : public ArrayExchange<D> {
       ctx.copy_from_host(x.get(), all.data(), all.size());
     }
   }
-  void wait(Context<D>& ctx) override {
-    background_.wait();
-    for (const auto& put : sums_) put(ctx);
-    sums_.clear();
+  void wait(Context<D>& ctx) override { wait(ctx, 0); }
+  /// The same for all but the last `left` sums, which may still be on their way.
+  void wait(Context<D>& ctx, std::size_t left) {
+    background_.wait(left);
+    for (; sums_.size() > left; sums_.pop_front()) sums_.front()(ctx);
   }
 
  private:
@@ -71,8 +73,8 @@ template <Device D> class HostArrays final : public ArrayExchange<D> {
   }
 
   Communicator& world_;
-  std::vector<std::function<void(Context<D>&)>> sums_;  // what puts them into the device's memory
-  Background background_;                               // last, so that it ends before what it reads
+  std::deque<std::function<void(Context<D>&)>> sums_;  // what puts them into the device's memory
+  Background background_;                              // last, so that it ends before what it reads
 };
 
 /// The engine's own way to the device's memory; null: it has none.

@@ -39,10 +39,11 @@ class Background {
     changed_.notify_all();
     if (!thread_.joinable()) thread_ = std::thread([this] { run(); });
   }
-  /// Returns when all work is done; until then nobody else may call the communicator. Throws what a piece has thrown.
-  void wait() {
+  /// Returns when all work is done, or all but `left` pieces; until all is nobody else may call the communicator.
+  /// Throws what a piece has thrown.
+  void wait(std::size_t left = 0) {
     std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return idle(); });
+    changed_.wait(lock, [&] { return work_.size() + std::size_t{runs_} <= left; });
     if (error_) std::rethrow_exception(std::exchange(error_, nullptr));
   }
 

@@ -26,6 +26,11 @@ namespace ft::inline FTLIB_ABI {
 /// backward pass of a rank's last micro-batch goes on: one after the other, each when it has heard of all of its
 /// gradients' parts, whose number earlier micro-batches of the kind have told. Where there come more after all, the
 /// group is sent again.
+///
+/// In a step that has no more micro-batches than ranks a gradient's memory is given back as its group leaves: a rank
+/// holds those of the groups that are not complete, of two on their way, and its share of the others (ZeRO-2:
+/// Rajbhandari et al., arXiv:1910.02054, section 5.2). Where there come more parts after all, the step's micro-batches
+/// are computed again.
 template <Scalar T, Device D> class GradientExchange final : GradientListener {
  public:
   using Gradient = Tensor<accumulate_t<T>, D>;
@@ -58,7 +63,9 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
   /// Takes what a micro-batch has left in gradients, and its loss; without ranks that is counted in `check` at once.
   template <Scalar A> void take(Context<D>& ctx, StepCheck<D>& check, const Tensor<A, D>& loss);
   /// Puts the sums over all micro-batches into gradients, in a rank's share of them, and that of losses into `check`.
-  void finish(Context<D>& ctx, StepCheck<D>& check);
+  /// Gradients that were given back are as long as the share. False, on all ranks: the step is to be computed again,
+  /// from share() on.
+  [[nodiscard]] bool finish(Context<D>& ctx, StepCheck<D>& check);
   /// All gradients on every rank: for who wants to look.
   void gather_gradients(Context<D>& ctx);
   /// The verdict on all of the gradients, the same on all ranks; see StepCheck::measure.
@@ -81,7 +88,8 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
   };
   struct Group {
     std::vector<bool> members;              // of all parameters
-    std::shared_ptr<accumulate_t<T>> flat;  // as it is exchanged
+    std::shared_ptr<accumulate_t<T>> flat;  // as it is exchanged; once cut, this rank's part of it
+    std::size_t cut = 0;                    // where in it what is left begins
     int64_t missing = 0;                    // parameters that are not final
     bool left = false;
   };
@@ -90,6 +98,7 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
   void merge_last(Context<D>& ctx);
   Gradient sum_of(Context<D>& ctx, std::size_t i) const;
   void send(Context<D>& ctx, Group& group);
+  void cut(Context<D>& ctx, Group& group);
   void announce(const char* what);
 
   Communicator* world_;
@@ -109,6 +118,8 @@ template <Scalar T, Device D> class GradientExchange final : GradientListener {
   std::vector<int32_t> counts_;                          // in this micro-batch
   std::vector<std::size_t> touched_;                     // by this rule
   std::vector<bool> late_;                               // touched after its group had left
+  bool gives_back_ = false, again_ = false;              // in this step; in the next try of it, not
+  std::vector<bool> given_back_;                         // gradients
   std::unique_ptr<HostArrays<D>> through_host_;          // where the engine does not reach the device's memory
   ArrayExchange<D>* arrays_ = nullptr;
 };

@@ -62,10 +62,13 @@ std::pair<std::size_t, std::size_t> GradientExchange<T, D>::share(Context<D>& ct
   listens_ = nullptr;
   next_ = 0;
   std::fill(late_.begin(), late_.end(), false);
+  given_back_.assign(params_.size(), false);
   for (Group& group : groups_) group.left = false;
   announce("gradients");
   const auto ranks = static_cast<std::size_t>(world_->size()), rank = static_cast<std::size_t>(world_->rank());
-  idle_steps_ += micro_batches < ranks;
+  const bool again = std::exchange(again_, false);
+  gives_back_ = micro_batches <= ranks && !again;
+  idle_steps_ += micro_batches < ranks && !again;
   if (!exact_) return {micro_batches * rank / ranks, micro_batches * (rank + 1) / ranks};
   const std::size_t each = std::max(std::bit_ceil(micro_batches), ranks) / ranks;
   return {std::min(micro_batches, rank * each), std::min(micro_batches, (rank + 1) * each)};
@@ -172,19 +175,42 @@ template <Scalar T, Device D> void GradientExchange<T, D>::send(Context<D>& ctx,
       ctx.copy_on_device(at, sums[i].data() + share.begin, static_cast<std::size_t>(share.count()) * sizeof(A));
     else fill(ctx, View<A>(at, {share.count()}), A(-0.0f));
   });
+  group.cut = 0;
+  for (std::size_t i = 0; gives_back_ && i < sums.size(); ++i)
+    if (sums[i]) {
+      given_back_[i] = true;
+      params_[i]->grad = sums[i] = {};
+    }
   arrays_->reduce_scatter(ctx, group.flat, std::move(bounds), exact_);
+  constexpr std::size_t on_way = 2;
+  const auto g = static_cast<std::size_t>(&group - groups_.data());
+  if (!gives_back_ || !through_host_ || g < on_way) return;
+  through_host_->wait(ctx, on_way);
+  cut(ctx, groups_[g - on_way]);
 }
 
-template <Scalar T, Device D> void GradientExchange<T, D>::finish(Context<D>& ctx, StepCheck<D>& check) {
+// Of a group that has come, leaves this rank's part.
+template <Scalar T, Device D> void GradientExchange<T, D>::cut(Context<D>& ctx, Group& group) {
   using A = accumulate_t<T>;
-  if (!world_) return;
+  const auto bounds = shares_.bounds(group.members);
+  const std::size_t begin = bounds[shares_.my_part()], bytes = (bounds[shares_.my_part() + 1] - begin) * sizeof(A);
+  const auto mine = std::static_pointer_cast<A>(ctx.allocate(bytes));
+  ctx.copy_on_device(mine.get(), group.flat.get() + begin, bytes);
+  group.flat = mine;
+  group.cut = begin;
+}
+
+template <Scalar T, Device D> bool GradientExchange<T, D>::finish(Context<D>& ctx, StepCheck<D>& check) {
+  using A = accumulate_t<T>;
+  if (!world_) return true;
   const auto count = [&](double loss) { check.add_loss(ctx, Gradient(ctx, Shape{}, {static_cast<A>(loss)})); };
   if (alone()) {
-    if (nodes_.empty()) return;
+    if (nodes_.empty()) return true;
     while (nodes_.size() > 1) merge_last(ctx);  // leaves that are missing behind the last count as nothing
     for (std::size_t i = 0; exact_ && i < params_.size(); ++i) params_[i]->grad = nodes_.front().gradients[i];
     count(nodes_.front().loss);
-    return nodes_.clear();
+    nodes_.clear();
+    return true;
   }
   while (next_ < groups_.size()) send(ctx, groups_[next_++]);
   arrays_->wait(ctx);
@@ -195,7 +221,7 @@ template <Scalar T, Device D> void GradientExchange<T, D>::finish(Context<D>& ct
   std::string said(sizeof(double), '\0');
   std::memcpy(said.data(), &loss, sizeof(double));
   for (std::size_t i = 0; i < params_.size(); ++i) {
-    bool has = static_cast<bool>(params_[i]->grad);
+    bool has = given_back_[i] || params_[i]->grad;
     for (const Node& node : nodes_) has |= exact_ && static_cast<bool>(node.gradients[i]);
     said += late_[i] ? '2' : has ? '1' : '0';
   }
@@ -211,32 +237,46 @@ template <Scalar T, Device D> void GradientExchange<T, D>::finish(Context<D>& ct
   for (std::size_t step = 1; step < losses.size(); step *= 2)
     for (std::size_t r = 0; r + step < losses.size(); r += 2 * step) losses[r] += losses[r + step];
 
-  for (std::size_t g = 0; g < groups_.size(); ++g)
+  again_ = gives_back_ && std::find(late.begin(), late.end(), true) != late.end();
+  for (std::size_t g = 0; g < groups_.size() && !again_; ++g)
     for (std::size_t i = shares_.groups()[g].first; i < shares_.groups()[g].second; ++i)
       if (late[i]) {
         send(ctx, groups_[g]);
         break;
       }
   arrays_->wait(ctx);
-  for (std::size_t i = 0; i < params_.size(); ++i)
-    if (there[i] && !params_[i]->grad) params_[i]->grad = Gradient(ctx, params_[i]->shape());
+  for (std::size_t i = 0; i < params_.size() && !again_; ++i) {
+    const int64_t mine = shares_.mine(i).count();
+    if (there[i] && !params_[i]->grad)
+      params_[i]->grad = Gradient(ctx, gives_back_ && !shares_.all_mine(i) ? Shape{mine} : params_[i]->shape());
+  }
   for (Group& group : groups_) {
     shares_.pieces(group.members, [&](std::size_t part, std::size_t i, const Share& share, std::size_t place) {
-      if (part == shares_.my_part() && there[i])
-        ctx.copy_on_device(params_[i]->grad.data() + share.begin, group.flat.get() + place,
+      if (part == shares_.my_part() && there[i] && !again_)
+        ctx.copy_on_device(ft::part(params_[i]->grad, share).data(), group.flat.get() + place - group.cut,
                            static_cast<std::size_t>(share.count()) * sizeof(A));
     });
     group.flat = nullptr;
   }
   nodes_.clear();
   listens_ = nullptr;
+  if (again_) return false;
   count(losses.front());
+  return true;
 }
 
 template <Scalar T, Device D> void GradientExchange<T, D>::gather_gradients(Context<D>& ctx) {
   if (alone()) return;
   std::vector<Gradient> all;
-  for (const Parameter<T, D>* w : params_) all.push_back(w->grad);
+  for (std::size_t i = 0; i < params_.size(); ++i) {
+    Gradient& gradient = params_[i]->grad;
+    if (const Share mine = shares_.mine(i); gradient && gradient.count() == mine.count() && !shares_.all_mine(i)) {
+      const Gradient own = std::exchange(gradient, Gradient(ctx, params_[i]->shape()));
+      ctx.copy_on_device(gradient.data() + mine.begin, own.data(),
+                         static_cast<std::size_t>(mine.count()) * sizeof(accumulate_t<T>));
+    }
+    all.push_back(gradient);
+  }
   gather_shares(ctx, shares_, all);
 }
 

@@ -86,20 +86,21 @@ template <Scalar T, Device D> Step Trainer<T, D>::step(const Batch& batch, float
   Verdict found;
   graph_.run(ctx, [&] {
     StepCheck<D> check(ctx);  // loss and norm stay on the device until the update has been asked for
-    zero_grad(params_);
-    const auto [first, last] = ranks_.share(ctx, batch.micro.size(), state_.step + 1);
-    for (std::size_t i = first; i < last; ++i) {  // sums over tokens, so micro-batches of any size weigh right
-      draw_from(i);
-      Tape<D> tape(ctx, ranks_.listen(ctx, batch.micro[i]->kind(), i + 1 == last));
-      model_.loss_sum(*batch.micro[i], config_.recompute).visit([&](const auto& unweighted) {
-        using Sum = typename std::remove_cvref_t<decltype(unweighted)>::value_type;
-        const auto sum = batch.weights.empty() ? unweighted : ft::scale(ctx, unweighted, batch.weights[i]);
-        if (sum.node())
-          tape.backward(sum, Tensor<Sum, D>(ctx, sum.shape(), {Sum(scale / static_cast<float>(batch.targets))}));
-        ranks_.take(ctx, check, sum);
-      });
-    }
-    ranks_.finish(ctx, check);
+    do {
+      zero_grad(params_);
+      const auto [first, last] = ranks_.share(ctx, batch.micro.size(), state_.step + 1);
+      for (std::size_t i = first; i < last; ++i) {  // sums over tokens, so micro-batches of any size weigh right
+        draw_from(i);
+        Tape<D> tape(ctx, ranks_.listen(ctx, batch.micro[i]->kind(), i + 1 == last));
+        model_.loss_sum(*batch.micro[i], config_.recompute).visit([&](const auto& unweighted) {
+          using Sum = typename std::remove_cvref_t<decltype(unweighted)>::value_type;
+          const auto sum = batch.weights.empty() ? unweighted : ft::scale(ctx, unweighted, batch.weights[i]);
+          if (sum.node())
+            tape.backward(sum, Tensor<Sum, D>(ctx, sum.shape(), {Sum(scale / static_cast<float>(batch.targets))}));
+          ranks_.take(ctx, check, sum);
+        });
+      }
+    } while (!ranks_.finish(ctx, check));
     if (std::none_of(params_.begin(), params_.end(), [](const auto* w) { return static_cast<bool>(w->grad); }))
       throw Error(str("train: none of the ", params_.size(), " trained weights got a gradient in this step"),
                   "the loss must depend on them, and be computed on the tape of the model's context.");
