@@ -134,13 +134,13 @@ def sigmas_of(tokens, steps):
     return scheduler
 
 
-def save_lora(model, folder):
+def save_lora(model, folder, pipeline=Flux2KleinPipeline):
     from diffusers.loaders.lora_base import _pack_dict_with_prefix  # noqa: F401  (what save_lora_weights goes by)
 
     config = {k: v for k, v in model.peft_config["default"].to_dict().items() if k in ("r", "lora_alpha", "target_modules")}
     config["target_modules"] = sorted(config["target_modules"])
-    Flux2KleinPipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(model),
-                                         transformer_lora_adapter_metadata=config)
+    pipeline.save_lora_weights(folder, transformer_lora_layers=get_peft_model_state_dict(model),
+                               transformer_lora_adapter_metadata=config)
 
 
 def make(out):

@@ -52,9 +52,9 @@ def tokenizer():
     return fast
 
 
-def text_encoder():
+def text_encoder(width=8):
     model = transformers.Qwen3ForCausalLM(transformers.Qwen3Config(
-        vocab_size=261, hidden_size=8, intermediate_size=12, num_hidden_layers=4, num_attention_heads=2,
+        vocab_size=261, hidden_size=width, intermediate_size=12, num_hidden_layers=4, num_attention_heads=2,
         num_key_value_heads=1, head_dim=4, max_position_embeddings=128, tie_word_embeddings=True))
     with torch.no_grad():
         for name, p in model.named_parameters():

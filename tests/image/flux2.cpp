@@ -1,6 +1,7 @@
 // tests/image/flux2.cpp: FLUX.2's transformer, of klein's form, beside diffusers (tools/make_flux2_fixtures.py):
 // velocities, gradients, ten steps of LoRA, the way from noise; its single file's names; klein 4B's counts.
 #include "../scratch.hpp"
+#include "counted_weights.hpp"
 #include "fixture.hpp"
 
 #include <doctest/doctest.h>
@@ -167,28 +168,9 @@ TEST_CASE("flux2: what is not computed, and dropped captions of which nothing is
   CHECK_NOTHROW(c.model.draw(c.captions(1), {1}, {.steps = 1, .guidance = 1}));
 }
 
-namespace {
-struct Flux2Counted {
-  int64_t parameters = 0;
-  template <Scalar T, Device D>
-  Parameter<T, D> matrix(Context<D>&, const std::string& name, const Shape& shape, WeightKind kind) {
-    parameters += shape.count();
-    Parameter<T, D> w;
-    w.name = name;
-    w.kind = kind;
-    w.stored.shape = shape;
-    w.stored.data = reinterpret_cast<const std::byte*>(this);  // it counts as being there; nobody reads it
-    return w;
-  }
-  template <Scalar T, Device D> Parameter<T, D> vector(Context<D>& ctx, const std::string& name, int64_t size) {
-    return matrix<T>(ctx, name, {size}, WeightKind::vector);
-  }
-};
-}  // namespace
-
 TEST_CASE("flux2: klein 4B has its 3,875,544,576 parameters, and a LoRA of rank 32 on peft's list 38,338,560") {
   Context<Cpu> ctx({.threads = 1});
-  Flux2Counted weights;
+  CountedWeights weights;
   Flux2<float, Cpu> net(ctx, Flux2Config{}, weights);
   CHECK(weights.parameters == 3875544576);
   const Targets list{"to_out.0", "to_add_out", "to_qkv_mlp_proj", "add_q_proj", "add_k_proj", "add_v_proj", "to_q",

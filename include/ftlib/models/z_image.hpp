@@ -87,6 +87,8 @@ template <Scalar T, Device D> class ZImage final : public Denoiser<T, D> {
     Weights weights(file.name());
     for (const std::string& name : file.tensors.names()) weights.put(name, file.tensors.tensor(name));
     auto config = ZImageConfig::from_json(file.config, file.source);
+    if (const Json json = file.of_pipeline("model_index.json"); !json.is_null())
+      config.distilled |= value_or<bool>(json, "is_distilled", false, "model_index.json of " + file.name());
     if (const Json json = file.of_pipeline("scheduler/scheduler_config.json"); !json.is_null())
       config.take_scheduler(json, "scheduler/scheduler_config.json of " + file.name());
     ZImage model(ctx, config, weights);

@@ -24,6 +24,7 @@ struct ZImageConfig {
   int64_t side = 64;          // of the latents that it learns and draws: 512 pixels (sample_size)
   int64_t text_length = 512;  // tokens of a text at most (max_sequence_length)
   double shift = 3;           // of times, as scheduler_config.json says it; 0: by the number of tokens (time_shift)
+  bool distilled = false;     // Turbo: eight steps, no guidance (is_distilled)
 
   static constexpr int64_t patch = 2, multiple = 32, waves = 256, time_hidden = 1024;
   int64_t head_dim() const { return dim / n_heads; }
@@ -48,6 +49,7 @@ struct ZImageConfig {
     c.side = read.size("sample_size", 64);
     c.text_length = read.size("max_sequence_length", 512);
     c.shift = value_or<double>(json, "time_shift", 3.0, file);
+    c.distilled = read.flag("is_distilled", false);
     read.expect_divides("n_heads", c.n_heads, "dim", c.dim);
     read.expect_divides("a patch's side", patch, "sample_size", c.side);
     const auto one = [&](const char* key, int64_t known) {
@@ -78,7 +80,7 @@ struct ZImageConfig {
             {"cap_feat_dim", cap_feat_dim}, {"rope_theta", rope_theta},
             {"t_scale", t_scale},           {"axes_dims", axes_dims},
             {"sample_size", side},          {"max_sequence_length", text_length},
-            {"time_shift", shift}};
+            {"time_shift", shift},          {"is_distilled", distilled}};
   }
   /// Takes the shift of a pipeline's scheduler_config.json. Throws Error where that asks for what is not computed.
   [[gnu::cold]] void take_scheduler(const Json& json, const std::string& file) {
@@ -95,7 +97,7 @@ struct ZImageConfig {
       throw Error(file + ": base_shift and max_shift other than 0.5 and 1.15 are not computed");
     if (!(shift >= 0)) throw Error(str(file, ": shift ", shift, " makes no sense"));
   }
-  /// diffusers guides by v + g (v - v_dropped), which is a guidance of g + 1 here; its pipeline's g is 5.
+  /// diffusers guides by v + g (v - v_dropped), which is a guidance of g + 1 here; its pipeline's g is 5, Turbo's 0.
   DenoiserInfo info() const {
     return {.model_type = "z_image",
             .channels = in_channels,
@@ -105,8 +107,8 @@ struct ZImageConfig {
             .dropped_is_empty = true,
             .predicts = Predicts::velocity,
             .picture_layers = {"to_q", "to_k", "to_v", "to_out.0"},
-            .steps = 50,
-            .guidance = 6};
+            .steps = distilled ? 8 : 50,
+            .guidance = distilled ? 1.0f : 6.0f};
   }
   /// Qwen3's states before its last layer of a user's message, thinking on: diffusers' pipeline_z_image.
   Json text_encoding() const {
