@@ -149,8 +149,8 @@ void NamedStates<T, D>::update(Context<D>& ctx, Params params, float lr, const V
       throw Error(str(name_, ": parameter '", w->name, "' is stored as ", w->stored.type, " and cannot be trained"),
                   "load it in the compute type, or freeze it and train an adapter.");
     const auto share = shares_.find(w->name);
-    const bool whole = share == shares_.end() || w->grad.count() != share->second.count();  // not a share's gradient
-    if ((whole && w->grad.shape() != w->shape()) || !w->value.contiguous() || !w->grad.contiguous())
+    const bool of_share = share != shares_.end() && w->grad.shape() == Shape{share->second.count()};
+    if ((!of_share && w->grad.shape() != w->shape()) || !w->value.contiguous() || !w->grad.contiguous())
       throw Error(str(name_, ": gradient ", w->grad.shape(), " does not fit parameter '", w->name, "' ", w->shape()),
                   "both must be contiguous and of one shape.");
     Parameter<T, D>* changed = w;
