@@ -16,14 +16,14 @@
 
 namespace qa {
 
-inline constexpr int64_t kept_text_tokens = 128;  // of each text that the base writes
-inline constexpr double kept_share = 0.25;        // tokens of kept text for each that is learned
+inline constexpr int64_t least_texts = 96, most_texts = 192, kept_text_tokens = 128;  // of what the base writes
+inline constexpr double kept_share = 0.25;  // tokens of kept text for each that is learned
 
 /// How many texts the base writes for a run that reads so many tokens of records: what it reads of them once, within
 /// bounds, for writing takes its time too.
 inline int64_t texts_for(int64_t learned_tokens) {
-  return std::clamp<int64_t>(static_cast<int64_t>(kept_share * static_cast<double>(learned_tokens)) / kept_text_tokens,
-                             96, 192);
+  return std::clamp(static_cast<int64_t>(kept_share * static_cast<double>(learned_tokens)) / kept_text_tokens,
+                    least_texts, most_texts);
 }
 
 /// The texts of a file: of records (JSON lines) those that are plain texts, else its paragraphs, which blank lines
@@ -114,7 +114,7 @@ class Kept {
     const auto words = beginnings(records, count, seed);
     ft::Hash key;
     key.add(lm.path().string());
-    for (const auto& word : words) key.add(word);
+    for (int64_t i = 0; i < least_texts; ++i) key.add(words[static_cast<std::size_t>(i)]);  // a run of any length's
     const std::string name = ft::printed("written/%016llx/", static_cast<unsigned long long>(key.value()));
     if (ft::path_exists(cache))
       if (auto texts = ft::text::read_records(cache); texts.front().id.starts_with(name)) return texts;

@@ -23,6 +23,14 @@ inline void write_at(const std::filesystem::path& path, const FileDescriptor& fi
     at += static_cast<std::uint64_t>(done);
   }
 }
+/// Removes a file at its end, unless it has been put in place: also where another rank's failure ends this one.
+struct PartOfRanks {
+  std::filesystem::path path;
+  bool kept = false;
+  ~PartOfRanks() {
+    if (!kept && !path.empty()) ::unlink(path.c_str());
+  }
+};
 }  // namespace detail
 
 FTLIB_INLINE bool is_same_folder(Communicator& world, const std::filesystem::path& folder) {
@@ -55,6 +63,7 @@ FTLIB_INLINE void write_together(Communicator& world, const std::filesystem::pat
 
   std::string name, failure;
   std::filesystem::path part;
+  detail::PartOfRanks removed;
   detail::FileDescriptor out;
   const auto attempt = [&](auto work) {
     try {
@@ -73,6 +82,7 @@ FTLIB_INLINE void write_together(Communicator& world, const std::filesystem::pat
       check_room(folder, end);
       name = detail::never_there(folder.filename().string() + ".part-");
       open(O_CREAT | O_EXCL);
+      removed.path = part;
       if (::ftruncate(out.get(), static_cast<off_t>(end)) != 0) throw system_error(part, "cannot write");
       detail::write_at(part, out, std::as_bytes(std::span(layout.header.data(), layout.header.size())), 0);
     });
@@ -90,11 +100,10 @@ FTLIB_INLINE void write_together(Communicator& world, const std::filesystem::pat
     if (!theirs.empty() && failed.empty()) failed = str("rank ", rank, ": ", theirs);
     ++rank;
   }
-  if (world.rank() == 0 && failed.empty() && ::rename(part.c_str(), file.c_str()) != 0)
+  if (!failed.empty()) throw Error(failed, "what was saved before is unchanged.", ErrorKind::bad_file);
+  if (world.rank() == 0 && ::rename(part.c_str(), file.c_str()) != 0)
     throw system_error(file, "cannot put it in place");
-  if (failed.empty()) return;
-  if (world.rank() == 0 && !part.empty()) ::unlink(part.c_str());
-  throw Error(failed, "what was saved before is unchanged.", ErrorKind::bad_file);
+  removed.kept = true;
 }
 
 FTLIB_INLINE void remove_parts(const std::filesystem::path& given) {
