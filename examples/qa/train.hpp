@@ -35,7 +35,7 @@ inline std::string counted(const std::map<std::string, int64_t>& splits) {
   return out;
 }
 
-inline constexpr double default_lr = 1e-3, default_gemma3_lr = 5e-4, default_preference_lr = 1e-4;
+inline constexpr double default_lr = 1e-3, default_preference_lr = 1e-4;
 inline constexpr int64_t usual_epochs = 4, least_steps = 120;
 
 /// How long a run is.
@@ -350,13 +350,7 @@ template <class Lm> void train(const TrainArguments& a, const std::vector<Record
   if (prefers) learner = &preferring.emplace(lm, a.preferences, *learner);
 
   // 4. The run.
-  const bool gemma3 = lm.model().info().model_type.starts_with("gemma3");  // at 1e-3 it learns less and forgets more
-  const double lr = a.lr > 0      ? a.lr
-                    : a.lora.full ? 3e-5
-                    : prefers     ? default_preference_lr
-                    : gemma3      ? default_gemma3_lr
-                                  : default_lr;
-  if (a.lr <= 0) std::cout << "learning rate: " << lr << " by default\n";
+  const double lr = a.lr > 0 ? a.lr : a.lora.full ? 3e-5 : prefers ? default_preference_lr : default_lr;
   if (prefers)
     std::cout << "preferences: beta " << a.preferences.beta << ", rate " << lr
               << (parts.learned.size() > 0 ? "; the records' loss stands beside the pairs', each a mean" : "") << '\n';
@@ -498,8 +492,8 @@ inline void add_train(CLI::App& app) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   c->add_option("--lr", a->lr,
-                ft::str("learning rate; 0: ", default_lr, " for LoRA, ", default_gemma3_lr, " of Gemma 3, ",
-                        default_preference_lr, " where there are preference pairs, 3e-5 for --full"))
+                ft::str("learning rate; 0: ", default_lr, " for LoRA, ", default_preference_lr,
+                        " where there are preference pairs, 3e-5 for --full"))
       ->check(examples::finite)
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
