@@ -3,12 +3,11 @@
 #include "../scratch.hpp"
 #include "counted_weights.hpp"
 #include "fixture.hpp"
+#include "lora_steps.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/image/text_to_image.hpp>
 #include <ftlib/models/flux2.hpp>
-#include <ftlib/optim/adamw.hpp>
-#include <ftlib/optim/clip.hpp>
 
 #include <cmath>
 
@@ -96,33 +95,14 @@ TEST_CASE("flux2: velocities, loss and gradients are diffusers', from its folder
 TEST_CASE("flux2: ten steps of LoRA are peft's, and its file is diffusers'") {
   Flux2Case c;
   CHECK(c.model.load_adapter(flux2_data / "lora_initial").empty());
-  std::vector<Parameter<float, Cpu>*> trained;
-  for (auto* w : c.model.parameters())
-    if (w->trainable) trained.push_back(w);
-  AdamWOptimizer<float, Cpu> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
-  const auto& expected = c.expected["lora"];
-  for (std::size_t step = 0; step < 10; ++step) {
-    CAPTURE(step);
-    zero_grad(trained);
-    Tape tape(c.ctx);
-    const auto loss = c.model.loss_sum(c.batch(step % 3));
-    tape.backward(loss, Tensor<float, Cpu>(c.ctx, {}, {1.0f / 3}));
-    const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
-    optimizer.step(c.ctx, trained, 1e-3f);
-    const double wanted = expected["losses"][step].get<double>();
-    CHECK(std::abs(static_cast<double>(loss.item(c.ctx)) / 3 - wanted) <= 1e-4 * std::max(1.0, wanted));
-    CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));
-  }
+  ten_lora_steps(c, 3, [&](std::size_t step) { return c.model.loss_sum(c.batch(step % 3)); });
   CHECK(c.difference(c.predict(), "lora.pred") <= 5e-4 * c.largest("lora.pred"));  // ten steps of rounding, by Adam
 
   Flux2Case other;
   other.model.load_adapter(flux2_data / "lora_trained");
   CHECK(other.difference(other.predict(), "lora.pred") <= 1e-4);
   other.model.save_adapter(other.dir / "again");
-  const auto ours = SafetensorsFile::open(other.dir / "again" / "pytorch_lora_weights.safetensors"),
-             theirs = SafetensorsFile::open(flux2_data / "lora_trained" / "pytorch_lora_weights.safetensors");
-  CHECK(ours.names().size() == theirs.names().size());
-  for (const auto& name : theirs.names()) CHECK(std::ranges::equal(ours.bytes(name), theirs.bytes(name)));
+  check_same_lora(other.dir / "again", flux2_data / "lora_trained");
 }
 
 TEST_CASE("flux2: sigmas are the scheduler's, and each step under guidance is diffusers'") {

@@ -1,7 +1,9 @@
 // tests/image/minit2i.cpp: a MiniT2I pipeline as its authors publish it, beside their PyTorch code
 // (tools/make_minit2i_fixtures.py): captions, predictions, gradients, ten steps of their LoRA, the way to the picture.
 #include "../scratch.hpp"
+#include "counted_weights.hpp"
 #include "fixture.hpp"
+#include "lora_steps.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/image/painter.hpp>
@@ -84,23 +86,7 @@ TEST_CASE("minit2i: ten steps of its own LoRA are peft's, and what it wrote is r
   REQUIRE(notes.size() == 1);
   CHECK(notes[0].find("2 tensors of layers that the model never uses are left out, 'pooled_embedder.lora_A") !=
         std::string::npos);
-  std::vector<Parameter<float, Cpu>*> trained;
-  for (auto* w : c.model.parameters())
-    if (w->trainable) trained.push_back(w);
-  AdamWOptimizer<float, Cpu> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
-  const auto& expected = c.expected["lora"];
-  for (std::size_t step = 0; step < 10; ++step) {
-    CAPTURE(step);
-    zero_grad(trained);
-    Tape tape(c.ctx);
-    const auto loss = c.model.loss_sum(c.batch(step % 3));
-    tape.backward(loss, Tensor<float, Cpu>(c.ctx, {}, {0.25f}));
-    const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
-    optimizer.step(c.ctx, trained, 1e-3f);
-    const double wanted = expected["losses"][step].get<double>();
-    CHECK(std::abs(static_cast<double>(loss.item(c.ctx)) / 4 - wanted) <= 1e-4 * std::max(1.0, wanted));
-    CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));
-  }
+  ten_lora_steps(c, 4, [&](std::size_t step) { return c.model.loss_sum(c.batch(step % 3)); });
   CHECK(c.difference(c.predict(), "lora.pred") <= 5e-4 * c.largest("lora.pred"));  // ten steps of rounding, by Adam
 
   MiniT2ICase other;
@@ -164,29 +150,10 @@ TEST_CASE("minit2i: words in, pictures out, by its own encoder; a style is learn
   CHECK(tuned.draw({texts[0]}).front() == base.front());
 }
 
-namespace {
-/// Counts what a model would take, and makes nothing of it.
-struct Counted {
-  int64_t parameters = 0;
-  template <Scalar T, Device D>
-  Parameter<T, D> matrix(Context<D>&, const std::string& name, const Shape& shape, WeightKind kind) {
-    parameters += shape.count();
-    Parameter<T, D> w;
-    w.name = name;
-    w.kind = kind;
-    w.stored.shape = shape;
-    return w;
-  }
-  template <Scalar T, Device D> Parameter<T, D> vector(Context<D>& ctx, const std::string& name, int64_t size) {
-    return matrix<T>(ctx, name, {size}, WeightKind::vector);
-  }
-};
-}  // namespace
-
 TEST_CASE("minit2i: B/16 and L/16 have as many parameters as published, less those that are never used") {
   Context<Cpu> ctx({.threads = 1});
   const auto count = [&](const MMJiTConfig& config) {
-    Counted weights;
+    CountedWeights weights;
     MMJiT<float, Cpu>(ctx, config, weights);
     const int64_t C = config.hidden_size;
     return std::pair(weights.parameters, weights.parameters + (256 * C + C) + (C * C + C) + 1024 * C);

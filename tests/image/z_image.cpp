@@ -3,12 +3,11 @@
 #include "../scratch.hpp"
 #include "counted_weights.hpp"
 #include "fixture.hpp"
+#include "lora_steps.hpp"
 
 #include <doctest/doctest.h>
 #include <ftlib/image/text_to_image.hpp>
 #include <ftlib/models/z_image.hpp>
-#include <ftlib/optim/adamw.hpp>
-#include <ftlib/optim/clip.hpp>
 
 using namespace ft;
 using namespace ft::test;
@@ -87,29 +86,14 @@ TEST_CASE("image/z_image: velocities, loss and gradients are diffusers'") {
 TEST_CASE("image/z_image: ten steps of LoRA are peft's, and its file is diffusers'") {
   ZImageCase c;
   CHECK(c.model.load_adapter(z_image_data / "lora_initial").empty());
-  std::vector<Parameter<float, Cpu>*> trained;
-  for (auto* w : c.model.parameters())
-    if (w->trainable) trained.push_back(w);
-  CHECK(trained.size() == 4 * 4 * 2);  // four layers of four blocks
   auto target = c.array("noise");
   const auto latents = c.array("latents");
   for (std::size_t i = 0; i < target.size(); ++i) target[i] -= latents[i];
-  AdamWOptimizer<float, Cpu> optimizer({.lr = 1e-3f, .weight_decay = 0.01f});
-  const auto& expected = c.expected["lora"];
-  for (std::size_t step = 0; step < 10; ++step) {
-    CAPTURE(step);
-    zero_grad(trained);
-    Tape tape(c.ctx);
-    const auto loss =
-        mean_squared_error(c.ctx, c.predict(c.mixed(), c.array("sigmas"), c.captions(3, static_cast<int>(step % 3))),
-                           Tensor<float, Cpu>(c.ctx, {3, 3, 4, 8}, target));
-    tape.backward(loss);
-    const float norm = clip_grad_norm(c.ctx, trained, 1.0f);
-    optimizer.step(c.ctx, trained, 1e-3f);
-    const double wanted = expected["losses"][step].get<double>();
-    CHECK(std::abs(double{loss.item(c.ctx)} - wanted) <= 1e-4 * std::max(1.0, wanted));
-    CHECK(norm == doctest::Approx(expected["grad_norms"][step].get<double>()).epsilon(1e-3));
-  }
+  const auto trained = ten_lora_steps(c, 1, [&](std::size_t step) {
+    return mean_squared_error(c.ctx, c.predict(c.mixed(), c.array("sigmas"), c.captions(3, static_cast<int>(step % 3))),
+                              Tensor<float, Cpu>(c.ctx, {3, 3, 4, 8}, target));
+  });
+  CHECK(trained == 4 * 4 * 2);  // four layers of four blocks
   const auto predicted = [](ZImageCase& of) {
     return of.predict(of.mixed(), of.array("sigmas"), of.captions(3)).to_host(of.ctx);
   };
@@ -119,10 +103,7 @@ TEST_CASE("image/z_image: ten steps of LoRA are peft's, and its file is diffuser
   CHECK(other.model.load_adapter(z_image_data / "lora_trained").empty());
   CHECK(other.difference(predicted(other), "lora.pred") <= 1e-4 * other.largest("lora.pred"));
   other.model.save_adapter(other.dir / "again");
-  const auto ours = SafetensorsFile::open(other.dir / "again" / "pytorch_lora_weights.safetensors"),
-             theirs = SafetensorsFile::open(z_image_data / "lora_trained" / "pytorch_lora_weights.safetensors");
-  CHECK(ours.names().size() == theirs.names().size());
-  for (const auto& name : theirs.names()) CHECK(std::ranges::equal(ours.bytes(name), theirs.bytes(name)));
+  check_same_lora(other.dir / "again", z_image_data / "lora_trained");
 }
 
 TEST_CASE("image/z_image: times are the scheduler's, and each step under guidance is diffusers'") {
